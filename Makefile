@@ -1,0 +1,60 @@
+# Every verb does its own set-up. A verb that finds something missing on this machine (Go, root, ...) does the rest, lists
+# it and ends with exit code 3, which make reports as "Error 3" (make's own exit code is then 2, as for every error).
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; exit; }; done; echo python3)
+BIN := .venv/bin
+# Options for the program behind the verb, for example: make test ARGS="-k zoneinfo"
+ARGS ?=
+export PYTHONPATH := $(CURDIR)/tools
+LOCK := $(BIN)/uv pip compile --quiet --no-annotate --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --no-emit-find-links
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench soak tools controlplane lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: ## .venv with the locked dependencies; console scripts in .venv/bin
+	@command -v $(PYTHON) >/dev/null || { echo "missing: Python 3.11 or newer ($(PYTHON) is not on PATH)" >&2; exit 3; }
+	@$(PYTHON) tools/setup_venv.py
+
+demo: setup ## this machine watched for some seconds, then a recorded flood replayed (under a minute, no root)
+	@$(BIN)/python tools/demo.py $(ARGS)
+
+test: setup tools ## all tests but the long ones; a real control plane is built for the first run (about 10 minutes)
+	@$(BIN)/pytest $(ARGS)
+
+lint: setup ## ruff, mypy and the import rules
+	@failed=0; \
+	$(BIN)/ruff check --output-format concise || failed=1; \
+	$(BIN)/ruff format --check || { echo "not formatted: make format"; failed=1; }; \
+	$(BIN)/mypy || failed=1; \
+	PYTHONPATH=core:node-agent:operator $(BIN)/lint-imports || failed=1; \
+	exit $$failed
+
+format: setup ## the code formatted, the findings that have one remedy remedied
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+bench: setup ## tests/bench measured against its limits: a table, and build/bench.json
+	@$(BIN)/python -m memorypressure_tools.bench $(ARGS)
+
+soak: setup tools ## the tests that run for long
+	@$(BIN)/pytest -m soak $(ARGS)
+
+tools: setup ## the pinned servers and tools in the cache, built where they are missing
+	@$(BIN)/python -m memorypressure_tools.toolcache || test $$? -eq 3
+
+controlplane: setup ## a real control plane on loopback until Ctrl-C; ARGS=--background returns, see CONTRIBUTING.md
+	@$(BIN)/python -m memorypressure_tools up $(ARGS)
+
+lock: setup ## requirements/*.txt made anew from pyproject.toml, newest versions
+	$(LOCK) --upgrade --extra dev pyproject.toml -o requirements/dev.txt
+	$(LOCK) -c requirements/dev.txt --extra agent pyproject.toml -o requirements/agent.txt
+	$(LOCK) -c requirements/dev.txt --extra operator pyproject.toml -o requirements/operator.txt
+	$(LOCK) --upgrade requirements/build.in -o requirements/build.txt
+
+clean: ## what the verbs made in this tree, .venv included; not the cache of built tools
+	rm -rf build .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	find core node-agent operator tools tests -name __pycache__ -prune -exec rm -rf {} +

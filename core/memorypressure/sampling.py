@@ -1,0 +1,112 @@
+"""When to read next: from headroom, the fastest drain seen, and what a reading costs (DESIGN 5, sentinel)."""
+
+from dataclasses import dataclass
+
+from memorypressure.zone_values import Line, ZoneInfo
+
+SHORTEST_NS = 10_000_000
+LONGEST_NS = 1_000_000_000
+WATCHING_NS = 100_000_000
+"""While a line is breached or a window runs: well under the gap of 250 ms that restarts the windows."""
+
+LONGEST_WATCHING_NS = 200_000_000
+COST_FACTOR = 50
+"""A reading may take a fiftieth of the time to the next: 2 % of a core."""
+
+HALF_LIFE_NS = 60_000_000_000
+ASSUMED_DRAIN_BYTES_PER_SECOND = 64 << 20
+"""Every node may be drained at this rate at any time, seen or not: a slow gigabit of small frames in pages of 4 KiB."""
+
+_SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDrain:
+    """What one node lost: usable pages of its counted zones at the last full reading, and the fastest loss seen."""
+
+    node: int
+    usable_pages: tuple[tuple[str, int], ...]
+    fastest_pages_per_second: int
+    seen_ns: int
+
+    def pages_per_second(self, now_ns: int) -> int:
+        """The fastest loss seen, halved for every 60 s since, rounded up."""
+        halvings = max(0, now_ns - self.seen_ns) // HALF_LIFE_NS
+        return -(-self.fastest_pages_per_second >> min(halvings, 64))
+
+
+@dataclass(frozen=True, slots=True)
+class Drains:
+    """The drain of every node; `time_ns` is that of the last full reading, None before the first."""
+
+    time_ns: int | None = None
+    nodes: tuple[NodeDrain, ...] = ()
+
+    def of(self, node: int) -> NodeDrain | None:
+        """That node's drain, None before its first reading."""
+        return next((drain for drain in self.nodes if drain.node == node), None)
+
+
+def observe(drains: Drains, info: ZoneInfo, time_ns: int) -> Drains:
+    """The drains after one more full reading; a node's loss is what its zones lost, gains not deducted."""
+    nodes = []
+    for node in info.counted_nodes:
+        usable = tuple([(counted.zone.name, counted.zone.usable_pages) for counted in node.counted])
+        before = drains.of(node.number)
+        if before is None or drains.time_ns is None or time_ns <= drains.time_ns:
+            nodes.append(before or NodeDrain(node.number, usable, 0, time_ns))
+            continue
+        earlier = dict(before.usable_pages)
+        lost = sum([max(0, earlier.get(name, pages) - pages) for name, pages in usable])
+        rate = -(-lost * _SECOND_NS // (time_ns - drains.time_ns))
+        if rate >= before.pages_per_second(time_ns):
+            nodes.append(NodeDrain(node.number, usable, rate, time_ns))
+        else:
+            nodes.append(NodeDrain(node.number, usable, before.fastest_pages_per_second, before.seen_ns))
+    return Drains(time_ns if drains.time_ns is None else max(time_ns, drains.time_ns), tuple(nodes))
+
+
+def headroom_pages(info: ZoneInfo, node: int, watched: tuple[tuple[Line, int], ...]) -> int | None:
+    """Pages the node can lose before it is below the first of the watched (line, margin); None if it never can be."""
+    numa_node = info.node(node)
+    if numa_node is None:
+        return None
+    rooms = [room for line, margin in watched if (room := numa_node.headroom_pages(line, margin)) is not None]
+    return min(rooms) if rooms else None
+
+
+def time_to_line_seconds(drains: Drains, node: int, headroom: int | None, now_ns: int) -> float | None:
+    """Seconds until the node is below, at the fastest drain seen; None without headroom to lose or without drain."""
+    drain = drains.of(node)
+    rate = drain.pages_per_second(now_ns) if drain is not None else 0
+    return headroom / rate if headroom is not None and rate else None
+
+
+def next_period_ns(
+    drains: Drains,
+    headrooms: tuple[tuple[int, int | None], ...],
+    now_ns: int,
+    page_size_bytes: int,
+    read_cost_ns: int,
+    *,
+    watching: bool,
+) -> int:
+    """Nanoseconds until the next reading, from 10 ms to 1 s.
+
+    `headrooms` holds (node, pages to its nearest watched line, or None if it has none); `read_cost_ns` is what the next
+    reading takes. Half of the time in which a node could reach its line, but never more than 2 % of a core; while
+    `watching` (a watched line is breached or a window runs) at most 100 ms, or 200 ms where a reading takes more than
+    2 ms: beyond 4 ms the dwell, which a gap of 250 ms would restart, counts more than the 2 %.
+    """
+    period = LONGEST_NS
+    assumed = -(-ASSUMED_DRAIN_BYTES_PER_SECOND // page_size_bytes)
+    for node, headroom in headrooms:
+        if headroom is None:
+            continue
+        drain = drains.of(node)
+        rate = max(assumed, drain.pages_per_second(now_ns) if drain is not None else 0)
+        period = min(period, headroom * _SECOND_NS // (2 * rate))
+    cheapest = min(read_cost_ns * COST_FACTOR, LONGEST_NS)
+    if not watching:
+        return max(SHORTEST_NS, period, cheapest)
+    return max(SHORTEST_NS, min(max(min(period, WATCHING_NS), cheapest), LONGEST_WATCHING_NS))

@@ -1,0 +1,371 @@
+"""A policy's triggers over time: samples in, active, clear or unknown out (DESIGN 3).
+
+Every window advances at every sample. The rules beyond DESIGN 3, each the one that acts less:
+
+- `AnyNode` has a window for each NUMA node: nodes that dip in turn do not add up. `AllNodes` has one window for "all
+  judged nodes are below", and clears when one of the nodes that made it true has been above for 2 s: with a healthy
+  node the rule of the 2020 patch does not hold.
+- The line above which a ZoneWatermark trigger clears is never under its own line with margin.
+- An unknown source ends every window. An active trigger is then Unknown, and stays so when the source is back until
+  either the dwell is fulfilled again or 2 s of clear are seen. A longer gap between samples (250 ms for zones) restarts
+  the windows too, but leaves an active trigger active: `holding` says whether its condition is true at this sample, and
+  a kill should ask for that as well.
+- AvailableMemory and PSI, for which DESIGN gives no dwell: 3 of the last 5 samples, clear after 2 s of a tenth above
+  (PSI: below) the threshold. Their sources move slowly and are read down to once a second, so their gap is 3 s.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from memorypressure.dwell import EMPTY, Times, Window, restarted, with_sample
+from memorypressure.explain import available_limit_bytes, explain, psi_average
+from memorypressure.signals import Absent, GateShut, MemInfo, Psi, Sample, Unknown
+from memorypressure.spec_values import (
+    AvailableMemory,
+    NodesScope,
+    PsiScope,
+    PsiSettings,
+    Trigger,
+    ZoneWatermark,
+)
+from memorypressure.zone_values import Line, NumaNode, Signature, ZoneInfo, signature
+
+ZONES_GAP_NS = 250_000_000
+SLOW_GAP_NS = 3_000_000_000
+CLEAR_NS = 2_000_000_000
+
+_MACHINE = -1
+"""Key of a window that is not one NUMA node's."""
+
+
+class TriggerStatus(StrEnum):
+    """What is known of a trigger's condition."""
+
+    ACTIVE = "Active"
+    CLEAR = "Clear"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerState:
+    """A trigger after a sample; `since_ns` is when it took this status, `message` the figures at that moment.
+
+    `nodes` are the NUMA nodes that make it true. `holds` is the condition at this one sample, without dwell.
+    """
+
+    name: str
+    status: TriggerStatus
+    since_ns: int
+    message: str
+    holds: bool = False
+    pressed: tuple[tuple[int, int | None], ...] = ()
+    windows: tuple[tuple[int, Window], ...] = ()
+
+    @property
+    def nodes(self) -> frozenset[int]:
+        """NUMA nodes that make the trigger true and have not been clear for 2 s; empty for memory and PSI."""
+        return frozenset(key for key, _ in self.pressed if key != _MACHINE)
+
+    @property
+    def running(self) -> bool:
+        """Whether the next samples decide something: a window is not empty, or the trigger is not proven clear."""
+        return bool(self.pressed) or any(window.running for _, window in self.windows)
+
+
+@dataclass(frozen=True, slots=True)
+class TriggersState:
+    """All triggers after a sample, in the policy's order."""
+
+    triggers: tuple[TriggerState, ...]
+    time_ns: int | None = None
+    below_low: bool = False
+    zone_times: Times = ()
+    memory_times: Times = ()
+    psi_node_times: Times = ()
+    psi_pods_times: Times = ()
+    zone_signature: Signature = ()
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """Names of the active triggers."""
+        return tuple(state.name for state in self.triggers if state.status is TriggerStatus.ACTIVE)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Names of the triggers of which nothing is known."""
+        return tuple(state.name for state in self.triggers if state.status is TriggerStatus.UNKNOWN)
+
+    @property
+    def holding(self) -> tuple[str, ...]:
+        """Names of the active triggers whose condition is true at this very sample."""
+        return tuple(state.name for state in self.triggers if state.status is TriggerStatus.ACTIVE and state.holds)
+
+    @property
+    def pressed_nodes(self) -> frozenset[int]:
+        """NUMA nodes that make an active trigger true."""
+        active = (state for state in self.triggers if state.status is TriggerStatus.ACTIVE)
+        return frozenset(node for state in active for node in state.nodes)
+
+    @property
+    def watching(self) -> bool:
+        """Whether sampling must stay fast: a window runs or a trigger has to be proven clear."""
+        return any(state.running for state in self.triggers)
+
+    def of(self, name: str) -> TriggerState:
+        """The state of the trigger of that name; KeyError."""
+        for state in self.triggers:
+            if state.name == name:
+                return state
+        raise KeyError(name)
+
+
+def initial(triggers: Iterable[Trigger]) -> TriggersState:
+    """The state before the first sample: nothing is known."""
+    message = "no sample has been taken yet"
+    return TriggersState(tuple(TriggerState(trigger.name, TriggerStatus.UNKNOWN, 0, message) for trigger in triggers))
+
+
+def watched_lines(triggers: Iterable[Trigger]) -> tuple[tuple[Line, int], ...]:
+    """The (line, margin in percent) of all ZoneWatermark triggers, each once: what gates and sampling look at."""
+    watched = (trigger.zone_watermark for trigger in triggers)
+    return tuple(dict.fromkeys((zone.line, zone.margin_percent) for zone in watched if zone is not None))
+
+
+def advance(triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample) -> TriggersState:
+    """The state after one more sample; a sample of the same time as the last changes nothing.
+
+    `triggers` are those that `state` was made of, by `initial`. A sample that is older than the last restarts windows.
+    """
+    if state.time_ns == sample.time_ns:
+        return state
+    zones, zone_signature = _zone_source(sample.zones, state, sample.time_ns)
+    memory = _slow_source(sample.memory, state.memory_times, sample.time_ns)
+    psi_node = _slow_source(sample.psi_node, state.psi_node_times, sample.time_ns)
+    psi_pods = _slow_source(sample.psi_pods, state.psi_pods_times, sample.time_ns)
+    below: _BelowCache = {}
+    after = []
+    for trigger, before in zip(triggers, state.triggers, strict=True):
+        if trigger.zone_watermark is not None:
+            source, condition = zones, _zone_condition(trigger.zone_watermark, sample.zones, before, below)
+        elif trigger.available_memory is not None:
+            source, condition = memory, _memory_condition(trigger.available_memory, sample.memory)
+        elif trigger.psi is not None and trigger.psi.scope is PsiScope.NODE:
+            source, condition = psi_node, _psi_condition(trigger.psi, sample.psi_node)
+        elif trigger.psi is not None:
+            source, condition = psi_pods, _psi_condition(trigger.psi, sample.psi_pods)
+        else:
+            raise ValueError(f"trigger {trigger.name}: nothing is set for its type {trigger.type}")
+        after.append(_next(trigger, before, source, condition, sample))
+    return TriggersState(
+        tuple(after),
+        sample.time_ns,
+        isinstance(sample.zones, ZoneInfo) and any(node.below(Line.LOW) for node in sample.zones.nodes),
+        zones.times,
+        memory.times,
+        psi_node.times,
+        psi_pods.times,
+        zone_signature,
+    )
+
+
+_CLEARS_BY = {
+    Line.HIGH: (Line.HIGH,),
+    Line.LOW: (Line.LOW, Line.HIGH),
+    Line.MIN: (Line.LOW,),
+    Line.ATOMIC_RESERVE: (Line.LOW,),
+}
+"""The lines that `NumaNode.above_clear` is made of: a recording may not tell them (`ZoneInfo.unknown_lines`)."""
+
+_BelowCache = dict[tuple[int, Line, int], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The timeline of a source after the sample; `read` is False where it was not read and may still be waited for."""
+
+    times: Times
+    restarted: bool
+    read: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    """A condition at one sample.
+
+    `keys` says for each window whether it holds; `above` for each key that was pressed whether it is clear, a key that
+    is missing there is gone. `pressing` are the keys that a fulfilled window makes pressed, None: its own.
+    """
+
+    keys: tuple[tuple[int, bool], ...]
+    above: dict[int, bool]
+    needed_ns: int = 0
+    within_ns: int = 0
+    pressing: tuple[int, ...] | None = None
+    unknown: str | None = None
+
+
+def _zone_source(
+    zones: ZoneInfo | GateShut | Unknown | Absent, state: TriggersState, now_ns: int
+) -> tuple[_Source, Signature]:
+    if isinstance(zones, (Unknown, Absent)):
+        return _Source((), restarted=True), ()
+    restart = restarted(state.zone_times, now_ns, ZONES_GAP_NS)
+    marks = state.zone_signature
+    if isinstance(zones, ZoneInfo):
+        marks = signature(zones)
+        restart = restart or marks != state.zone_signature
+    return _Source(with_sample(state.zone_times, now_ns, restart=restart), restart), marks
+
+
+def _slow_source(reading: object, times: Times, now_ns: int) -> _Source:
+    if isinstance(reading, (Unknown, Absent)):
+        return _Source((), restarted=True)
+    restart = restarted(times, now_ns, SLOW_GAP_NS)
+    if reading is None:
+        return _Source(() if restart else times, restart, read=False)
+    return _Source(with_sample(times, now_ns, restart=restart), restart)
+
+
+def _zone_condition(
+    settings: ZoneWatermark, zones: ZoneInfo | GateShut | Unknown | Absent, before: TriggerState, below: _BelowCache
+) -> _Condition:
+    if isinstance(zones, (Unknown, Absent)):
+        return _Condition((), {}, unknown=zones.message)
+    line, margin = settings.line, settings.margin_percent
+    if isinstance(zones, ZoneInfo) and line in zones.unknown_lines:
+        return _Condition((), {}, unknown=f"the recording does not tell {line}")
+    if isinstance(zones, GateShut):
+        nodes = zones.info.counted_nodes
+        under = [(node.number, False) for node in nodes]
+        above = {node.number: zones.clear_lines for node in nodes} if before.running else {}
+    else:
+        nodes = zones.counted_nodes
+        under = [(node.number, _below(node, line, margin, below)) for node in nodes]
+        told = zones.unknown_lines.isdisjoint(_CLEARS_BY[line])
+        above = (
+            {
+                node.number: told and not held and node.above_clear(line, margin)
+                for node, (_, held) in zip(nodes, under, strict=True)
+            }
+            if before.running
+            else {}
+        )
+    needed_ns, within_ns = settings.below_ms * 1_000_000, settings.within_ms * 1_000_000
+    if settings.nodes is NodesScope.ANY_NODE:
+        return _Condition(tuple(under), above, needed_ns, within_ns)
+    all_below = bool(under) and all(node_below for _, node_below in under)
+    pressing = tuple([node.number for node in nodes])
+    return _Condition(((_MACHINE, all_below),), above, needed_ns, within_ns, pressing)
+
+
+def _below(node: NumaNode, line: Line, margin_percent: int, cache: _BelowCache) -> bool:
+    key = (node.number, line, margin_percent)
+    known = cache.get(key)
+    if known is None:
+        known = cache[key] = node.below(line, margin_percent)
+    return known
+
+
+def _memory_condition(settings: AvailableMemory, memory: MemInfo | Unknown | Absent | None) -> _Condition:
+    if not isinstance(memory, MemInfo):
+        return _Condition((), {}, unknown=_NOT_READ if memory is None else memory.message)
+    limit = available_limit_bytes(settings, memory)
+    scarce, plenty = memory.available_bytes < limit, memory.available_bytes * 10 >= limit * 11
+    if memory.swap_total_bytes and settings.swap_free_percent is not None:
+        free, mark = memory.swap_free_bytes * 100, memory.swap_total_bytes * settings.swap_free_percent
+        scarce, plenty = scarce and free < mark, plenty or free * 10 >= mark * 11
+    return _Condition(((_MACHINE, scarce),), {_MACHINE: plenty})
+
+
+def _psi_condition(settings: PsiSettings, psi: Psi | Unknown | Absent | None) -> _Condition:
+    if not isinstance(psi, Psi):
+        return _Condition((), {}, unknown=_NOT_READ if psi is None else psi.message)
+    average = psi_average(settings, psi)
+    if average is None:
+        return _Condition((), {}, unknown=f"the kernel prints no '{settings.kind.lower()}' line")
+    low = average * 10 < settings.threshold_percent * 9
+    return _Condition(((_MACHINE, average >= settings.threshold_percent),), {_MACHINE: low})
+
+
+_NOT_READ = f"not read in the last {SLOW_GAP_NS // 1_000_000_000} s"
+_NOT_PROVEN = "active before its source was unknown, and since then neither true long enough nor clear for 2 s"
+
+
+def _next(
+    trigger: Trigger, before: TriggerState, source: _Source, condition: _Condition, sample: Sample
+) -> TriggerState:
+    """The trigger after the sample."""
+    now = sample.time_ns
+    if condition.unknown is not None:
+        if not source.read and not source.restarted:
+            return before
+        unproven = tuple([(key, None) for key, _ in before.pressed])
+        since = before.since_ns if before.status is TriggerStatus.UNKNOWN else now
+        return TriggerState(before.name, TriggerStatus.UNKNOWN, since, condition.unknown, pressed=unproven)
+
+    windows = _fed(before, source, condition)
+    fulfilled = tuple([key for key, window in windows if window.fulfilled(condition.needed_ns)])
+    holds = any(held for _, held in condition.keys)
+    if not fulfilled and not before.pressed and before.status is TriggerStatus.CLEAR:
+        if windows == before.windows and holds == before.holds:
+            return before
+        return TriggerState(before.name, TriggerStatus.CLEAR, before.since_ns, before.message, holds, (), windows)
+    pressing = condition.pressing if condition.pressing is not None and fulfilled else fulfilled
+    pressed = _still_pressed(before, source, condition, pressing, now)
+    lost_one = condition.pressing is not None and len(pressed) < len(before.pressed)
+    pressed = () if lost_one and not fulfilled else _with_keys(pressed, pressing, condition, now)
+    if not pressed:
+        status = TriggerStatus.CLEAR
+    elif fulfilled or before.status is TriggerStatus.ACTIVE:
+        status = TriggerStatus.ACTIVE
+    else:
+        status = TriggerStatus.UNKNOWN
+    since, message = before.since_ns, before.message
+    if status is not before.status:
+        since, message = now, _dwelt(windows, fulfilled) + explain(trigger, sample)
+    elif status is TriggerStatus.UNKNOWN:
+        message = _NOT_PROVEN
+    return TriggerState(before.name, status, since, message, holds, pressed, windows)
+
+
+def _dwelt(windows: tuple[tuple[int, Window], ...], fulfilled: tuple[int, ...]) -> str:
+    """What made a trigger active, which the newest sample alone need not show any more."""
+    held = [window for key, window in windows if key in fulfilled]
+    if not held:
+        return ""
+    samples, milliseconds = max(window.flags.bit_count() for window in held), max(window.held_ns for window in held)
+    return f"in {samples} of the last 5 samples, {milliseconds // 1_000_000} ms in all; at this one: "
+
+
+def _fed(before: TriggerState, source: _Source, condition: _Condition) -> tuple[tuple[int, Window], ...]:
+    earlier = dict(before.windows)
+    return tuple(
+        [
+            (key, earlier.get(key, EMPTY).fed(source.times, condition.within_ns, holds=holds))
+            for key, holds in condition.keys
+        ]
+    )
+
+
+def _still_pressed(
+    before: TriggerState, source: _Source, condition: _Condition, fulfilled: tuple[int, ...], now_ns: int
+) -> tuple[tuple[int, int | None], ...]:
+    """The pressed keys with the time since which each has been above, without those above for 2 s, or gone."""
+    kept: list[tuple[int, int | None]] = []
+    for key, above_since in before.pressed:
+        above = condition.above.get(key)
+        if above is None:
+            continue
+        since = (now_ns if above_since is None or source.restarted else above_since) if above else None
+        if since is None or now_ns - since < CLEAR_NS or key in fulfilled:
+            kept.append((key, since))
+    return tuple(kept)
+
+
+def _with_keys(
+    pressed: tuple[tuple[int, int | None], ...], keys: tuple[int, ...], condition: _Condition, now_ns: int
+) -> tuple[tuple[int, int | None], ...]:
+    known = {key for key, _ in pressed}
+    joined = [(key, now_ns if condition.above.get(key) else None) for key in keys if key not in known]
+    return (*pressed, *joined)

@@ -1,0 +1,250 @@
+"""Who is to be stopped: candidates with fresh figures -> one victim or none, as a total order with every exclusion told.
+
+Eligibility is the operator's (`protections`); what is ranked here is on the plan. Relief is what a kill gives back:
+anonymous, kernel and socket memory, on the NUMA nodes under pressure; file, shmem and huge pages stay.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from memorypressure.reasons import Reason
+from memorypressure.records import PodRef, Victim
+from memorypressure.spec_values import Criterion, KillUnit, VictimRules
+
+FIRST_SYSTEM_CRITICAL_PRIORITY = 2_000_000_000
+"""Priority of `system-cluster-critical`, the lower of the two built-in classes (KEP-268)."""
+SANDBOX_MAX_BYTES = 2 * 1024 * 1024
+
+_UID = re.compile(r"[0-9A-Za-z-]{1,64}\Z")
+
+
+class CgroupState(StrEnum):
+    """What the node sees of a pod's cgroups."""
+
+    LIVE = "Live"
+    EMPTY = "Empty"
+    GONE = "Gone"
+    REPLACED = "Replaced"
+    DYING = "Dying"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A pod that may be stopped: an entry of the plan's `pods[]`. `workload` is `<kind>/<name>` of its controller, empty without one."""
+
+    uid: str
+    namespace: str
+    name: str
+    priority: int
+    qos_class: str
+    request_bytes: int
+    create_time_seconds: int
+    workload: str = ""
+
+    @property
+    def ref(self) -> PodRef:
+        """Its name for records."""
+        return PodRef(self.uid, self.namespace, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerUsage:
+    """One container's cgroup. Figures are None where the tree has none (hybrid hosts).
+
+    `relief_bytes_by_node` None: the kernel does not say on which NUMA node; then all of the relief counts for each.
+    """
+
+    id: str
+    relief_bytes: int | None
+    memory_bytes: int | None
+    processes: int
+    relief_bytes_by_node: tuple[tuple[int, int], ...] | None = None
+
+    @property
+    def is_sandbox(self) -> bool:
+        """Whether it is the pod's pause container: one process, under 2 MiB."""
+        return self.processes <= 1 and self.memory_bytes is not None and self.memory_bytes < SANDBOX_MAX_BYTES
+
+    def relief_on(self, nodes: frozenset[int]) -> int | None:
+        """What its end gives back on these NUMA nodes; on all of them when `nodes` is empty."""
+        if self.relief_bytes is None or not nodes or self.relief_bytes_by_node is None:
+            return self.relief_bytes
+        return sum(relief for node, relief in self.relief_bytes_by_node if node in nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A pod's fresh figures on this node. `seen_seconds`: how long its cgroup has been here."""
+
+    uid: str
+    containers: tuple[ContainerUsage, ...]
+    seen_seconds: int
+    state: CgroupState = CgroupState.LIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Excluded:
+    """A pod that is no victim, and why."""
+
+    uid: str
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A candidate with its figures. `sufficient`: it brings what is needed."""
+
+    candidate: Candidate
+    relief_bytes: int | None
+    over_request: bool
+    sufficient: bool
+    containers: tuple[str, ...]
+
+    @property
+    def victim(self) -> Victim:
+        """The value that a Kill decision carries."""
+        return Victim(
+            self.candidate.ref, self.containers, self.relief_bytes, self.candidate.priority, self.over_request
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """All candidates, best victim first; `chosen` is the one to stop, or None for `reason`."""
+
+    order: tuple[Ranked, ...]
+    excluded: tuple[Excluded, ...]
+    chosen: Ranked | None
+    reason: Reason
+    message: str
+    needed_bytes: int
+
+
+def rank(
+    rules: VictimRules,
+    unit: KillUnit,
+    candidates: Iterable[Candidate],
+    usages: Iterable[Usage],
+    pressed_nodes: frozenset[int],
+    deficit_bytes: int,
+    own_pod_uid: str = "",
+) -> Ranking:
+    """The victims in the order of `rules.order`, ties broken by uid, and the one to stop.
+
+    `pressed_nodes` empty: the whole machine is short. `deficit_bytes` is what the pressed nodes lack to High. The chosen
+    one is the first that brings `max(min_relief, deficit)`; if none does, the largest if it brings a quarter of that.
+    Where the tree has no memory figures, `min_relief` 0 admits pods without them: order by Priority and Youngest then.
+    """
+    needed_bytes = max(rules.min_relief_bytes, deficit_bytes)
+    by_uid = _by_uid(usages)
+    ranked: list[Ranked] = []
+    excluded: list[Excluded] = []
+    for candidate in _unique(candidates):
+        verdict = _judge(rules, unit, candidate, by_uid.get(candidate.uid), pressed_nodes, needed_bytes, own_pod_uid)
+        if isinstance(verdict, Excluded):
+            excluded.append(verdict)
+        else:
+            ranked.append(verdict)
+    ranked.sort(key=lambda entry: order_key(rules.order, entry))
+    order = tuple(ranked)
+    chosen, reason, message = _choose(order, needed_bytes)
+    return Ranking(order, tuple(excluded), chosen, reason, message, needed_bytes)
+
+
+def order_key(order: tuple[Criterion, ...], entry: Ranked) -> tuple[int | str, ...]:
+    """The sort key of a candidate: lexicographic over the criteria, then uid, so that no two are equal."""
+    return (*(_CRITERIA[criterion](entry) for criterion in order), entry.candidate.uid)
+
+
+_CRITERIA = {
+    Criterion.OVER_REQUEST: lambda entry: 0 if entry.over_request else 1,
+    Criterion.PRIORITY: lambda entry: entry.candidate.priority,
+    Criterion.RELIEF: lambda entry: -(entry.relief_bytes or 0),
+    Criterion.YOUNGEST: lambda entry: -entry.candidate.create_time_seconds,
+}
+
+
+def _by_uid(usages: Iterable[Usage]) -> Mapping[str, Usage]:
+    return {usage.uid: usage for usage in usages}
+
+
+def _unique(candidates: Iterable[Candidate]) -> Iterable[Candidate]:
+    return {candidate.uid: candidate for candidate in candidates}.values()
+
+
+def _judge(
+    rules: VictimRules,
+    unit: KillUnit,
+    candidate: Candidate,
+    usage: Usage | None,
+    pressed_nodes: frozenset[int],
+    needed_bytes: int,
+    own_pod_uid: str,
+) -> Ranked | Excluded:
+    uid = candidate.uid
+    if not _UID.match(uid):
+        return Excluded(uid, Reason.INVALID_UID, "the uid could name something other than a pod's cgroup")
+    if uid == own_pod_uid:
+        return Excluded(uid, Reason.OWN_POD, "this is the agent's own pod")
+    if candidate.priority >= FIRST_SYSTEM_CRITICAL_PRIORITY:
+        return Excluded(uid, Reason.SYSTEM_CRITICAL, f"priority {candidate.priority} is system-critical")
+    if candidate.priority > rules.max_priority:
+        message = f"priority {candidate.priority} is above maxPriority {rules.max_priority}"
+        return Excluded(uid, Reason.PRIORITY_TOO_HIGH, message)
+    if usage is None:
+        return Excluded(uid, Reason.GONE, "no cgroup of this pod is on the node")
+    if usage.state is CgroupState.DYING:
+        return Excluded(uid, Reason.TERMINATING, "its processes are already being ended")
+    if usage.state is not CgroupState.LIVE:
+        return Excluded(uid, Reason.GONE, f"its cgroup is {usage.state.lower()}")
+    if usage.seen_seconds < rules.min_age_seconds:
+        message = f"on this node for {usage.seen_seconds} s, minAgeSeconds is {rules.min_age_seconds}"
+        return Excluded(uid, Reason.TOO_YOUNG, message)
+    targets = tuple(
+        container
+        for container in usage.containers
+        if container.processes > 0 and not container.is_sandbox and is_container_id(container.id)
+    )
+    if not targets:
+        return Excluded(uid, Reason.NOT_RUNNING, "no container of it has a process")
+    if any(container.relief_bytes is None for container in targets) and rules.min_relief_bytes > 0:
+        message = "its cgroups have no memory figures, and minRelief is not 0"
+        return Excluded(uid, Reason.NO_FIGURES, message)
+    if unit is KillUnit.CONTAINER:
+        targets = (max(targets, key=lambda container: (container.relief_on(pressed_nodes) or 0, container.id)),)
+    figures = [container.relief_on(pressed_nodes) for container in targets]
+    relief = None if any(figure is None for figure in figures) else sum(figure or 0 for figure in figures)
+    memory_bytes = sum(container.memory_bytes or 0 for container in usage.containers)
+    return Ranked(
+        candidate=candidate,
+        relief_bytes=relief,
+        over_request=memory_bytes > candidate.request_bytes,
+        sufficient=relief is None or relief >= needed_bytes,
+        containers=tuple(container.id for container in targets),
+    )
+
+
+def is_container_id(text: str) -> bool:
+    """Whether it names something below the pod's cgroup: no empty, `.` or `..` part, no leading slash.
+
+    At most two parts: a container, or a scope with one nested cgroup (CRI-O).
+    """
+    parts = text.split("/")
+    return len(parts) <= 2 and all(part not in ("", ".", "..") and "\0" not in part for part in parts)
+
+
+def _choose(order: tuple[Ranked, ...], needed_bytes: int) -> tuple[Ranked | None, Reason, str]:
+    if not order:
+        return None, Reason.NO_VICTIM, "no candidate may be stopped now"
+    for entry in order:
+        if entry.sufficient:
+            return entry, Reason.KILLED, f"first of {len(order)} that brings {needed_bytes} bytes"
+    largest = max(order, key=lambda entry: entry.relief_bytes or 0)
+    relief = largest.relief_bytes or 0
+    if relief * 4 >= needed_bytes:
+        return largest, Reason.KILLED, f"none of {len(order)} brings {needed_bytes} bytes; the largest brings {relief}"
+    message = f"{needed_bytes} bytes are needed; the largest of {len(order)} candidates brings {relief}"
+    return None, Reason.TOO_SMALL, message

@@ -1,0 +1,318 @@
+"""/proc/zoneinfo -> zones and NUMA nodes; what is not understood is an error with its line, never a number.
+
+The text must follow the grammar of `zoneinfo_grammar` to the last byte, and its numbers must fit together: nodes and
+zones in order, fields alike in all blocks, min with boost in it <= low <= high, protection as long as the kernel has
+zone types and 0 up to the zone's own. A text cut off exactly between two nodes is a well-formed smaller machine; the
+changed `signature` then restarts every window.
+"""
+
+import re
+from itertools import combinations, pairwise
+from typing import Any
+
+from memorypressure.zone_values import (
+    COUNTABLE_ZONES,
+    MAX_PAGES,
+    CountedZone,
+    Line,
+    Lines,
+    NumaNode,
+    Signature,
+    Zone,
+    ZoneInfo,
+    signature,
+)
+from memorypressure.zoneinfo_grammar import BLOCK, ZONE_TYPES, expression, mismatch
+
+__all__ = [
+    "COUNTABLE_ZONES",
+    "MAX_PAGES",
+    "CountedZone",
+    "Line",
+    "Lines",
+    "NumaNode",
+    "Signature",
+    "Zone",
+    "ZoneInfo",
+    "ZoneInfoError",
+    "ZoneInfoReader",
+    "parse_zoneinfo",
+    "signature",
+]
+
+_BLOCK = re.compile(expression(BLOCK))
+_CPU = re.compile(rb"    cpu: ([0-9]+)\n")
+_THRESHOLD = re.compile(rb"threshold: ([0-9]+)\n")
+_STAT_NAME = re.compile(rb"      ([a-z0-9_]+) ")
+_DIGITS = b"0123456789"
+_SHOWN_CHARACTERS = 60
+_KNOWN_REGIONS = 64
+"""Regions of counter names, of which a machine has two kinds (node and zone), remembered as free of duplicates."""
+
+MAX_THRESHOLD = 127
+"""The kernel keeps the threshold in a signed byte (and caps it at 125)."""
+
+Block = re.Match[bytes]
+
+
+class ZoneInfoError(ValueError):
+    """What of /proc/zoneinfo was not understood: line number (from 1), its text, shortened, and what was expected."""
+
+    def __init__(self, line_number: int, line: str, expected: str) -> None:
+        super().__init__(f"line {line_number}: {line!r}: expected {expected}")
+        self.line_number = line_number
+        self.line = line
+        self.expected = expected
+
+
+def parse_zoneinfo(text: bytes, page_size_bytes: int) -> ZoneInfo:
+    """The zones and nodes of one complete reading of /proc/zoneinfo; raises ZoneInfoError.
+
+    The page size (bytes) only decides which zones are too small to count.
+    """
+    return ZoneInfoReader(page_size_bytes).parse(text)
+
+
+class ZoneInfoReader:
+    """`parse_zoneinfo` for many readings of one machine.
+
+    It remembers what was found in order: lists of counter names without a name twice, and the sequence of zones with
+    their fields and protections. Verdict and value never depend on what was parsed before.
+    """
+
+    def __init__(self, page_size_bytes: int) -> None:
+        if page_size_bytes < 4096 or page_size_bytes & (page_size_bytes - 1):
+            raise ValueError(f"page size {page_size_bytes}: expected a power of 2 of at least 4096 bytes")
+        self._page_size_bytes = page_size_bytes
+        self._unique_regions: set[bytes] = set()
+        self._structure: list[tuple[Any, ...]] = []
+        self._normal_index = 0
+
+    def parse(self, text: bytes) -> ZoneInfo:
+        """The zones and nodes of one complete reading; raises ZoneInfoError."""
+        blocks = _blocks(text)
+        rows = [block.groups() for block in blocks]
+        zones = tuple([self._zone(block, row) for block, row in zip(blocks, rows, strict=True)])
+        structure = [
+            (node, name, node_stats is None, boost is None, promo is None, present == b"0", cma is None, early, late)
+            for node, name, node_stats, _, boost, _, _, _, promo, _, present, _, cma, early, _, late, _ in rows
+        ]
+        if structure != self._structure:
+            _check_order(blocks)
+            self._normal_index = _normal_index(blocks, zones)
+            self._structure = structure
+        if not any(zone.managed_pages and zone.name in COUNTABLE_ZONES for zone in zones):
+            raise _error(text, len(text), "a zone DMA, DMA32 or Normal with managed pages")
+        return ZoneInfo(zones, self._page_size_bytes, self._normal_index)
+
+    def _zone(self, block: Block, row: tuple[Any, ...]) -> Zone:
+        node, name, node_stats, free, boost, min_, low, high, _, _, present, managed, cma, early, stats, late, cpus = (
+            row
+        )
+        threshold = cpu_count = free_cma_pages = 0
+        if stats is not None:
+            self._check_unique(block, "stats", stats)
+            free_cma_pages = _free_cma(block, stats, cma)
+            cpu_count, threshold = _cpus(block, cpus)
+        elif present != b"0" or managed != b"0":
+            raise _error(block.string, block.end(), "the counters of a zone that has pages")
+        if node_stats is not None:
+            self._check_unique(block, "node_stats", node_stats)
+        protection = early if early is not None else late
+        if protection is None:
+            raise _error(block.string, block.start("present"), "'protection: (a, b, ...)' in each zone")
+        zone = Zone(
+            int(node),
+            name.strip().decode(),
+            int(free),
+            0 if boost is None else int(boost),
+            boost is not None,
+            int(min_),
+            int(low),
+            int(high),
+            int(managed),
+            free_cma_pages,
+            0 if cma is None else int(cma),
+            cma is not None,
+            tuple(map(int, protection.split(b", "))),
+            threshold,
+            cpu_count,
+        )
+        _check_numbers(block, zone)
+        return zone
+
+    def _check_unique(self, block: Block, group: str, region: bytes) -> None:
+        """No counter stands twice. Names that differ without their digits differ with them: those are remembered."""
+        shape = region.translate(None, _DIGITS)
+        if shape in self._unique_regions:
+            return
+        seen: set[bytes] = set()
+        for found in _STAT_NAME.finditer(region):
+            if found[1] in seen:
+                raise _error(block.string, block.start(group) + found.start(), "a counter that was not there before")
+            seen.add(found[1])
+        names = _STAT_NAME.findall(shape)
+        if len(set(names)) == len(seen) and len(self._unique_regions) < _KNOWN_REGIONS:
+            self._unique_regions.add(shape)
+
+
+def _error(text: bytes, offset: int, expected: str) -> ZoneInfoError:
+    start = text.rfind(b"\n", 0, offset) + 1
+    end = text.find(b"\n", offset)
+    line = text[start : end if end >= 0 else len(text)]
+    shown = line[:_SHOWN_CHARACTERS].decode("ascii", "backslashreplace").strip()
+    if len(line) > _SHOWN_CHARACTERS:
+        shown += "..."
+    return ZoneInfoError(text.count(b"\n", 0, start) + 1, shown or "end of text", expected)
+
+
+def _blocks(text: bytes) -> list[Block]:
+    blocks = []
+    offset = 0
+    while offset < len(text):
+        block = _BLOCK.match(text, offset)
+        if block is None:
+            raise _mismatch_error(text)
+        blocks.append(block)
+        offset = block.end()
+    if not blocks:
+        raise ZoneInfoError(1, "end of text", "'Node N, zone NAME': nothing was read")
+    return blocks
+
+
+def _mismatch_error(text: bytes) -> ZoneInfoError:
+    found = mismatch(text)
+    if found is None:  # the expression and the walk are made of the same table
+        return _error(text, len(text), "blocks as mm/vmstat.c prints them")
+    expected = " or ".join(found.expected)
+    if text.find(b"\n", found.offset) < 0:
+        expected += " and the end of its line (cut off?)"
+    return _error(text, found.offset, expected)
+
+
+def _check_order(blocks: list[Block]) -> None:
+    """Nodes ascend, a node's zones ascend in type, fields are the same in all, node counters stand once a node."""
+    first = blocks[0]
+    layout = _layout(first)
+    old_order = any(block["late_protection"] is not None for block in blocks)
+    with_node_stats = any(block["node_stats"] is not None for block in blocks)
+    previous = (-1, -1)
+    first_populated_of = -1
+    for block in blocks:
+        node, kind = int(block["node"]), ZONE_TYPES.index(block["zone"].strip().decode())
+        if (node, kind) <= previous:
+            raise _error(block.string, block.start(), "nodes and zones in ascending order, none twice")
+        previous = (node, kind)
+        if _layout(block) != layout:
+            raise _error(block.string, block.start(), "the same fields as in the zones before (boost, promo, cma)")
+        late, early = block["late_protection"] is not None, block["protection"] is not None
+        if late == early or late != old_order:
+            raise _error(block.string, block.start(), "protection once in each zone, at the same place in all")
+        first_populated = block["present"] != b"0" and node != first_populated_of
+        if first_populated:
+            first_populated_of = node
+        if (block["node_stats"] is not None) != (with_node_stats and first_populated):
+            raise _error(block.string, block.start(), "per-node stats in the first zone with pages of each node")
+
+
+def _layout(block: Block) -> tuple[bool, bool, bool]:
+    boost, promo, cma = block["boost"] is not None, block["promo"] is not None, block["cma"] is not None
+    if (boost and not cma) or (promo and not boost):
+        raise _error(block.string, block.start(), "a kernel's set of fields: promo needs boost, boost needs cma")
+    return boost, promo, cma
+
+
+def _free_cma(block: Block, stats: bytes, cma: bytes | None) -> int:
+    """`nr_free_cma` (since 3.7; 0 where the zone is said to have no CMA): a missing one is not 0."""
+    at = stats.find(b"      nr_free_cma ")
+    if at >= 0:
+        start = at + len(b"      nr_free_cma ")
+        return int(stats[start : stats.index(b"\n", start)])
+    if cma == b"0":
+        return 0
+    raise _error(block.string, block.end("stats"), "'nr_free_cma' among the counters of the zone")
+
+
+def _cpus(block: Block, pagesets: bytes) -> tuple[int, int]:
+    """The number of CPUs and the largest threshold; a threshold stands for each CPU or for none (no SMP)."""
+    numbers = _CPU.findall(pagesets)
+    thresholds = _THRESHOLD.findall(pagesets)
+    if any(later <= earlier for earlier, later in pairwise(map(int, numbers))):
+        raise _error(block.string, block.start("pagesets"), "CPU numbers in ascending order, none twice")
+    if not thresholds:
+        return len(numbers), 0
+    if len(thresholds) != len(numbers):
+        raise _error(block.string, block.start("pagesets"), "'vm stats threshold' for each CPU or for none")
+    threshold = max(map(int, set(thresholds)))
+    if threshold > MAX_THRESHOLD:
+        raise _error(block.string, block.start("pagesets"), f"'vm stats threshold' of at most {MAX_THRESHOLD}")
+    return len(numbers), threshold
+
+
+def _check_numbers(block: Block, zone: Zone) -> None:
+    """Every count is a count of pages, and the watermarks stand in the order the kernel makes them in."""
+    if max(zone.free_pages, zone.high_pages, zone.managed_pages, zone.cma_pages) > MAX_PAGES:
+        name = next(name for name in ("free", "high", "managed", "cma") if int(block[name] or 0) > MAX_PAGES)
+        raise _error(block.string, block.start(name), "a page count from 0 to 2^52")
+    if zone.free_cma_pages > MAX_PAGES:
+        raise _error(block.string, block.start("stats"), "'nr_free_cma' with a page count from 0 to 2^52")
+    if max(zone.protection) > MAX_PAGES:
+        raise _error(block.string, _protection_offset(block), "page counts from 0 to 2^52")
+    if zone.boost_pages > zone.min_pages:
+        raise _error(block.string, block.start("boost"), "boost not above min, which it is part of")
+    if not zone.min_pages <= zone.low_pages <= zone.high_pages:
+        raise _error(block.string, block.start("min"), "min <= low <= high")
+
+
+def _protection_offset(block: Block) -> int:
+    return max(block.start("protection"), block.start("late_protection"))
+
+
+def _normal_index(blocks: list[Block], zones: tuple[Zone, ...]) -> int:
+    """The place of class Normal in the protection lists, which have an entry for each zone type of the kernel.
+
+    Since 4.12 every node prints every type. Before, empty zones are not printed: every set of types is tried that fits
+    the names seen, the lists' length and the zeros up to a zone's own place; all that fit must give the same entries.
+    """
+    length = len(zones[0].protection)
+    names: dict[int, list[str]] = {}
+    for block, zone in zip(blocks, zones, strict=True):
+        if len(zone.protection) != length:
+            raise _error(block.string, _protection_offset(block), f"{length} entries, as in the zones before")
+        names.setdefault(zone.node, []).append(zone.name)
+    seen = {name for members in names.values() for name in members}
+    if blocks[0]["protection"] is not None:
+        types = tuple(names[zones[0].node])
+        for node, members in names.items():
+            if tuple(members) != types or len(types) != length or not {"Normal", "Movable"} <= set(types):
+                end = max(block.end() for block, zone in zip(blocks, zones, strict=True) if zone.node == node)
+                raise _error(
+                    blocks[0].string,
+                    end,
+                    f"{length} zones of node {node}, one for each entry of protection and alike in all nodes, "
+                    f"not only {', '.join(members)}",
+                )
+        candidates = [types]
+    else:
+        candidates = [types for types in _configurations(length) if seen <= set(types)]
+    fitting = [types for types in candidates if not any(_open_to_itself(zone, types) for zone in zones)]
+    if not fitting:
+        for block, zone in zip(blocks, zones, strict=True):
+            if all(_open_to_itself(zone, types) for types in candidates):
+                raise _error(block.string, _protection_offset(block), f"0 in every entry up to {zone.name}'s own")
+        raise _error(blocks[0].string, _protection_offset(blocks[0]), "as many entries as there are zone types")
+    indices = {types.index("Normal") for types in fitting}
+    for block, zone in zip(blocks, zones, strict=True):
+        if zone.name in COUNTABLE_ZONES and len({zone.protection[index] for index in indices}) > 1:
+            raise _error(block.string, _protection_offset(block), "one entry that can be class Normal's")
+    return min(indices)
+
+
+def _configurations(length: int) -> list[tuple[str, ...]]:
+    """Every set of that many zone types that a kernel can have: Normal and Movable always."""
+    return [types for types in combinations(ZONE_TYPES, length) if "Normal" in types and "Movable" in types]
+
+
+def _open_to_itself(zone: Zone, types: tuple[str, ...]) -> bool:
+    """Whether an entry up to the zone's own is not 0, which no kernel prints."""
+    return any(zone.protection[: types.index(zone.name) + 1])

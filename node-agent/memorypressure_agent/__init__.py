@@ -1,0 +1,1 @@
+"""The node agent: sentinel, reporter, run, record, replay."""

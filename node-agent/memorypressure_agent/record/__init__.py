@@ -1,0 +1,1 @@
+"""`memorypressure-agent record`: a recording of this machine that replay reads."""

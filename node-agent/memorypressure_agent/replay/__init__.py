@@ -1,0 +1,1 @@
+"""`memorypressure-agent replay`: what a policy would have decided over a recording."""

@@ -1,0 +1,1 @@
+"""`memorypressure-agent run`: the agent on one machine without a cluster."""

@@ -1,0 +1,1 @@
+"""The operator: policies in, plans, grants, taints and evictions out."""

@@ -1,0 +1,263 @@
+"""The only module that opens connections: credentials, requests with raw bytes, and long-lived streams.
+
+The `kubernetes` package is used for its configuration and connection pool; its typed calls are not (20 MiB and ten
+times the CPU of msgspec for lists, and its default of three silent retries would repeat evictions).
+"""
+
+import contextlib
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import urllib3.exceptions
+from kubernetes.client.api_client import ApiClient
+from kubernetes.client.configuration import Configuration
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config.config_exception import ConfigException
+from kubernetes.config.incluster_config import load_incluster_config
+from kubernetes.config.kube_config import load_kube_config
+
+from memorypressure.version import VERSION
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable, CredentialsError
+from memorypressure_operator.settings import SERVICE_ACCOUNT
+
+GROUP = "memorypressure.dev"
+GROUP_PATH = f"/apis/{GROUP}/v1alpha1"
+MERGE_PATCH = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+JSON = "application/json"
+_CHUNK_BYTES = 65536
+
+log = logging.getLogger(__name__)
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A successful answer: `body` undecoded."""
+
+    status: int
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Credentials:
+    """Where the API server is and how the operator proves who it is; the token is read anew when it gets old."""
+
+    def __init__(self, kubeconfig: str, token_reload_seconds: float, clock: Clock) -> None:
+        self._kubeconfig = kubeconfig
+        self._reload_seconds = token_reload_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self.origin = kubeconfig or str(SERVICE_ACCOUNT / "token")
+        self.configuration = self._load()
+        self._header = self._read_header(self.configuration)
+        self._read_at = clock()
+
+    def _load(self) -> Configuration:
+        configuration = Configuration()
+        try:
+            if self._kubeconfig:
+                load_kube_config(config_file=self._kubeconfig, client_configuration=configuration)
+            else:
+                load_incluster_config(client_configuration=configuration)
+        except (ConfigException, OSError, ValueError, TypeError) as error:
+            where = f"kubeconfig {self._kubeconfig}" if self._kubeconfig else "service account of this pod"
+            hint = "" if self._kubeconfig else "; outside a pod give --kubeconfig FILE"
+            raise CredentialsError(f"{where} cannot be used: {error}{hint}") from None
+        configuration.retries = False
+        configuration.connection_pool_maxsize = 16
+        return configuration
+
+    @staticmethod
+    def _read_header(configuration: Configuration) -> str:
+        return str(configuration.get_api_key_with_prefix("BearerToken") or "").strip()
+
+    def header(self, *, reload: bool = False) -> str:
+        """Value of the Authorization header; "" with client certificates. An unreadable file keeps the old token."""
+        with self._lock:
+            if reload or self._clock() - self._read_at >= self._reload_seconds:
+                self._read_at = self._clock()
+                try:
+                    self._header = self._read_header(self._load())
+                except CredentialsError as error:
+                    log.warning("token not re-read, the old one stays in use: %s", error)
+            return self._header
+
+    def token(self) -> str:
+        """The bare token, read again: for kopf's login."""
+        return self.header(reload=True).partition(" ")[2].strip()
+
+
+class Lines:
+    """The lines of one streamed answer; `close` may come from another thread and ends the iteration."""
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+
+    def __iter__(self) -> Iterator[bytes]:
+        rest = b""
+        try:
+            for chunk in self._response.stream(_CHUNK_BYTES, decode_content=True):
+                pieces = (rest + chunk).split(b"\n") if rest else chunk.split(b"\n")
+                rest = pieces.pop()
+                yield from (piece for piece in pieces if piece)
+        except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
+            # ValueError and AttributeError: urllib3 2 on a response that was closed by another thread.
+            raise ApiUnreachable(f"stream broke: {type(error).__name__}: {error}") from None
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            connection = self._response.connection
+            if connection is not None and connection.sock is not None:
+                connection.sock.shutdown(2)  # wakes a reader that is blocked in recv
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._response.close()
+
+
+class Api:
+    """Requests to one API server. Safe for use by several threads."""
+
+    def __init__(self, credentials: Credentials, request_timeout_seconds: float) -> None:
+        self.credentials = credentials
+        self._timeout = request_timeout_seconds
+        self._client = ApiClient(credentials.configuration)
+        self._client.user_agent = f"memorypressure-operator/{VERSION}"
+
+    @property
+    def server(self) -> str:
+        return str(self.credentials.configuration.host)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = JSON,
+        accept: str = JSON,
+        timeout_seconds: float | None = None,
+    ) -> Answer:
+        """One request. Raises ApiRefused (status >= 300) or ApiUnreachable (no answer; it may have taken effect)."""
+        response = self._send(method, path, query, body, content_type, accept, timeout_seconds or self._timeout)
+        try:
+            data: bytes = response.data
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise ApiUnreachable(f"{method} {path}: {type(error).__name__}: {error}") from None
+        if response.status >= 300:
+            raise _refusal(method, path, response.status, data, response.headers)
+        return Answer(response.status, data)
+
+    def get(self, path: str, *, query: Mapping[str, str] | None = None, accept: str = JSON) -> Answer:
+        return self.request("GET", path, query=query, accept=accept)
+
+    @contextlib.contextmanager
+    def stream(self, path: str, query: Mapping[str, str], read_timeout_seconds: float) -> Iterator[Lines]:
+        """A watch, as lines. Raises as `request`; the read timeout bounds the silence between two lines."""
+        response = self._send("GET", path, query, None, JSON, JSON, (self._timeout, read_timeout_seconds))
+        lines = Lines(response)
+        try:
+            if response.status >= 300:
+                raise _refusal("GET", path, response.status, response.data, response.headers)
+            yield lines
+        finally:
+            lines.close()
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Any,
+        content_type: str,
+        accept: str,
+        timeout: float | tuple[float, float],
+    ) -> Any:
+        url = self.server + path + ("?" + urlencode(query) if query else "")
+        for attempt in (1, 2):
+            header = self.credentials.header(reload=attempt == 2)
+            headers = {"Accept": accept, "User-Agent": self._client.user_agent}
+            if header:
+                headers["Authorization"] = header
+            if body is not None:
+                headers["Content-Type"] = content_type
+            try:
+                raw = self._client.call_api(
+                    method, url, header_params=headers, body=body, _request_timeout=timeout
+                ).response
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                raise ApiUnreachable(f"{method} {path} at {self.server}: {_short(error)}") from None
+            except ApiException as error:  # the client's name for a TLS failure
+                raise ApiUnreachable(f"{method} {path} at {self.server}: {_short(error.reason)}") from None
+            if raw.status != 401 or attempt == 2:
+                return raw
+            raw.drain_conn()  # a rotated token: read the file again, once
+            raw.release_conn()
+        raise AssertionError("unreachable")
+
+
+def _short(error: object) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _refusal(method: str, path: str, status: int, data: bytes, headers: Mapping[str, str]) -> ApiRefused:
+    reason, message = "", ""
+    causes: tuple[str, ...] = ()
+    try:
+        decoded = json.loads(data)
+        reason, message = str(decoded.get("reason") or ""), str(decoded.get("message") or "")
+        details = decoded.get("details") or {}
+        causes = tuple(str(cause.get("reason") or "") for cause in details.get("causes") or ())
+    except (ValueError, AttributeError):
+        message = data[:200].decode("utf-8", "replace")
+    try:
+        retry_after = float(headers.get("Retry-After") or 0)
+    except ValueError:
+        retry_after = 0.0
+    return ApiRefused(status, reason, f"{message or 'no message'} ({method} {path})", retry_after, causes)
+
+
+def segment(name: str) -> str:
+    """A name as one path segment."""
+    return quote(name, safe="")
+
+
+def node_path(name: str) -> str:
+    return f"/api/v1/nodes/{segment(name)}"
+
+
+def pod_path(namespace: str, name: str) -> str:
+    return f"/api/v1/namespaces/{segment(namespace)}/pods/{segment(name)}"
+
+
+def config_map_path(namespace: str, name: str = "") -> str:
+    return f"/api/v1/namespaces/{segment(namespace)}/configmaps" + (f"/{segment(name)}" if name else "")
+
+
+def lease_path(namespace: str, name: str = "") -> str:
+    base = f"/apis/coordination.k8s.io/v1/namespaces/{segment(namespace)}/leases"
+    return base + (f"/{segment(name)}" if name else "")
+
+
+def own_path(plural: str, name: str = "", subresource: str = "") -> str:
+    """Path of one of our cluster-scoped kinds: nodememorystates, nodememoryplans, memorypressurepolicies."""
+    path = f"{GROUP_PATH}/{plural}"
+    if name:
+        path += f"/{segment(name)}"
+    return path + (f"/{subresource}" if subresource else "")
+
+
+def connect(kubeconfig: str, request_timeout_seconds: float, token_reload_seconds: float, clock: Clock) -> Api:
+    """An Api for the kubeconfig file, or for the pod's service account where it is "". Raises CredentialsError."""
+    if kubeconfig and not Path(kubeconfig.split(":")[0]).is_file():
+        raise CredentialsError(f"kubeconfig {kubeconfig} cannot be used: there is no such file")
+    return Api(Credentials(kubeconfig, token_reload_seconds, clock), request_timeout_seconds)

@@ -1,0 +1,60 @@
+"""Command line of `memorypressure-operator`; nothing heavy is imported before the settings are known to be good."""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from memorypressure.version import VERSION
+from memorypressure_operator import settings as settings_module
+from memorypressure_operator.errors import CredentialsError, SettingsError
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+
+_EPILOG = """every option is also an environment variable: --lease-seconds is MPO_LEASE_SECONDS (the flag wins).
+exit codes: 0 ended by SIGTERM or SIGINT, 1 a part of the operator failed, 2 a setting or the kubeconfig is wrong."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all options; values stay strings, `settings.parse` judges them."""
+    result = argparse.ArgumentParser(
+        prog="memorypressure-operator",
+        description="Plans, grants, taints, evicts and explains for every node's memory-pressure policy.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    result.add_argument("--version", action="version", version=f"memorypressure-operator {VERSION}")
+    result.add_argument(
+        "command",
+        nargs="?",
+        choices=("run", "remove-taints"),
+        default="run",
+        help="run: the operator (default). remove-taints: takes the operator's taints off all nodes and ends.",
+    )
+    for name, text, default in settings_module.describe():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(default, bool):
+            result.add_argument(flag, dest=name, action="store_const", const=True, default=None, help=text)
+        else:
+            shown = f" [{default}]" if default != "" else ""
+            result.add_argument(flag, dest=name, metavar="VALUE", default=None, help=(text + shown).replace("%", "%%"))
+    return result
+
+
+def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    arguments = vars(parser().parse_args(argv))
+    command = arguments.pop("command")
+    try:
+        settings = settings_module.parse(arguments, os.environ if environment is None else environment)
+        from memorypressure_operator import main as run  # kopf and kubernetes: 60 MiB, not for --help
+
+        return run.remove_taints(settings) if command == "remove-taints" else run.run(settings)
+    except (SettingsError, CredentialsError) as error:
+        print(f"memorypressure-operator: {error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""What can go wrong in the operator, as types: a caller decides by class, never by text."""
+
+
+class OperatorError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class SettingsError(OperatorError):
+    """A flag or environment variable is unknown or has a value that is refused; the message names it."""
+
+
+class CredentialsError(OperatorError):
+    """No usable kubeconfig or service account was found; the message names the file."""
+
+
+class ApiUnreachable(OperatorError):
+    """The request got no answer: connection refused, reset, TLS failure or timeout. Whether it took effect is unknown."""
+
+
+class ApiRefused(OperatorError):
+    """The API server answered with a status of 300 or more."""
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        retry_after_seconds: float = 0.0,
+        causes: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(f"{status} {reason or 'no reason'}: {message}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.retry_after_seconds = retry_after_seconds
+        self.causes = causes
+
+    @property
+    def not_found(self) -> bool:
+        return self.status == 404
+
+    @property
+    def conflict(self) -> bool:
+        """409: a stale resourceVersion, a wrong UID precondition, or a name that exists already."""
+        return self.status == 409
+
+    @property
+    def credentials(self) -> bool:
+        """401 or 403: the token is not accepted, or its role lacks the verb."""
+        return self.status in (401, 403)

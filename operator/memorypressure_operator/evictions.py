@@ -1,0 +1,169 @@
+"""Which eviction is due on a node, and what of it is recorded. Pure: the limits are checked here, `evictor` acts.
+
+The record of the last hour is kept beside the policy's ledger, as ages: it is written, with the resourceVersion, before
+the eviction is sent, so neither a crash nor a second leader can evict more than the limits say.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from memorypressure.reasons import Reason
+from memorypressure.spec import KillUnit, Policy
+from memorypressure.victims import Candidate, ContainerUsage, Ranking, Usage, rank
+from memorypressure_operator.reports import StateStatus
+
+KEY = "evictions"
+VERSION = 1
+HOUR_SECONDS = 3600.0
+WORKLOAD_SECONDS = 600.0
+MAX_RECORDS = 2000
+"""More evictions an hour are not done, whatever evictionsPerHour says: the record has to fit into the ConfigMap."""
+KILL_GRACE_SECONDS = 10
+RESTART_SECONDS = 10.0
+TERMINATION_SLACK_SECONDS = 10.0
+"""The kubelet ends containers 2 s after the grace, and the object goes some seconds later."""
+GIVE_UP_SECONDS = 60.0
+
+
+class RecordError(ValueError):
+    """The record was not written by this code: what is wrong and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One eviction; `age_seconds` at the time of the log."""
+
+    age_seconds: float
+    node: str
+    workload: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvictionLog:
+    """The evictions of one policy within the last hour, oldest first."""
+
+    records: tuple[Record, ...] = ()
+
+    def aged(self, seconds: float) -> "EvictionLog":
+        """The log so much later."""
+        if not self.records:
+            return self
+        older = (replace(record, age_seconds=record.age_seconds + seconds) for record in self.records)
+        return EvictionLog(tuple(record for record in older if record.age_seconds < HOUR_SECONDS))
+
+    def with_record(self, node: str, workload: str, uid: str) -> "EvictionLog":
+        """The log with an eviction that is about to be sent."""
+        return EvictionLog((*self.records, Record(0.0, node, workload, uid)))
+
+    def without(self, uid: str) -> "EvictionLog":
+        """The log without the newest record of a pod: the API server refused."""
+        for index in range(len(self.records) - 1, -1, -1):
+            if self.records[index].uid == uid:
+                return EvictionLog(self.records[:index] + self.records[index + 1 :])
+        return self
+
+    def of_workload(self, workload: str) -> int:
+        """Evictions of a workload's pods in the last 10 minutes."""
+        return sum(r.workload == workload and r.age_seconds < WORKLOAD_SECONDS for r in self.records)
+
+    def since_on(self, node: str) -> float | None:
+        """Seconds since the last eviction on a node."""
+        return min((r.age_seconds for r in self.records if r.node == node), default=None)
+
+
+def encode(log: EvictionLog) -> str:
+    """The text under KEY."""
+    records = [[round(r.age_seconds, 1), r.node, r.workload, r.uid] for r in log.records]
+    body = {"version": VERSION, "records": records}
+    return json.dumps(body | {"digest": _digest(body)}, sort_keys=True)
+
+
+def decode(text: str | None) -> EvictionLog:
+    """The log; an absent text is an empty one. RecordError for anything that `encode` did not write."""
+    if text is None:
+        return EvictionLog()
+    remedy = "delete the ConfigMap to begin anew"
+    try:
+        body = json.loads(text)
+        digest = body.pop("digest")
+        if body["version"] != VERSION:
+            raise RecordError(f"data.{KEY}.version: is {body['version']!r}, this operator writes {VERSION}; {remedy}")
+        if digest != _digest(body):
+            raise RecordError(f"data.{KEY}.digest: does not match: the record was edited; {remedy}")
+        return EvictionLog(tuple(Record(float(r[0]), str(r[1]), str(r[2]), str(r[3])) for r in body["records"]))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        if isinstance(error, RecordError):
+            raise
+        raise RecordError(f"data.{KEY}: is not understood ({error!r}); {remedy}") from None
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Nothing is evicted now; `again_seconds`: when to look again, if time alone may change it."""
+
+    reason: Reason
+    message: str
+    again_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What the limits look at besides the policy. Times in seconds."""
+
+    log: EvictionLog
+    node: str
+    evictions_per_hour: int
+    concurrent_nodes: int
+    concurrent_limit: int
+    has_slot: bool
+    since_action: float | None  # since the last eviction or kill on this node
+    victims_in_episode: int
+
+
+def limits_allow(policy: Policy, room: Room) -> Denied | None:
+    """None if the policy's limits leave room for one more eviction on this node, else why not."""
+    limits = policy.limits
+    if room.victims_in_episode >= limits.max_victims_per_episode:
+        message = f"{room.victims_in_episode} victims in this episode, maxVictimsPerEpisode reached"
+        return Denied(Reason.EPISODE_LIMIT, message)
+    if room.since_action is not None and room.since_action < limits.cooldown_seconds:
+        left = limits.cooldown_seconds - room.since_action
+        return Denied(Reason.COOLDOWN, f"cool-down for {left:.0f} s more", again_seconds=left)
+    if len(room.log.records) >= min(room.evictions_per_hour, MAX_RECORDS):
+        oldest = max((record.age_seconds for record in room.log.records), default=0.0)
+        message = f"{len(room.log.records)} evictions in the last hour, evictionsPerHour is {room.evictions_per_hour}"
+        return Denied(Reason.BUDGET_EXHAUSTED, message, again_seconds=max(1.0, HOUR_SECONDS - oldest))
+    if not room.has_slot and room.concurrent_nodes >= room.concurrent_limit:
+        message = f"evictions run on {room.concurrent_nodes} nodes, maxConcurrentNodes is {room.concurrent_limit}"
+        return Denied(Reason.CONCURRENT_NODES, message, again_seconds=10.0)
+    return None
+
+
+def ranked(policy: Policy, candidates: Iterable[Candidate], status: StateStatus, ages: Mapping[str, float]) -> Ranking:
+    """The candidates in the policy's order, with the figures that the node reports of its largest pods.
+
+    `ages`: seconds for which each candidate is known to be on the node. A pod without reported figures is left out,
+    unless the policy asks for no relief at all: then Priority and Youngest decide.
+    """
+    reported = {pod.uid: pod for pod in status.top_pods}
+    blind = policy.victims.min_relief_bytes == 0
+    chosen, usages = [], []
+    for candidate in candidates:
+        top = reported.get(candidate.uid)
+        if top is None and not blind:
+            continue
+        relief = top.relief_bytes if top else None
+        # The node says whether the pod is over its request, not its usage: one byte beyond says the same.
+        memory = candidate.request_bytes + 1 if top and top.over_request else 0
+        usage = ContainerUsage(id="pod", relief_bytes=relief, memory_bytes=memory, processes=2)
+        chosen.append(candidate)
+        usages.append(Usage(candidate.uid, (usage,), seen_seconds=int(ages.get(candidate.uid, 0))))
+    return rank(policy.victims, KillUnit.POD, chosen, usages, frozenset(), 0)

@@ -1,0 +1,96 @@
+"""The acts on pods: an eviction through the Eviction API, and a second delete for a pod that outlives its grace.
+
+Each names the pod by UID, so that a pod of the same name that came later is safe, and returns a typed outcome.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from memorypressure_operator.api import Api, pod_path
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable
+from memorypressure_operator.views import PodView, decode_pod
+
+
+class Outcome(StrEnum):
+    """How an eviction ended."""
+
+    EVICTED = "Evicted"
+    ALREADY_TERMINATING = "AlreadyTerminating"
+    DISRUPTION_BUDGET = "DisruptionBudget"
+    GONE = "Gone"
+    REPLACED = "Replaced"
+    FORBIDDEN = "Forbidden"
+    BUSY = "Busy"
+    UNKNOWN = "Unknown"
+
+    @property
+    def spent(self) -> bool:
+        """Whether it counts against the limits: an act whose effect is not known counts as done."""
+        return self in (Outcome.EVICTED, Outcome.UNKNOWN)
+
+    @property
+    def next_candidate(self) -> bool:
+        """Whether another pod may be tried at once."""
+        return self not in (Outcome.EVICTED, Outcome.UNKNOWN, Outcome.BUSY)
+
+
+def evict(api: Api, pod: PodView, grace_period_seconds: int) -> tuple[Outcome, str]:
+    """(outcome, the API server's words). Never raises for what the API server or the network does."""
+    body = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": pod.name, "namespace": pod.namespace},
+        "deleteOptions": {"preconditions": {"uid": pod.uid}, "gracePeriodSeconds": grace_period_seconds},
+    }
+    try:
+        api.request("POST", pod_path(pod.namespace, pod.name) + "/eviction", body=body)
+    except ApiUnreachable as error:
+        return Outcome.UNKNOWN, str(error)
+    except ApiRefused as refusal:
+        return _refused(refusal), refusal.message
+    return Outcome.EVICTED, ""
+
+
+def _refused(refusal: ApiRefused) -> Outcome:
+    if refusal.status == 429:
+        return Outcome.DISRUPTION_BUDGET if "DisruptionBudget" in refusal.causes else Outcome.BUSY
+    if refusal.status == 500 and "more than one PodDisruptionBudget" in refusal.message:
+        return Outcome.DISRUPTION_BUDGET
+    if refusal.status == 404:
+        return Outcome.GONE
+    if refusal.status == 409:
+        return Outcome.REPLACED
+    if refusal.status in (401, 403):
+        return Outcome.FORBIDDEN
+    return Outcome.BUSY if refusal.status < 500 else Outcome.UNKNOWN
+
+
+def read_pod(api: Api, pod: PodView) -> PodView | None:
+    """The pod as it is now, None if it is gone. Raises ApiUnreachable, ApiRefused, or ValueError if not understood."""
+    try:
+        return decode_pod(api.get(pod_path(pod.namespace, pod.name)).body)
+    except ApiRefused as refusal:
+        if refusal.not_found:
+            return None
+        raise
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"pod {pod.namespace}/{pod.name} is not understood: {error}") from None
+
+
+def delete_again(api: Api, pod: PodView, grace_period_seconds: int) -> tuple[Outcome, str]:
+    """Deletes a pod that is terminating already with a shorter grace. At least 1 s: 0 would drop the object while
+    its processes may still run (kubelet not asked), and a StatefulSet would start the pod twice."""
+    options = {
+        "apiVersion": "v1",
+        "kind": "DeleteOptions",
+        "preconditions": {"uid": pod.uid},
+        "gracePeriodSeconds": max(1, grace_period_seconds),
+    }
+    try:
+        api.request("DELETE", pod_path(pod.namespace, pod.name), body=options)
+    except ApiUnreachable as error:
+        return Outcome.UNKNOWN, str(error)
+    except ApiRefused as refusal:
+        return _refused(refusal), refusal.message
+    return Outcome.EVICTED, ""

@@ -1,0 +1,188 @@
+"""Our own Lease holder: who may act, as a monotonic deadline that is asked before every act.
+
+The client library's election loses its thread when the API server goes away and never says so. Here any failed renewal
+simply does not move the deadline. Two replicas never act at once as long as their clocks run at the same *rate*: a
+holder stops `renew_deadline` after it *sent* its last successful renewal; another takes over only after it saw the
+Lease unchanged for `lease_seconds` on its own clock. No time stamp of another machine is compared.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from memorypressure_operator import api as api_module
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable, OperatorError
+
+log = logging.getLogger(__name__)
+
+
+class Requests(Protocol):
+    """The part of `api.Api` that is used."""
+
+    def request(self, method: str, path: str, *, body: Any = ..., timeout_seconds: float | None = ...) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderSettings:
+    """Times in seconds; request timeout < renew deadline < lease."""
+
+    namespace: str
+    name: str
+    identity: str
+    lease_seconds: float
+    renew_deadline_seconds: float
+    renew_seconds: float
+    renew_timeout_seconds: float
+
+
+class Leader:
+    """Holds, loses and gives back one Lease. `holds()` is safe to ask from any thread."""
+
+    def __init__(
+        self,
+        requests: Requests,
+        settings: LeaderSettings,
+        clock: Callable[[], float],
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._requests = requests
+        self._settings = settings
+        self._clock = clock
+        self._wall = wall
+        self._lock = threading.Lock()
+        self._deadline = float("-inf")
+        self._term = 0
+        self._seen: tuple[str, str] | None = None  # holder and resourceVersion last read
+        self._seen_at = 0.0
+        self.holder = ""
+
+    def holds(self) -> bool:
+        """True while this replica may act."""
+        with self._lock:
+            return self._clock() < self._deadline
+
+    @property
+    def term(self) -> int:
+        """Counts acquisitions of this process: a new term means that everything remembered must be read anew."""
+        with self._lock:
+            return self._term
+
+    def attempt(self) -> bool:
+        """One try to acquire or renew; true if the Lease is ours afterwards. Never raises for API trouble."""
+        try:
+            held = self._attempt()
+        except (ApiUnreachable, ApiRefused) as error:
+            conflict = isinstance(error, ApiRefused) and error.conflict
+            (log.info if conflict else log.warning)("lease %s not renewed: %s", self._settings.name, error)
+            return False
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            log.error("lease %s is not understood (%r); delete it if it is not ours", self._settings.name, error)
+            return False
+        return held
+
+    def _attempt(self) -> bool:
+        sent = self._clock()
+        path = api_module.lease_path(self._settings.namespace, self._settings.name)
+        try:
+            lease = self._call("GET", path)
+        except ApiRefused as error:
+            if not error.not_found:
+                raise
+            fresh = {
+                "apiVersion": "coordination.k8s.io/v1",
+                "kind": "Lease",
+                "metadata": {"name": self._settings.name, "namespace": self._settings.namespace},
+                "spec": self._spec({}, taken=True) | {"leaseTransitions": 0},
+            }
+            self._call("POST", api_module.lease_path(self._settings.namespace), fresh)
+            return self._won(sent)
+        spec: dict[str, Any] = lease.get("spec") or {}
+        holder = str(spec.get("holderIdentity") or "")
+        self.holder = holder
+        if holder and holder != self._settings.identity and not self._expired(lease, spec, holder):
+            self._lost()
+            return False
+        taken = holder != self._settings.identity
+        lease["spec"] = spec | self._spec(spec, taken=taken)
+        self._call("PUT", path, lease)  # carries the resourceVersion: two takers cannot both succeed
+        return self._won(sent)
+
+    def _expired(self, lease: dict[str, Any], spec: dict[str, Any], holder: str) -> bool:
+        seen = (holder, str(lease["metadata"]["resourceVersion"]))
+        if seen != self._seen:
+            self._seen, self._seen_at = seen, self._clock()
+            return False
+        lasts = max(float(spec.get("leaseDurationSeconds") or 0), self._settings.lease_seconds)
+        return self._clock() - self._seen_at > lasts
+
+    def _spec(self, before: dict[str, Any], *, taken: bool) -> dict[str, Any]:
+        now = self._wall().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        spec: dict[str, Any] = {
+            "holderIdentity": self._settings.identity,
+            "leaseDurationSeconds": max(1, round(self._settings.lease_seconds)),
+            "renewTime": now,
+        }
+        if taken:
+            spec |= {"acquireTime": now, "leaseTransitions": int(before.get("leaseTransitions") or 0) + 1}
+        return spec
+
+    def _call(self, method: str, path: str, body: Any = None) -> Any:
+        timeout = self._settings.renew_timeout_seconds
+        return self._requests.request(method, path, body=body, timeout_seconds=timeout).json()
+
+    def _won(self, sent: float) -> bool:
+        with self._lock:
+            if self._clock() >= self._deadline:  # also after a gap of our own: another may have held it in between
+                self._term += 1
+                log.info("lease %s acquired as %s", self._settings.name, self._settings.identity)
+            self._deadline = sent + self._settings.renew_deadline_seconds
+            self.holder = self._settings.identity
+        return True
+
+    def _lost(self) -> None:
+        with self._lock:
+            if self._clock() < self._deadline:
+                log.error("lease %s was taken by %s; nothing more is done here", self._settings.name, self.holder)
+            self._deadline = float("-inf")
+
+    def release(self) -> None:
+        """Gives the Lease back, so that a successor need not wait. Call it when nothing acts any more."""
+        with self._lock:
+            held = self._clock() < self._deadline
+            self._deadline = float("-inf")
+        if not held:
+            return
+        path = api_module.lease_path(self._settings.namespace, self._settings.name)
+        try:
+            lease = self._call("GET", path)
+            if (lease.get("spec") or {}).get("holderIdentity") == self._settings.identity:
+                lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
+                self._call("PUT", path, lease)
+        except OperatorError as error:
+            log.info("lease %s not given back, it runs out by itself: %s", self._settings.name, error)
+
+
+class LeaderThread(threading.Thread):
+    """Attempts every `renew_seconds` until `stop`; `on_change` hears each gain and loss."""
+
+    def __init__(self, leader: Leader, renew_seconds: float, on_change: Callable[[bool], None]) -> None:
+        super().__init__(name="leader", daemon=True)
+        self._leader = leader
+        self._renew_seconds = renew_seconds
+        self._on_change = on_change
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def run(self) -> None:
+        held = False
+        while not self._stopping.is_set():
+            self._leader.attempt()
+            if self._leader.holds() != held:
+                held = not held
+                self._on_change(held)
+            self._stopping.wait(self._renew_seconds)

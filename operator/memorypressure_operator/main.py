@@ -1,0 +1,262 @@
+"""Wiring: makes the parts, starts their threads, runs kopf in the main thread, and ends all of it in order."""
+
+import asyncio
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import kopf
+import msgspec
+
+from memorypressure.version import VERSION
+from memorypressure_operator import api as api_module
+from memorypressure_operator import startup, tainter
+from memorypressure_operator.api import Api
+from memorypressure_operator.errors import OperatorError, SettingsError
+from memorypressure_operator.events import EventWriter
+from memorypressure_operator.handlers import make_registry
+from memorypressure_operator.health import Health, HealthServer
+from memorypressure_operator.leader import Leader, LeaderSettings, LeaderThread
+from memorypressure_operator.metrics import Metrics
+from memorypressure_operator.reconcile import DecisionLoop
+from memorypressure_operator.registry import Registry, TableSink
+from memorypressure_operator.reports import decode_plan, decode_state
+from memorypressure_operator.settings import Settings
+from memorypressure_operator.streams import Source, Stream
+from memorypressure_operator.views import decode_budget, decode_namespace, decode_node, decode_pod
+
+log = logging.getLogger(__name__)
+
+SOURCES = (
+    Source("nodes", "/api/v1/nodes", lambda meta: meta.name, decode_node),
+    Source("nodememorystates", api_module.own_path("nodememorystates"), lambda meta: meta.name, decode_state),
+    Source("nodememoryplans", api_module.own_path("nodememoryplans"), lambda meta: meta.name, decode_plan),
+    Source("namespaces", "/api/v1/namespaces", lambda meta: meta.name, decode_namespace, strict=True),
+    Source(
+        "poddisruptionbudgets",
+        "/apis/policy/v1/poddisruptionbudgets",
+        lambda meta: (meta.namespace, meta.name),
+        decode_budget,
+        strict=True,
+    ),
+    Source("pods", "/api/v1/pods", lambda meta: meta.uid, decode_pod),
+)
+
+
+class Operator:
+    """All parts of one replica."""
+
+    def __init__(self, settings: Settings, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
+        self.settings = settings
+        self.api = api
+        self.clock = clock
+        self.metrics = Metrics()
+        self.health = Health(clock, settings.stuck_seconds)
+        self.registry = Registry(clock, settings.coalesce_seconds)
+        self.leader = Leader(api, _leader_settings(settings), clock)
+        self.events = EventWriter(api, settings.identity, self.metrics.events_failed.inc)
+        self.loop = DecisionLoop(settings, api, self.registry, self.leader, self.events, self.metrics, self.health, clock)
+        self._leader_thread = LeaderThread(self.leader, settings.renew_seconds, self._leadership)
+        self._streams = [self._stream(source) for source in SOURCES]
+        self.stopping = threading.Event()
+
+    def _stream(self, source: Source) -> Stream:
+        settings, name = self.settings, source.name
+        up, restarts = self.metrics.stream_up.labels(name), self.metrics.stream_restarts
+        self.health.streams[name] = lambda: self.registry.synced(name)
+
+        def restarted(why: str) -> None:
+            restarts.labels(name, why).inc()
+            self.loop.recheck_policies()  # kopf does not tell of objects deleted while its watch was broken
+
+        return Stream(
+            self.api,
+            source,
+            TableSink(self.registry, name, on_synced=lambda _: up.set(1)),
+            lifetime_seconds=settings.stream_lifetime_seconds,
+            read_timeout_seconds=settings.stream_read_timeout_seconds,
+            page_size=settings.page_size,
+            backoff_seconds=settings.backoff_seconds,
+            backoff_limit_seconds=settings.backoff_limit_seconds,
+            on_restart=restarted,
+        )
+
+    def _leadership(self, held: bool) -> None:
+        self.health.leader = held
+        self.metrics.leader.set(held)
+        self.registry.dirty.add(list(self.registry.tables.nodes))
+
+    def start(self) -> None:
+        """Starts every thread; kopf is not among them."""
+        self.health.phase = "running"
+        self.health.waiting_for = ""
+        threads: list[threading.Thread] = [*self._streams, self._leader_thread, self.events, self.loop]
+        for thread in threads:
+            self.health.threads[thread.name] = thread.is_alive
+            thread.start()
+
+    def failed(self) -> list[str]:
+        """Names of threads that have ended although nobody asked them to."""
+        return [name for name, alive in self.health.threads.items() if not alive()]
+
+    def stop(self) -> None:
+        """Ends the threads in the order in which nothing acts after the Lease is given back."""
+        self.loop.stop()
+        self._leader_thread.stop()
+        for stream in self._streams:
+            stream.stop()
+        limit = self.settings.request_timeout_seconds + 2
+        if self.loop.ident is not None:
+            self.loop.join(limit)
+            self._leader_thread.join(limit)
+        if self.loop.is_alive():
+            log.warning("the decision loop is still busy; the lease runs out by itself")
+        else:
+            self.leader.release()
+        self.events.stop()
+        if self.events.ident is not None:
+            self.events.join(limit)
+
+
+def _leader_settings(settings: Settings) -> LeaderSettings:
+    return LeaderSettings(
+        namespace=settings.namespace,
+        name=settings.lease_name,
+        identity=settings.identity,
+        lease_seconds=settings.lease_seconds,
+        renew_deadline_seconds=settings.renew_deadline_seconds,
+        renew_seconds=settings.renew_seconds,
+        renew_timeout_seconds=settings.renew_timeout_seconds,
+    )
+
+
+def run(settings: Settings) -> int:
+    """Runs the operator until SIGTERM or SIGINT (0) or until a part of it fails (1)."""
+    _log_to_stderr(settings.log_level)
+    api = _connect(settings)
+    operator = Operator(settings, api)
+    health_server, metrics_server = _serve(operator)
+    log.info(
+        "memorypressure-operator %s as %s in namespace %s; metrics port %d, health port %d",
+        VERSION,
+        settings.identity,
+        settings.namespace,
+        metrics_server.server_port,
+        health_server.port,
+    )
+    stopping = operator.stopping
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        if not startup.wait(
+            api,
+            stopping,
+            settings.backoff_seconds,
+            settings.backoff_limit_seconds,
+            lambda problem: setattr(operator.health, "waiting_for", problem),
+            operator.clock,
+        ):
+            return 0
+        operator.start()
+        return asyncio.run(_kopf(operator))
+    finally:
+        operator.stop()
+        health_server.stop()
+        metrics_server.shutdown()
+        log.info("ended")
+
+
+async def _kopf(operator: Operator) -> int:
+    """kopf in this thread's loop until it is told to stop; 1 if it or one of our threads failed."""
+    stop = asyncio.Event()
+
+    async def watch() -> None:
+        while not operator.failed() and not operator.stopping.is_set():
+            await asyncio.sleep(0.5)
+        stop.set()
+
+    watcher = asyncio.create_task(watch(), name="watch-threads")
+    try:
+        await kopf.operator(
+            registry=make_registry(operator.registry, operator.api.credentials, operator.settings),
+            clusterwide=True,
+            standalone=True,
+            stop_flag=stop,
+        )
+    except Exception:
+        log.exception("kopf failed")
+        return 1
+    finally:
+        watcher.cancel()
+    failed = operator.failed()
+    if failed:
+        log.error("ended because threads failed: %s", ", ".join(failed))
+        return 1
+    return 0
+
+
+def _connect(settings: Settings) -> Api:
+    return api_module.connect(
+        settings.kubeconfig, settings.request_timeout_seconds, settings.token_reload_seconds, time.monotonic
+    )
+
+
+def _serve(operator: Operator) -> tuple[HealthServer, Any]:
+    settings = operator.settings
+    try:
+        health_server = HealthServer(operator.health, settings.bind_address, settings.health_port)
+    except OSError as error:
+        raise SettingsError(f"--health-port {settings.health_port}: cannot be used: {error}") from None
+    try:
+        metrics_server, _ = operator.metrics.serve(settings.bind_address, settings.metrics_port)
+    except OSError as error:
+        raise SettingsError(f"--metrics-port {settings.metrics_port}: cannot be used: {error}") from None
+    health_server.start()
+    return health_server, metrics_server
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    logging.getLogger("urllib3").setLevel(logging.WARNING)
+    if level != "debug":
+        logging.getLogger("kopf").setLevel(logging.WARNING)
+
+
+def remove_taints(settings: Settings) -> int:
+    """Takes our taint off every node, for the time after an uninstall: 0 if none is left."""
+    _log_to_stderr(settings.log_level)
+    api = _connect(settings)
+    left, token = 0, ""
+    while True:
+        query = {"limit": str(settings.page_size)} | ({"continue": token} if token else {})
+        try:
+            page = msgspec.json.decode(api.get("/api/v1/nodes", query=query).body, type=_NodePage)
+        except OperatorError as error:
+            log.error("nodes cannot be listed: %s", error)
+            return 1
+        for raw in page.items:
+            node = decode_node(bytes(raw))
+            try:
+                outcome = tainter.apply(api, node, None)
+            except OperatorError as error:
+                log.error("node %s: taint not removed: %s", node.name, error)
+                left += 1
+                continue
+            if outcome is tainter.TaintOutcome.DONE:
+                log.info("node %s: taint removed", node.name)
+            left += outcome is tainter.TaintOutcome.CONTENDED
+        token = page.metadata.continue_
+        if not token:
+            return 1 if left else 0
+
+
+class _PageMeta(msgspec.Struct):
+    continue_: str = msgspec.field(default="", name="continue")
+
+
+class _NodePage(msgspec.Struct):
+    metadata: _PageMeta
+    items: list[msgspec.Raw] = []  # noqa: RUF012

@@ -1,0 +1,137 @@
+"""The operator's metrics. No pod and no node names in labels; series that exist are written from the start, as 0."""
+
+import threading
+from collections.abc import Iterable, Mapping
+from wsgiref.simple_server import WSGIServer
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from memorypressure.reasons import Reason
+from memorypressure.version import VERSION
+
+ACTIONS = ("Taint", "Evict", "Kill")
+MODES = ("Disabled", "DryRun", "Enforce")
+RESULTS = ("Success", "Failed", "Denied")
+NODE_STATES = ("Selected", "Effective", "Superseded", "Reporting", "UnderPressure", "Armed")
+BUDGETS = ("Evict", "Kill")
+STREAMS = ("nodes", "nodememorystates", "nodememoryplans", "pods", "namespaces", "poddisruptionbudgets")
+DENIALS = (
+    Reason.DISRUPTION_BUDGET,
+    Reason.BUDGET_EXHAUSTED,
+    Reason.COOLDOWN,
+    Reason.NO_VICTIM,
+    Reason.NO_GRANT,
+    Reason.EPISODE_LIMIT,
+    Reason.WORKLOAD_LIMIT,
+)
+
+
+class Metrics:
+    """All series of one process, in a registry of their own (tests make several)."""
+
+    def __init__(self) -> None:
+        prometheus_client.disable_created_metrics()
+        self.registry = CollectorRegistry(auto_describe=True)
+        prometheus_client.ProcessCollector(registry=self.registry)
+        prometheus_client.PlatformCollector(registry=self.registry)
+        self.build_info = self._gauge("memorypressure_build_info", "Version of this component; always 1.", "version component")
+        self.build_info.labels(VERSION, "operator").set(1)
+        self.policies = self._gauge("memorypressure_operator_policies", "Policies by mode.", "mode")
+        self.conflicts = self._gauge(
+            "memorypressure_operator_policy_conflicts", "Nodes on which the policy is tied with one of another mode.", "policy"
+        )
+        self.nodes = self._gauge("memorypressure_operator_nodes", "Nodes of a policy by state.", "policy state")
+        self.budget_remaining = self._gauge(
+            "memorypressure_operator_budget_remaining", "Actions left in the running hour.", "policy action"
+        )
+        self.budget_limit = self._gauge("memorypressure_operator_budget_limit", "Actions allowed an hour.", "policy action")
+        self.exposure = self._gauge(
+            "memorypressure_operator_exposure_kills", "Kills that nodes may make: standing now, and in the worst hour.",
+            "policy bound",
+        )
+        self.actions = self._counter(
+            "memorypressure_actions", "Actions of the operator, and kills reported by nodes.", "policy action mode result"
+        )
+        self.denied = self._counter("memorypressure_actions_denied", "Due actions not done.", "action reason")
+        self.tainted = self._gauge("memorypressure_operator_nodes_tainted", "Nodes that carry the operator's taint.", "")
+        self.reconcile_errors = self._counter(
+            "memorypressure_operator_reconcile_errors", "Passes over a node that failed, by cause.", "reason"
+        )
+        self.reconcile_seconds = Histogram(
+            "memorypressure_operator_reconcile_duration_seconds",
+            "Time for one pass over one node.",
+            buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2, 10),
+            registry=self.registry,
+        )
+        self.reaction_seconds = Histogram(
+            "memorypressure_operator_reaction_seconds",
+            "From hearing of a node's pressure to the first act (taint or eviction).",
+            buckets=(0.01, 0.05, 0.2, 1, 5, 30, 120),
+            registry=self.registry,
+        )
+        self.dirty_nodes = self._gauge("memorypressure_operator_queue_nodes", "Nodes waiting to be looked at.", "")
+        self.plan_writes = self._counter("memorypressure_operator_plan_writes", "NodeMemoryPlans written.", "")
+        self.ledger_conflicts = self._counter(
+            "memorypressure_operator_ledger_conflicts", "Ledger writes refused because somebody else had written.", ""
+        )
+        self.ledger_valid = self._gauge(
+            "memorypressure_operator_ledger_valid", "1 if the policy's ledger is readable, 0 if it is disarmed.", "policy"
+        )
+        self.leader = self._gauge("memorypressure_operator_leader", "1 while this replica holds the Lease.", "")
+        self.stream_up = self._gauge("memorypressure_operator_stream_synced", "1 while a stream's table is complete.", "resource")
+        self.stream_restarts = self._counter(
+            "memorypressure_operator_stream_restarts", "Streams opened anew after a failure.", "resource reason"
+        )
+        self.events_failed = self._counter("memorypressure_operator_events_failed", "Events that could not be written.", "")
+        self._initialise()
+
+    def _gauge(self, name: str, text: str, labels: str) -> Gauge:
+        return Gauge(name, text, labels.split(), registry=self.registry)
+
+    def _counter(self, name: str, text: str, labels: str) -> Counter:
+        return Counter(name, text, labels.split(), registry=self.registry)
+
+    def _initialise(self) -> None:
+        for mode in MODES:
+            self.policies.labels(mode)
+        for action in ACTIONS:
+            for reason in DENIALS:
+                self.denied.labels(action, reason)
+        for stream in STREAMS:
+            self.stream_up.labels(stream)
+            for why in ("ApiUnreachable", "ApiRefused", "Expired"):
+                self.stream_restarts.labels(stream, why)
+        for cause in ("ApiUnreachable", "ApiRefused", "Unexpected"):
+            self.reconcile_errors.labels(cause)
+
+    def add_policy(self, policy: str) -> None:
+        """Creates the series of one policy, as 0."""
+        self.conflicts.labels(policy)
+        for state in NODE_STATES:
+            self.nodes.labels(policy, state)
+        for action in ACTIONS:
+            for mode in MODES[1:]:
+                for result in RESULTS:
+                    self.actions.labels(policy, action, mode, result)
+
+    def remove_policy(self, policy: str) -> None:
+        """Drops the gauges of a deleted policy; its counters stay until the process ends."""
+        for gauge in (self.conflicts, self.nodes, self.budget_remaining, self.budget_limit, self.exposure, self.ledger_valid):
+            gauge.remove_by_labels({"policy": policy})
+
+    def set_policies(self, modes: Iterable[str]) -> None:
+        """How many policies there are of each mode."""
+        counted = list(modes)
+        for mode in MODES:
+            self.policies.labels(mode).set(counted.count(mode))
+
+    def set_nodes(self, policy: str, counts: Mapping[str, int]) -> None:
+        """`counts` by the names of NODE_STATES."""
+        for state in NODE_STATES:
+            self.nodes.labels(policy, state).set(counts[state])
+
+    def serve(self, address: str, port: int) -> "tuple[WSGIServer, threading.Thread]":
+        """Serves /metrics; the caller shuts the server down. `server.server_port` is the port taken."""
+        server, thread = prometheus_client.start_http_server(port, addr=address, registry=self.registry)
+        return server, thread

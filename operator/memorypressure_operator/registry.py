@@ -1,0 +1,297 @@
+"""What the cluster looks like: the tables that the streams fill, and the nodes that have to be looked at again.
+
+Writers are the stream threads and kopf; the one reader that decides is the decision loop. Everything is under one
+lock; views are immutable, so what is handed out stays as it was.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from memorypressure.spec import Policy, SpecError, parse_policy
+from memorypressure_operator.reports import PlanView, StateView
+from memorypressure_operator.views import BudgetView, NodeView, PodView
+
+
+class Dirty:
+    """Node names waiting for a pass, the urgent ones first; a name waits `coalesce_seconds` for more changes."""
+
+    def __init__(self, clock: Callable[[], float], coalesce_seconds: float) -> None:
+        self._clock = clock
+        self._coalesce = coalesce_seconds
+        self._due: dict[str, float] = {}
+        self._urgent: set[str] = set()
+        self._changed = threading.Condition()
+
+    def add(self, names: Iterable[str], *, urgent: bool = False, delay_seconds: float | None = None) -> None:
+        """Marks nodes; an earlier due time stays. `delay_seconds` replaces the time for coalescing."""
+        wait = 0.0 if urgent else self._coalesce if delay_seconds is None else delay_seconds
+        due = self._clock() + wait
+        with self._changed:
+            for name in names:
+                self._due[name] = min(due, self._due.get(name, due))
+                if urgent:
+                    self._urgent.add(name)
+            self._changed.notify()
+
+    def take(self, limit: int) -> list[str]:
+        """Up to `limit` nodes that are due, urgent first, then by due time."""
+        now = self._clock()
+        with self._changed:
+            due = sorted((n for n, t in self._due.items() if t <= now), key=lambda n: (n not in self._urgent, self._due[n]))
+            for name in due[:limit]:
+                del self._due[name]
+                self._urgent.discard(name)
+            return due[:limit]
+
+    def wait(self, limit_seconds: float) -> None:
+        """Returns when something is due or new, at the latest after the limit."""
+        with self._changed:
+            now = self._clock()
+            next_due = min(self._due.values(), default=now + limit_seconds)
+            wait = min(limit_seconds, next_due - now)
+            if wait > 0:
+                self._changed.wait(wait)
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEntry:
+    """A policy object: parsed, or with the reason why not."""
+
+    name: str
+    uid: str
+    generation: int
+    policy: Policy | None
+    error: str
+    status: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Tables:
+    nodes: dict[str, NodeView] = field(default_factory=dict)
+    states: dict[str, StateView] = field(default_factory=dict)
+    plans: dict[str, PlanView] = field(default_factory=dict)
+    pods: dict[str, PodView] = field(default_factory=dict)
+    pods_by_node: dict[str, dict[str, PodView]] = field(default_factory=dict)
+    workload_pods: dict[str, set[str]] = field(default_factory=dict)
+    namespaces: dict[str, dict[str, str]] = field(default_factory=dict)
+    budgets: dict[tuple[str, str], BudgetView] = field(default_factory=dict)
+    budgets_by_namespace: dict[str, dict[str, BudgetView]] = field(default_factory=dict)
+    policies: dict[str, PolicyEntry] = field(default_factory=dict)
+
+
+class Registry:
+    """The tables, what each stream last said, and the set of dirty nodes."""
+
+    def __init__(self, clock: Callable[[], float], coalesce_seconds: float) -> None:
+        self.lock = threading.RLock()
+        self.tables = Tables()
+        self.dirty = Dirty(clock, coalesce_seconds)
+        self._clock = clock
+        self._synced: set[str] = set()
+        self.reported_at: dict[str, float] = {}  # node -> when its report last changed, on our clock
+        self.policies_at: float | None = None
+        self.policies_changed = True
+
+    # --- policies, fed by kopf ---
+
+    def put_policy(self, body: Mapping[str, Any]) -> None:
+        """Takes a policy object as it is; an invalid one stays known, with its errors."""
+        meta = body["metadata"]
+        policy, error = None, ""
+        try:
+            policy = parse_policy({k: v for k, v in body.items() if k != "status"})
+        except SpecError as refusal:
+            error = str(refusal)
+        entry = PolicyEntry(
+            name=meta["name"],
+            uid=meta["uid"],
+            generation=int(meta.get("generation") or 0),
+            policy=policy,
+            error=error,
+            status=body.get("status") or {},
+        )
+        with self.lock:
+            self.policies_at = self._clock()
+            before = self.tables.policies.get(entry.name)
+            self.tables.policies[entry.name] = entry
+            if before is None or (before.uid, before.generation) != (entry.uid, entry.generation):
+                self._policies_moved()
+
+    def remove_policy(self, name: str) -> None:
+        with self.lock:
+            self.policies_at = self._clock()
+            if self.tables.policies.pop(name, None) is not None:
+                self._policies_moved()
+
+    def _policies_moved(self) -> None:
+        self.policies_changed = True
+        self.dirty.add(self.tables.nodes)
+
+    # --- what the streams ask for ---
+
+    def synced(self, table: str) -> bool:
+        return table in self._synced
+
+    def mark_synced(self, table: str) -> None:
+        with self.lock:
+            self._synced.add(table)
+            self.dirty.add(self.tables.nodes)
+
+    def complete(self) -> bool:
+        """All six tables hold the whole cluster: before that nothing is decided."""
+        return len(self._synced) == len(SINKS)
+
+    # --- nodes ---
+
+    def put_node(self, name: str, view: NodeView) -> None:
+        with self.lock:
+            before = self.tables.nodes.get(name)
+            self.tables.nodes[name] = view
+            if before != view:
+                self.dirty.add([name])
+
+    def remove_node(self, name: str) -> None:
+        with self.lock:
+            if self.tables.nodes.pop(name, None) is not None:
+                self.dirty.add([name])
+
+    # --- states ---
+
+    def put_state(self, name: str, view: StateView) -> None:
+        with self.lock:
+            before = self.tables.states.get(name)
+            self.tables.states[name] = view
+            if before is None or before.status != view.status:
+                self.reported_at[name] = self._clock()
+            triggers = {t.name for t in view.status.active_triggers}
+            fresh = before is None or triggers != {t.name for t in before.status.active_triggers}
+            self.dirty.add([name], urgent=fresh and bool(triggers))
+
+    def remove_state(self, name: str) -> None:
+        with self.lock:
+            self.reported_at.pop(name, None)
+            if self.tables.states.pop(name, None) is not None:
+                self.dirty.add([name])
+
+    # --- plans ---
+
+    def put_plan(self, name: str, view: PlanView) -> None:
+        with self.lock:
+            before = self.tables.plans.get(name)
+            if before is not None and before.uid == view.uid and before.generation > view.generation:
+                return  # the answer to our own write was newer than this event
+            self.tables.plans[name] = view
+            if before != view:
+                self.dirty.add([name])
+
+    def remove_plan(self, name: str) -> None:
+        with self.lock:
+            if self.tables.plans.pop(name, None) is not None:
+                self.dirty.add([name])
+
+    # --- pods ---
+
+    def put_pod(self, uid: str, view: PodView) -> None:
+        with self.lock:
+            before = self.tables.pods.get(uid)
+            if before == view:
+                return
+            self._forget(before)
+            self.tables.pods[uid] = view
+            if view.node:
+                self.tables.pods_by_node.setdefault(view.node, {})[uid] = view
+                self.dirty.add([view.node])
+            if not view.finished:
+                self.tables.workload_pods.setdefault(view.workload, set()).add(uid)
+
+    def remove_pod(self, uid: str) -> None:
+        with self.lock:
+            view = self.tables.pods.pop(uid, None)
+            self._forget(view)
+            if view is not None and view.node:
+                self.dirty.add([view.node])
+
+    def _forget(self, view: PodView | None) -> None:
+        if view is None:
+            return
+        on_node = self.tables.pods_by_node.get(view.node)
+        if on_node is not None:
+            on_node.pop(view.uid, None)
+            if not on_node:
+                del self.tables.pods_by_node[view.node]
+        siblings = self.tables.workload_pods.get(view.workload)
+        if siblings is not None:
+            siblings.discard(view.uid)
+            if not siblings:
+                del self.tables.workload_pods[view.workload]
+
+    # --- namespaces and budgets: what changes there concerns the nodes with pods of the namespace ---
+
+    def put_namespace(self, name: str, labels: dict[str, str]) -> None:
+        with self.lock:
+            before = self.tables.namespaces.get(name)
+            self.tables.namespaces[name] = labels
+            if before is not None and before != labels:
+                self._touch_namespace(name)
+
+    def remove_namespace(self, name: str) -> None:
+        with self.lock:
+            self.tables.namespaces.pop(name, None)
+
+    def put_budget(self, key: tuple[str, str], view: BudgetView) -> None:
+        with self.lock:
+            before = self.tables.budgets.get(key)
+            self.tables.budgets[key] = view
+            self.tables.budgets_by_namespace.setdefault(key[0], {})[key[1]] = view
+            if before != view:
+                self._touch_namespace(key[0])
+
+    def remove_budget(self, key: tuple[str, str]) -> None:
+        with self.lock:
+            if self.tables.budgets.pop(key, None) is not None:
+                self.tables.budgets_by_namespace[key[0]].pop(key[1], None)
+                self._touch_namespace(key[0])
+
+    def _touch_namespace(self, namespace: str) -> None:
+        pods = self.tables.pods.values()
+        self.dirty.add({pod.node for pod in pods if pod.namespace == namespace and pod.node})
+
+
+SINKS: dict[str, tuple[str, str, str]] = {
+    "nodes": ("nodes", "put_node", "remove_node"),
+    "nodememorystates": ("states", "put_state", "remove_state"),
+    "nodememoryplans": ("plans", "put_plan", "remove_plan"),
+    "pods": ("pods", "put_pod", "remove_pod"),
+    "namespaces": ("namespaces", "put_namespace", "remove_namespace"),
+    "poddisruptionbudgets": ("budgets", "put_budget", "remove_budget"),
+}
+"""Resource -> its table and the methods that feed it."""
+
+
+class TableSink:
+    """One table of the registry as the `streams.Sink` of one stream."""
+
+    def __init__(self, registry: Registry, resource: str, on_synced: Callable[[str], None] = lambda resource: None) -> None:
+        table, put, remove = SINKS[resource]
+        self._registry = registry
+        self._resource = resource
+        self._on_synced = on_synced
+        self._rows: dict[Any, Any] = getattr(registry.tables, table)
+        self.put: Callable[[Any, Any], None] = getattr(registry, put)
+        self.remove: Callable[[Any], None] = getattr(registry, remove)
+
+    def keys(self) -> set[Any]:
+        with self._registry.lock:
+            return set(self._rows)
+
+    def synced(self) -> None:
+        self._registry.mark_synced(self._resource)
+        self._on_synced(self._resource)
+
+    def heard(self) -> None:
+        """Nothing to note: the stream's read timeout judges silence."""

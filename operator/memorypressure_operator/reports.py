@@ -1,0 +1,180 @@
+"""NodeMemoryState and NodeMemoryPlan as the operator reads them: the node's report, and what was written to it before."""
+
+import hashlib
+import json
+from typing import Any
+
+import msgspec
+
+
+class OwnerReference(msgspec.Struct, frozen=True):
+    kind: str = ""
+    uid: str = ""
+
+
+class _Meta(msgspec.Struct, rename="camel"):
+    name: str
+    uid: str
+    generation: int = 0
+    resource_version: str = ""
+    owner_references: tuple[OwnerReference, ...] = ()
+
+
+class Condition(msgspec.Struct, frozen=True, rename="camel"):
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+    last_transition_time: str = ""
+
+
+class ReportedLease(msgspec.Struct, frozen=True, rename="camel"):
+    """status.lease: what a grant answers to."""
+
+    incarnation: str
+    beat: int
+    kills_total: int
+    ceiling_seen: int = 0
+
+
+class ActiveTrigger(msgspec.Struct, frozen=True):
+    name: str
+    since: str = ""
+
+
+class Lowest(msgspec.Struct, frozen=True, rename="camel"):
+    """The zone nearest its line, as display texts."""
+
+    node: str | int = ""
+    line: str = ""
+    usable_to_line: str = ""
+
+
+class Episode(msgspec.Struct, frozen=True):
+    id: str = ""
+    start: str = ""
+    end: str | None = None
+
+
+class PodReference(msgspec.Struct, frozen=True):
+    uid: str
+    namespace: str
+    name: str
+    container: str | None = None
+
+
+class ReportedAction(msgspec.Struct, frozen=True, rename="camel"):
+    """One of status.recentActions."""
+
+    id: str
+    time: str
+    action: str
+    mode: str
+    result: str
+    reason: str = ""
+    pod: PodReference | None = None
+    freed_bytes: int | None = None
+
+
+class TopPod(msgspec.Struct, frozen=True, rename="camel"):
+    uid: str
+    relief_bytes: int = 0
+    over_request: bool = False
+
+
+class StateStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """The node's report. Fields that a node leaves out are empty."""
+
+    observed_generation: int = 0
+    lease: ReportedLease | None = None
+    last_report_time: str = ""
+    agent_version: str = ""
+    capabilities: tuple[str, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    active_triggers: tuple[ActiveTrigger, ...] = ()
+    lowest: Lowest | None = None
+    recent_episodes: tuple[Episode, ...] = ()
+    recent_actions: tuple[ReportedAction, ...] = ()
+    top_pods: tuple[TopPod, ...] = ()
+
+    def condition(self, kind: str) -> Condition | None:
+        return next((c for c in self.conditions if c.type == kind), None)
+
+
+class _State(msgspec.Struct):
+    metadata: _Meta
+    spec: dict[str, Any]
+    status: StateStatus | None = None
+
+
+class StateView(msgspec.Struct, frozen=True):
+    """A NodeMemoryState: our spec as it stands, and the node's status."""
+
+    name: str
+    uid: str
+    generation: int
+    resource_version: str
+    owner_uid: str
+    spec: dict[str, Any]
+    status: StateStatus
+
+
+_state_decoder = msgspec.json.Decoder(_State)
+
+
+def decode_state(raw: bytes) -> StateView:
+    """The view of a NodeMemoryState's JSON; raises msgspec.MsgspecError."""
+    state = _state_decoder.decode(raw)
+    meta = state.metadata
+    return StateView(
+        name=meta.name,
+        uid=meta.uid,
+        generation=meta.generation,
+        resource_version=meta.resource_version,
+        owner_uid=_node_owner(meta),
+        spec=state.spec,
+        status=state.status or StateStatus(),
+    )
+
+
+class PlanView(msgspec.Struct, frozen=True):
+    """A NodeMemoryPlan, without its contents: the digest tells whether it is what it should be."""
+
+    name: str
+    uid: str
+    generation: int
+    owner_uid: str
+    digest: str
+    workloads: frozenset[str]
+
+
+class _Plan(msgspec.Struct):
+    metadata: _Meta
+    spec: dict[str, Any]
+
+
+_plan_decoder = msgspec.json.Decoder(_Plan)
+
+
+def decode_plan(raw: bytes) -> PlanView:
+    """The view of a NodeMemoryPlan's JSON; raises msgspec.MsgspecError."""
+    plan = _plan_decoder.decode(raw)
+    meta = plan.metadata
+    pods = plan.spec.get("pods") or ()
+    return PlanView(
+        name=meta.name,
+        uid=meta.uid,
+        generation=meta.generation,
+        owner_uid=_node_owner(meta),
+        digest=digest(plan.spec),
+        workloads=frozenset(f"{p.get('namespace')}/{p.get('workload')}" for p in pods if p.get("workload")),
+    )
+
+
+def digest(spec: Any) -> str:
+    """The same for equal JSON, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+
+
+def _node_owner(meta: _Meta) -> str:
+    return next((o.uid for o in meta.owner_references if o.kind == "Node"), "")

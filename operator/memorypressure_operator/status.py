@@ -1,0 +1,144 @@
+"""A policy's status: counts and conditions, computed from what the operator knows, written when it changes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from memorypressure.reasons import Reason
+from memorypressure.spec import Mode
+from memorypressure_operator.registry import PolicyEntry
+
+MESSAGE_MAX = 4096
+
+
+@dataclass(slots=True)
+class Counts:
+    """Numbers of nodes of one policy."""
+
+    selected: int = 0
+    effective: int = 0
+    superseded: int = 0
+    reporting: int = 0
+    under_pressure: int = 0
+    armed: int = 0
+    tied: int = 0  # nodes where a policy of equal priority competes
+    tied_modes: int = 0  # ... with another mode, so that they run as DryRun
+
+    def to_json(self) -> dict[str, int]:
+        return {
+            "selected": self.selected,
+            "effective": self.effective,
+            "superseded": self.superseded,
+            "reporting": self.reporting,
+            "underPressure": self.under_pressure,
+            "armed": self.armed,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a policy's status is made of."""
+
+    counts: Counts
+    dry_run: int = 0
+    evictions: int = 0
+    kills: int = 0
+    denied: int = 0
+    standing_kills: int = 0
+    worst_case_hour: int = 0
+    evictions_left: int = 0
+    evictions_limit: int = 0
+    kills_left: int = 0
+    kills_limit: int = 0
+    last_action_time: str = ""
+    ledger_problem: str = ""
+    quarantine_seconds: float = 0.0
+    hints: tuple[str, ...] = ()
+    rivals: tuple[str, ...] = ()
+    dry_run_only: bool = False
+    actions_used: Mapping[str, bool] = field(default_factory=dict)  # action -> whether the ladder has it
+
+
+def compute(entry: PolicyEntry, facts: Facts, now: str) -> dict[str, Any]:
+    """The status object. `now` (RFC 3339) becomes lastTransitionTime of conditions whose status changed."""
+    before = {c.get("type"): c for c in entry.status.get("conditions") or () if isinstance(c, Mapping)}
+    conditions = []
+    for kind, status, reason, message in _conditions(entry, facts):
+        old = before.get(kind, {})
+        same = old.get("status") == status and old.get("lastTransitionTime")
+        conditions.append(
+            {
+                "type": kind,
+                "status": status,
+                "observedGeneration": entry.generation,
+                "lastTransitionTime": old["lastTransitionTime"] if same else now,
+                "reason": str(reason),
+                "message": message[:MESSAGE_MAX],
+            }
+        )
+    status: dict[str, Any] = {
+        "observedGeneration": entry.generation,
+        "conditions": conditions,
+        "nodes": facts.counts.to_json(),
+        "actions": {
+            "dryRun": facts.dry_run,
+            "evictions": facts.evictions,
+            "kills": facts.kills,
+            "denied": facts.denied,
+        },
+        "exposure": {"standingKills": facts.standing_kills, "worstCaseHour": facts.worst_case_hour},
+    }
+    last = max(facts.last_action_time, str(entry.status.get("lastActionTime") or ""))
+    return status | ({"lastActionTime": last} if last else {})
+
+
+Row = tuple[str, str, Reason, str]
+
+
+def _conditions(entry: PolicyEntry, facts: Facts) -> list[Row]:
+    if entry.policy is None:
+        return [
+            ("Accepted", "False", Reason.INVALID, f"the policy is not carried out: {entry.error}"),
+            ("Ready", "False", Reason.INVALID, "the policy is not valid, see condition Accepted"),
+            ("Conflicted", "False", Reason.NO_OVERLAP, "the policy is not carried out"),
+            ("BudgetAvailable", "Unknown", Reason.INVALID, "the policy is not carried out"),
+        ]
+    hints = "; ".join(facts.hints)
+    accepted = ("Accepted", "True", Reason.ACCEPTED, f"valid; {hints}" if hints else "the policy is valid")
+    return [accepted, _ready(entry, facts), _conflicted(facts), _budget(facts)]
+
+
+def _ready(entry: PolicyEntry, facts: Facts) -> Row:
+    assert entry.policy is not None
+    counts = facts.counts
+    if facts.ledger_problem:
+        return ("Ready", "False", Reason.LEDGER_INVALID, f"no kill is granted: {facts.ledger_problem}")
+    if entry.policy.mode is Mode.DISABLED:
+        return ("Ready", "True", Reason.MODE_DISABLED, "mode is Disabled: nodes only watch")
+    notes = [f"in force on {counts.effective} of {counts.selected} selected nodes, {counts.reporting} report in time"]
+    if facts.quarantine_seconds > 0:
+        notes.append(f"the ledger is new: nothing is granted for {facts.quarantine_seconds / 60:.0f} min")
+    if facts.dry_run_only and entry.policy.mode is Mode.ENFORCE:
+        notes.append("the operator runs with --dry-run-only: Enforce is treated as DryRun")
+    return ("Ready", "True", Reason.RECONCILED, "; ".join(notes))
+
+
+def _conflicted(facts: Facts) -> Row:
+    if not facts.counts.tied:
+        return ("Conflicted", "False", Reason.NO_OVERLAP, "no policy of the same priority selects the same nodes")
+    message = f"{facts.counts.tied} nodes are also selected with the same priority by {', '.join(facts.rivals[:5])}"
+    if facts.counts.tied_modes:
+        message += f"; {facts.counts.tied_modes} of them run as DryRun because the modes differ"
+    return ("Conflicted", "True", Reason.EQUAL_PRIORITY_OVERLAP, message + "; give one of them another priority")
+
+
+def _budget(facts: Facts) -> Row:
+    used_up = []
+    if facts.actions_used.get("Evict") and facts.evictions_left <= 0:
+        used_up.append(f"all {facts.evictions_limit} evictions of this hour are used")
+    if facts.actions_used.get("Kill") and facts.kills_left <= 0:
+        used_up.append(f"all {facts.kills_limit} kills of this hour are used or outstanding")
+    if used_up:
+        return ("BudgetAvailable", "False", Reason.BUDGET_EXHAUSTED, "; ".join(used_up))
+    message = f"{max(0, facts.evictions_left)} evictions and {max(0, facts.kills_left)} kills are left in this hour"
+    return ("BudgetAvailable", "True", Reason.BUDGET_LEFT, message)

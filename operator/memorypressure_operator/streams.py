@@ -1,0 +1,267 @@
+"""Streaming lists: one thread per resource keeps a table of projected objects equal to the API server's.
+
+A stream is opened with `sendInitialEvents` (Kubernetes 1.34 and newer, KEP-3157): the whole state comes as ADDED
+events, closed by a bookmark, and changes follow on the same connection; nothing is ever held as one big list. A server
+that refuses it gets paged lists and a plain watch. A stream that ends is resumed from the last resourceVersion; after
+410 Gone it starts anew, and objects that are not sent again are removed. Silence beyond the read timeout is an end.
+"""
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from memorypressure_operator.api import Api
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable
+
+log = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """Where a stream puts what it decodes. Keys are what `Source.key` makes of an object."""
+
+    def put(self, key: Any, view: Any) -> None: ...
+
+    def remove(self, key: Any) -> None: ...
+
+    def keys(self) -> "set[Any]":
+        """Keys of all objects held: those that a new initial state does not name are removed."""
+        ...
+
+    def synced(self) -> None:
+        """The initial state is complete."""
+        ...
+
+    def heard(self) -> None:
+        """The server spoke (event or bookmark)."""
+        ...
+
+
+class Meta(msgspec.Struct, rename="camel"):
+    """What every object has: enough to make its key."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+
+
+class _Object(msgspec.Struct):
+    metadata: Meta
+
+
+class _BookmarkMeta(msgspec.Struct, rename="camel"):
+    resource_version: str = ""
+    annotations: dict[str, str] = {}  # noqa: RUF012  msgspec copies it
+
+
+class _Bookmark(msgspec.Struct):
+    metadata: _BookmarkMeta
+
+
+class _Event(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+class _Status(msgspec.Struct):
+    code: int = 0
+    reason: str = ""
+    message: str = ""
+
+
+class _ListMeta(msgspec.Struct, rename="camel"):
+    resource_version: str = ""
+    continue_: str = msgspec.field(default="", name="continue")
+
+
+class _Page(msgspec.Struct):
+    metadata: _ListMeta
+    items: list[msgspec.Raw] = []  # noqa: RUF012
+
+
+class Source:
+    """What a stream lists: the path, how metadata becomes a key and raw bytes a view, and what one bad object spoils.
+
+    `decode` raises msgspec.MsgspecError or ValueError for an object that it does not understand. With `strict` that
+    ends the stream, so that the table counts as not synced: a PodDisruptionBudget not seen would be a protection lost.
+    Without it the object alone is left out: a pod not seen is never a victim.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        key: Callable[[Meta], Any],
+        decode: Callable[[bytes], Any],
+        *,
+        strict: bool = False,
+    ) -> None:
+        self.name = name
+        self.path = path
+        self.key = key
+        self.decode = decode
+        self.strict = strict
+
+
+class _Expired(Exception):
+    """410 Gone: the resourceVersion is too old, the state must be sent anew."""
+
+
+class _Undecodable(Exception):
+    """A strict source sent an object that is not understood."""
+
+
+class Stream(threading.Thread):
+    """Keeps one Sink up to date until `stop`. Never ends by itself; failures are logged and retried with backoff."""
+
+    def __init__(
+        self,
+        api: Api,
+        source: Source,
+        sink: Sink,
+        *,
+        lifetime_seconds: float,
+        read_timeout_seconds: float,
+        page_size: int,
+        backoff_seconds: float,
+        backoff_limit_seconds: float,
+        on_restart: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        super().__init__(name=f"stream-{source.name}", daemon=True)
+        self._api = api
+        self._source = source
+        self._sink = sink
+        self._lifetime = lifetime_seconds
+        self._read_timeout = read_timeout_seconds
+        self._page_size = page_size
+        self._backoff = backoff_seconds
+        self._backoff_limit = backoff_limit_seconds
+        self._on_restart = on_restart
+        self._stopping = threading.Event()
+        self._open: Any = None
+        self._version = ""  # "" = the state must be sent anew
+        self._streaming_lists = True
+        self._expected: set[Any] | None = None  # keys that the initial state has not named yet
+
+    def stop(self) -> None:
+        self._stopping.set()
+        lines = self._open
+        if lines is not None:
+            lines.close()
+
+    def run(self) -> None:
+        wait = 0.0
+        while not self._stopping.is_set():
+            try:
+                self._once()
+                wait = 0.0
+            except _Expired:
+                log.info("%s: resourceVersion expired, the state is fetched anew", self._source.name)
+                self._version = ""
+                self._on_restart("Expired")
+                wait = max(wait, 0.05)
+            except (ApiUnreachable, ApiRefused, _Undecodable, msgspec.MsgspecError) as error:
+                if self._stopping.is_set():
+                    return
+                self._on_restart(type(error).__name__.lstrip("_"))
+                if isinstance(error, ApiRefused) and error.status in (400, 422) and self._streaming_lists:
+                    log.info("%s: the API server has no streaming lists, paged lists are used (%s)", self.name, error)
+                    self._streaming_lists = False
+                    continue
+                wait = min(max(self._backoff, wait * 2), self._backoff_limit)
+                if isinstance(error, ApiRefused):
+                    wait = max(wait, error.retry_after_seconds)
+                log.warning("%s: %s; next try in about %.1f s", self._source.name, error, wait)
+            if wait:
+                self._stopping.wait(wait * random.uniform(0.7, 1.3))  # noqa: S311  jitter
+
+    def _once(self) -> None:
+        """One connection's worth of events. Returns when the server ends the stream in the ordinary way."""
+        query = {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(max(1, int(self._lifetime)))}
+        if self._version:
+            query["resourceVersion"] = self._version
+        elif self._streaming_lists:
+            query |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
+            self._expected = self._sink.keys()
+        else:
+            self._list()
+            query["resourceVersion"] = self._version
+        with self._api.stream(self._source.path, query, self._read_timeout) as lines:
+            self._open = lines
+            try:
+                for line in lines:
+                    self._event(line)
+                    if self._stopping.is_set():
+                        return
+            finally:
+                self._open = None
+
+    def _list(self) -> None:
+        self._expected = None
+        expected, token = self._sink.keys(), ""
+        while True:
+            query = {"limit": str(self._page_size)} | ({"continue": token} if token else {})
+            try:
+                page = msgspec.json.decode(self._api.get(self._source.path, query=query).body, type=_Page)
+            except ApiRefused as error:
+                if error.status == 410:
+                    raise _Expired from None
+                raise
+            for raw in page.items:
+                data = bytes(raw)
+                key = self._source.key(msgspec.json.decode(data, type=_Object).metadata)
+                self._put(key, data)
+                expected.discard(key)
+            token = page.metadata.continue_
+            if not token:
+                break
+        self._complete(expected, page.metadata.resource_version)
+
+    def _event(self, line: bytes) -> None:
+        event = msgspec.json.decode(line, type=_Event)
+        self._sink.heard()
+        raw = bytes(event.object)
+        if event.type == "BOOKMARK":
+            mark = msgspec.json.decode(raw, type=_Bookmark).metadata
+            if self._expected is not None and mark.annotations.get("k8s.io/initial-events-end") == "true":
+                expected, self._expected = self._expected, None
+                self._complete(expected, mark.resource_version)
+            elif self._expected is None:
+                self._version = mark.resource_version
+        elif event.type == "ERROR":
+            status = msgspec.json.decode(raw, type=_Status)
+            if status.code == 410:
+                raise _Expired
+            raise ApiRefused(status.code, status.reason, status.message)
+        else:
+            meta = msgspec.json.decode(raw, type=_Object).metadata
+            key = self._source.key(meta)
+            if event.type == "DELETED":
+                self._sink.remove(key)
+            else:
+                self._put(key, raw)
+            if self._expected is None:
+                self._version = meta.resource_version  # within the initial state no version is a place to resume from
+            else:
+                self._expected.discard(key)
+
+    def _complete(self, missing: set[Any], version: str) -> None:
+        for key in missing:
+            self._sink.remove(key)
+        self._version = version
+        self._sink.synced()
+
+    def _put(self, key: Any, raw: bytes) -> None:
+        try:
+            view = self._source.decode(raw)
+        except (msgspec.MsgspecError, ValueError) as error:
+            if self._source.strict:
+                raise _Undecodable(f"{key} is not understood: {error}") from None
+            log.error("%s: %s is left out, it is not understood: %s", self._source.name, key, error)
+            self._sink.remove(key)
+            return
+        self._sink.put(key, view)

@@ -1,0 +1,233 @@
+"""Install, upgrade, rollback, uninstall, install again, adoption: each where nothing of the chart is left over."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import yaml
+
+from memorypressure_tools.controlplane import ControlPlane
+from memorypressure_tools.helm import CHART, NAMESPACE, RELEASE, Helm, HelmError
+
+FULLNAME = "memory-pressure-memory-pressure-operator"
+POLICIES = "/apis/memorypressure.dev/v1alpha1/memorypressurepolicies"
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+
+
+class Cluster(Protocol):
+    plane: ControlPlane
+    helm: Helm
+
+
+def install(cluster: Cluster, *words: str | Path, release: str = RELEASE, chart: Path = CHART) -> str:
+    # hookOnly is Helm's default; named, because no kubelet makes anything ready here
+    return cluster.helm.run(
+        "install", release, chart, "--namespace", NAMESPACE, "--create-namespace", "--wait=hookOnly", *words
+    )
+
+
+def definitions(plane: ControlPlane) -> set[str]:
+    items = plane.admin.must("GET", DEFINITIONS)["items"]
+    return {item["metadata"]["name"] for item in items if item["spec"]["group"] == "memorypressure.dev"}
+
+
+def wait_until(what: str, done: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, f"not after {seconds:.0f} s: {what}"
+        time.sleep(0.1)
+
+
+def served(plane: ControlPlane) -> None:
+    wait_until("policies are served", lambda: plane.admin.request("GET", POLICIES).status == 200)
+
+
+def agent(plane: ControlPlane) -> dict[str, Any]:
+    daemonset = plane.admin.must("GET", f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/{FULLNAME}-agent")
+    sentinel: dict[str, Any] = daemonset["spec"]["template"]["spec"]["containers"][0]["securityContext"]
+    return sentinel
+
+
+def user_policy(name: str) -> dict[str, Any]:
+    policy: dict[str, Any] = yaml.safe_load((CHART / "files/samples/default.yaml").read_text(encoding="utf-8"))
+    policy["metadata"]["name"] = name
+    return policy
+
+
+class JobKubelet(threading.Thread):
+    """Stands in for the kubelet of the uninstall Job: calls `run` for its pod and reports the pod as ended."""
+
+    def __init__(self, plane: ControlPlane, run: Callable[[str], bool]) -> None:
+        super().__init__(daemon=True)
+        self.plane, self.command = plane, run
+        self.seen: list[str] = []
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopping.wait(0.1):
+            answer = self.plane.admin.request("GET", f"{PODS}?labelSelector=batch.kubernetes.io/job-name")
+            pods = answer.body["items"] if answer.status == 200 else []
+            for name in (p["metadata"]["name"] for p in pods if p["status"].get("phase") == "Pending"):
+                self.seen.append(name)
+                phase = "Succeeded" if self.command(name) else "Failed"
+                self.plane.admin.request(
+                    "PATCH", f"{PODS}/{name}/status", {"status": {"phase": phase}}, "application/merge-patch+json"
+                )
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join(10)
+
+
+@pytest.fixture
+def job_kubelet() -> Iterator[Callable[..., JobKubelet]]:
+    started: list[JobKubelet] = []
+
+    def start(plane: ControlPlane, run: Callable[[str], bool] = lambda _: True) -> JobKubelet:
+        started.append(JobKubelet(plane, run))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for kubelet in started:
+        kubelet.stop()
+
+
+@pytest.fixture(scope="module")
+def cluster(fresh_cluster: Callable[[], Cluster]) -> Cluster:
+    return fresh_cluster()
+
+
+def uninstall(cluster: Cluster, *words: str, release: str = RELEASE) -> str:
+    return cluster.helm.run("uninstall", release, "--namespace", NAMESPACE, *words)
+
+
+@pytest.fixture
+def clean(cluster: Cluster) -> Iterator[Cluster]:
+    """The module's cluster without release and definitions, before and after."""
+
+    def sweep() -> None:
+        for release in cluster.helm.run("list", "--namespace", NAMESPACE, "--short").split():
+            uninstall(cluster, "--no-hooks", release=release)
+        for name in definitions(cluster.plane):
+            cluster.plane.admin.request("DELETE", f"{DEFINITIONS}/{name}")
+        wait_until("the definitions are gone", lambda: not definitions(cluster.plane))
+
+    sweep()
+    yield cluster
+    sweep()
+
+
+def test_a_first_install_upgrade_and_rollback(clean: Cluster) -> None:
+    # The first test of the module: in this control plane nothing was ever installed.
+    fresh, plane = clean, clean.plane
+    assert plane.admin.must("GET", DEFINITIONS)["items"] == []
+    said = install(fresh)
+    assert "STATUS: deployed" in said
+    assert "profile Observe" in said
+    assert len(definitions(plane)) == 3
+    served(plane)
+    plane.admin.must("GET", f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{FULLNAME}")
+    assert agent(plane)["runAsUser"] == 65532
+    # A release holds no policy: whatever is there is the user's.
+    assert plane.admin.must("GET", POLICIES)["items"] == []
+    plane.admin.must("POST", POLICIES, user_policy("mine"))
+    before = plane.admin.must("GET", f"{POLICIES}/mine")
+
+    fresh.helm.run("upgrade", RELEASE, CHART, "-n", NAMESPACE, "--set", "agent.profile=Kill,defaultPolicy.mode=Enforce")
+    assert agent(plane)["runAsUser"] == 0
+    assert agent(plane)["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    fresh.helm.run("rollback", RELEASE, "1", "-n", NAMESPACE)
+    assert agent(plane)["runAsUser"] == 65532
+    assert agent(plane)["capabilities"] == {"drop": ["ALL"]}
+    after = plane.admin.must("GET", f"{POLICIES}/mine")
+    assert (after["spec"], after["metadata"]["uid"]) == (before["spec"], before["metadata"]["uid"])
+
+
+def test_an_upgrade_brings_the_new_charts_definitions(clean: Cluster, tmp_path: Path) -> None:
+    install(clean)
+    newer = tmp_path / "newer"
+    shutil.copytree(CHART, newer)
+    file = newer / "files/crds/memorypressurepolicies.yaml"
+    definition = yaml.safe_load(file.read_text(encoding="utf-8"))
+    spec = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    spec["properties"]["novelty"] = {"type": "string", "maxLength": 9, "description": "A field of the next version."}
+    file.write_text(yaml.safe_dump(definition), encoding="utf-8")
+    clean.helm.run("upgrade", RELEASE, newer, "-n", NAMESPACE)
+    wait_until(
+        "the new field is explained",
+        lambda: (
+            "A field of the next version." in clean.plane.kubectl("explain", "mpp.spec.novelty", check=False).stdout
+        ),
+    )
+
+
+def test_uninstall_keeps_definitions_and_policies_and_the_release_can_come_back(
+    clean: Cluster, job_kubelet: Callable[..., JobKubelet]
+) -> None:
+    install(clean)
+    served(clean.plane)
+    clean.plane.admin.must("POST", POLICIES, user_policy("mine"))
+    kubelet = job_kubelet(clean.plane)
+    said = uninstall(clean)
+    assert len(kubelet.seen) == 1
+    assert said.count("[CustomResourceDefinition]") == 3
+    assert len(definitions(clean.plane)) == 3
+    assert [p["metadata"]["name"] for p in clean.plane.admin.must("GET", POLICIES)["items"]] == ["mine"]
+    left = clean.plane.kubectl(
+        "get",
+        "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings",
+        "-o",
+        "name",
+    )
+    assert FULLNAME not in left.stdout
+    namespaced = "daemonsets,deployments,jobs,services,serviceaccounts,roles,rolebindings,networkpolicies,configmaps"
+    assert FULLNAME not in clean.plane.kubectl("get", namespaced, "-n", NAMESPACE, "-o", "name").stdout
+    assert "STATUS: deployed" in install(clean)
+
+
+def test_uninstall_stops_where_the_taints_cannot_be_removed_and_goes_on_without_hooks(
+    clean: Cluster, job_kubelet: Callable[..., JobKubelet]
+) -> None:
+    values = ["--set", "operator.image.pullPolicy=Never"]
+    install(clean, *values)
+    job_kubelet(clean.plane, lambda _: False)
+    with pytest.raises(HelmError, match="remove-taints"):
+        uninstall(clean, "--timeout", "3s")
+    assert agent(clean.plane)  # nothing but the hook was touched
+    uninstall(clean, "--no-hooks")
+    assert clean.plane.admin.request("GET", f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets").body["items"] == []
+
+
+def test_kept_definitions_are_adopted_by_another_release_only_when_told_so(clean: Cluster) -> None:
+    install(clean)
+    uninstall(clean, "--no-hooks")
+    with pytest.raises(HelmError, match="invalid ownership metadata"):
+        install(clean, release="other")
+    assert "STATUS: deployed" in install(clean, "--take-ownership", release="other")
+    owners = {
+        item["metadata"]["annotations"]["meta.helm.sh/release-name"]
+        for item in clean.plane.admin.must("GET", DEFINITIONS)["items"]
+    }
+    assert owners == {"other"}
+
+
+def test_definitions_of_kubectl_are_adopted_with_force(clean: Cluster) -> None:
+    clean.plane.kubectl("apply", "--server-side", "-f", str(CHART / "files/crds"))
+    with pytest.raises(HelmError, match="invalid ownership metadata"):
+        install(clean)
+    assert "STATUS: deployed" in install(clean, "--take-ownership", "--force-conflicts")
+
+
+def test_without_keep_the_definitions_and_all_policies_go(clean: Cluster) -> None:
+    install(clean, "--set", "crds.keep=false")
+    served(clean.plane)
+    clean.plane.admin.must("POST", POLICIES, user_policy("mine"))
+    uninstall(clean, "--no-hooks")
+    wait_until("the definitions are gone", lambda: not definitions(clean.plane))
+    assert clean.plane.admin.request("GET", POLICIES).status == 404

@@ -1,0 +1,140 @@
+"""What every test may use: one control plane per session, a namespace and a name prefix per test, and `needs`.
+
+A test that needs what this machine lacks is skipped with the reason, the reasons are listed at the end, and the exit
+code is 3 when everything else passed. With CI=true nothing may be skipped: such a test fails.
+"""
+
+import functools
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from memorypressure_tools import toolcache
+from memorypressure_tools.controlplane import ControlPlane
+from memorypressure_tools.sweep import remove_namespace, remove_prefixed
+
+REPOSITORY: Final = Path(__file__).resolve().parent.parent
+IN_CI: Final = os.environ.get("CI", "").lower() in {"1", "true"}
+
+_numbers = itertools.count(1)
+_missing = pytest.StashKey[dict[str, list[str]]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes the list of what is missing."""
+    config.stash[_missing] = {}
+
+
+@functools.cache
+def _lack(what: str) -> str | None:
+    """Why this machine cannot give `what` to a test, or None: root, a pinned tool, or a command on PATH."""
+    if what == "root":
+        return None if os.geteuid() == 0 else "root: run as root to include it"
+    if what in toolcache.TOOLS:
+        try:
+            toolcache.ensure([what])
+        except toolcache.ToolMissingError as error:
+            return f"{what}: {error}"
+        return None
+    return None if shutil.which(what) else f"{what}: no such command on PATH"
+
+
+def _do_without(config: pytest.Config, reason: str) -> None:
+    """Skips the running test, or fails it in CI; the report of a skip counts it."""
+    if IN_CI:
+        pytest.fail(f"missing, and CI=true allows no skips: {reason}", pytrace=False)
+    config.stash[_missing].setdefault(reason, [])
+    pytest.skip(reason)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Honours `@pytest.mark.needs("root", "helm", ...)`."""
+    for marker in item.iter_markers("needs"):
+        for what in marker.args:
+            reason = _lack(what)
+            if reason is not None:
+                _do_without(item.config, reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turns any other skip into a failure in CI; counts tests that a session fixture's skip took with it."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if IN_CI:
+            report.outcome = "failed"
+            report.longrepr = f"skipped, which CI=true does not allow: {reason}"
+        for known, tests in item.config.stash[_missing].items():
+            if known in reason and item.nodeid not in tests:
+                tests.append(item.nodeid)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Exit code 3 when all that could run passed, but something was missing."""
+    if session.exitstatus == pytest.ExitCode.OK and session.config.stash[_missing]:
+        session.exitstatus = toolcache.EXIT_MISSING
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Lists what is missing and how many tests wait for it."""
+    if config.stash[_missing]:
+        terminalreporter.section("missing on this machine (exit code 3)")
+        for reason, tests in config.stash[_missing].items():
+            terminalreporter.line(f"{len(tests)} tests not run: {reason}")
+
+
+@pytest.fixture(scope="session")
+def controlplane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
+    """The session's control plane (etcd, API server, controller manager, scheduler), started for its first user."""
+    plane = ControlPlane()
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    try:
+        with capture.global_and_fixture_disabled():  # the progress of a first build has to be seen
+            plane.start()
+    except toolcache.ToolMissingError as error:
+        _do_without(request.config, str(error))
+    yield plane
+    plane.stop()
+
+
+@pytest.fixture(scope="session")
+def crds(controlplane: ControlPlane) -> ControlPlane:
+    """The session's control plane with the product's definitions from crds/ established."""
+    files = sorted((REPOSITORY / "crds").glob("*.yaml"))
+    words = [word for file in files for word in ("-f", str(file))]
+    controlplane.kubectl("apply", "--server-side", *words)
+    controlplane.kubectl("wait", "--for=condition=Established", "--timeout=30s", *words)
+    return controlplane
+
+
+def _slug(request: pytest.FixtureRequest) -> str:
+    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:30].strip("-")
+    return f"t{next(_numbers)}-{words.removeprefix('test-')}"
+
+
+@pytest.fixture
+def namespace(controlplane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of this test's own, in which pods can be created."""
+    name = _slug(request)
+    controlplane.check()
+    controlplane.admin.must("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    controlplane.wait_for_service_account(name)
+    yield name
+    remove_namespace(controlplane.admin, name)
+
+
+@pytest.fixture
+def prefix(controlplane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A prefix (ends with a dash) for this test's cluster-scoped names: nodes, roles, policies; removed afterwards."""
+    name = _slug(request) + "-"
+    controlplane.check()
+    yield name
+    remove_prefixed(controlplane.admin, name)

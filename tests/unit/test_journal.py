@@ -1,0 +1,457 @@
+"""The journal: inherited or replaced, never half; kills counted before they happen; torn records are never read."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memorypressure.grants import Grant, NodeGrants, begin_beat, new_journal, see_grant
+from memorypressure_agent.host import journal_format as layout
+from memorypressure_agent.host.journal import Journal, JournalLockedError
+from memorypressure_agent.host.journal_format import JournalError
+from memorypressure_agent.host.journal_reader import JournalReader
+
+BOOT = "11111111-2222-3333-4444-555555555555"
+OTHER_BOOT = "99999999-2222-3333-4444-555555555555"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    opened = Journal(str(path), BOOT)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def reader(path: Path) -> Iterator[JournalReader]:
+    with JournalReader(str(path)) as opened:
+        yield opened
+
+
+def with_ceiling(journal: Journal, ceiling: int) -> NodeGrants:
+    return see_grant(journal.grants, Grant(journal.incarnation, journal.grants.beat, ceiling, "plan", 1), 0)
+
+
+def reopened(journal: Journal) -> Journal:
+    journal.close()
+    return Journal(journal.path, BOOT)
+
+
+def test_no_two_areas_overlap() -> None:
+    assert layout.HEADER.size + layout.CRC.size <= layout.GRANTS_OFFSET
+    assert layout.GRANTS.size + layout.CRC.size <= layout.GRANTS_SLOT_BYTES
+    assert layout.KILL.size + layout.CRC.size <= layout.KILL_SLOT_BYTES
+    assert layout.SAMPLE.size + layout.CRC.size == layout.SAMPLE_SLOT_BYTES
+    areas = [
+        (0, 4096),
+        (layout.GRANTS_OFFSET, 2 * layout.GRANTS_SLOT_BYTES),
+        (layout.KILLS_OFFSET, layout.KILL_SLOTS * layout.KILL_SLOT_BYTES),
+        (layout.STATE_OFFSET, 2 * layout.STATE_SLOT_BYTES),
+        (layout.STATUS_OFFSET, 2 * layout.STATUS_SLOT_BYTES),
+        (layout.DECISIONS_OFFSET, layout.DECISION_SLOTS * layout.DECISION_SLOT_BYTES),
+        (layout.SAMPLES_OFFSET, layout.SAMPLE_SLOTS * layout.SAMPLE_SLOT_BYTES),
+        (layout.TOTAL_BYTES, 0),
+    ]
+    for (offset, size), (following, _) in itertools.pairwise(areas):
+        assert offset + size <= following
+
+
+def test_the_offsets_are_those_of_the_formats_description() -> None:
+    described = [
+        line.split()[:2]
+        for line in (layout.__doc__ or "").splitlines()
+        if line.startswith("    ") and line.split()[0].isdigit()
+    ]
+    assert [(int(number), name) for number, name in described] == [
+        (0, "header"),
+        (layout.GRANTS_OFFSET, "grants"),
+        (layout.KILLS_OFFSET, "kills"),
+        (layout.STATE_OFFSET, "state"),
+        (layout.STATUS_OFFSET, "status"),
+        (layout.DECISIONS_OFFSET, "decisions"),
+        (layout.SAMPLES_OFFSET, "samples"),
+    ]
+
+
+def test_a_new_journal_is_whole_allocated_and_for_other_users_to_read_only(journal: Journal, path: Path) -> None:
+    status = path.stat()
+    assert status.st_size == layout.TOTAL_BYTES
+    assert status.st_blocks * 512 >= layout.TOTAL_BYTES
+    assert status.st_mode & 0o777 == 0o644
+    assert not journal.inherited
+    assert journal.incarnation.endswith(BOOT)
+
+
+def test_a_restarted_sentinel_finds_everything_again(journal: Journal) -> None:
+    journal.count_kill(1_000)
+    journal.count_kill(2_000)
+    journal.write_grants(begin_beat(with_ceiling(journal, 5), 3_000))
+    grants = journal.grants
+    journal.write_state({"cooldownUntil": 17})
+    journal.write_decision({"reason": "NoVictim"})
+    journal.write_zone_sample(5, 0, 2, 100)
+    before = journal.identity
+    again = reopened(journal)
+    assert again.inherited
+    assert again.identity == before
+    assert again.grants == grants
+    assert (again.grants.kills_total, again.grants.ceiling_seen, again.grants.beat) == (2, 5, 2)
+    assert again.kill_times_boot_ns() == (1_000, 2_000)
+    assert again.read_state() == {"cooldownUntil": 17}
+    assert again.write_decision({}) == 2
+    again.close()
+
+
+def test_two_journals_never_share_an_incarnation(tmp_path: Path) -> None:
+    drawn = []
+    for number in range(20):
+        journal = Journal(str(tmp_path / str(number)), BOOT)
+        drawn.append(journal.incarnation)
+        journal.close()
+    assert len(set(drawn)) == 20
+
+
+def damage(data: bytearray, what: str) -> bytes:
+    match what:
+        case "another version":
+            body = layout.HEADER.pack(layout.MAGIC, 2, layout.TOTAL_BYTES, bytes(16), BOOT.encode(), 0, 0)
+            data[: len(body)] = body
+        case "another program's file":
+            data[:8] = b"SQLite f"
+        case "a damaged header":
+            data[20] ^= 1
+        case "truncated":
+            del data[-100:]
+        case "extended":
+            data += bytes(100)
+        case "empty":
+            data.clear()
+        case "both copies of the grants torn":
+            data[layout.GRANTS_OFFSET + 8] ^= 1
+            data[layout.GRANTS_OFFSET + layout.GRANTS_SLOT_BYTES + 8] ^= 1
+        case _:
+            raise AssertionError(what)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "another version",
+        "another program's file",
+        "a damaged header",
+        "truncated",
+        "extended",
+        "empty",
+        "both copies of the grants torn",
+    ],
+)
+def test_a_file_that_is_no_whole_journal_is_replaced_never_inherited(journal: Journal, path: Path, what: str) -> None:
+    journal.count_kill(1_000)
+    journal.write_grants(with_ceiling(journal, 5))
+    journal.close()
+    path.write_bytes(damage(bytearray(path.read_bytes()), what))
+    again = Journal(str(path), BOOT)
+    assert not again.inherited
+    assert again.incarnation != journal.incarnation
+    assert again.grants == new_journal(again.incarnation, again.grants.beats[0].boot_ns)
+    assert again.opened_because.startswith("new journal")
+    journal = again
+    again.close()
+    Journal(str(path), BOOT).close()
+
+
+def test_one_torn_copy_of_the_grants_leaves_the_other(journal: Journal, path: Path) -> None:
+    journal.count_kill(1_000)
+    journal.count_kill(2_000)
+    journal.close()
+    data = bytearray(path.read_bytes())
+    newest = layout.GRANTS_OFFSET + 3 % 2 * layout.GRANTS_SLOT_BYTES  # sequence 1 was the creation's
+    data[newest + 8] ^= 1
+    path.write_bytes(data)
+    again = Journal(str(path), BOOT)
+    assert again.inherited
+    assert again.grants.kills_total == 1
+    again.close()
+
+
+@pytest.mark.parametrize("boot", [OTHER_BOOT, None], ids=["another boot", "a boot that is not told"])
+def test_a_journal_is_not_inherited_in(journal: Journal, path: Path, boot: str | None) -> None:
+    journal.close()
+    again = Journal(str(path), boot)
+    assert not again.inherited
+    again.close()
+
+
+def test_a_link_in_the_journals_place_is_replaced_and_its_target_left_alone(tmp_path: Path) -> None:
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    (tmp_path / "journal").symlink_to(target)
+    journal = Journal(str(tmp_path / "journal"), BOOT)
+    journal.close()
+    assert target.read_text() == "precious"
+    assert not (tmp_path / "journal").is_symlink()
+
+
+def test_a_directory_in_the_journals_place_is_an_error_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "journal").mkdir()
+    with pytest.raises(OSError, match="is a directory; --journal must name a file"):
+        Journal(str(tmp_path / "journal"), BOOT)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["journal", "journal.lock"]
+
+
+def test_two_writers_are_refused(journal: Journal) -> None:
+    with pytest.raises(JournalLockedError):
+        Journal(journal.path, BOOT)
+
+
+def test_a_second_writer_may_follow_the_first(journal: Journal) -> None:
+    journal.close()
+    Journal(journal.path, BOOT).close()
+
+
+KILL_CHILD = """
+import os, signal, sys
+from memorypressure_agent.host.journal import Journal
+journal = Journal(sys.argv[1], sys.argv[2])
+journal.count_kill(7)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_kill_counted_before_sigkill_is_counted_for_ever(path: Path) -> None:
+    for expected in (1, 2, 3):
+        child = subprocess.run([sys.executable, "-c", KILL_CHILD, str(path), BOOT], timeout=30, check=False)
+        assert child.returncode == -signal.SIGKILL
+        with JournalReader(str(path)) as reader:
+            reader.refresh()
+            assert reader.lease().kills_total == expected
+
+
+def test_a_reader_sees_the_lease_status_and_decisions(journal: Journal, reader: JournalReader) -> None:
+    reader.refresh()
+    assert reader.grants() == journal.grants
+    assert reader.lease().beat == 1
+    assert reader.status() is None
+    assert reader.decisions().records == ()
+    journal.write_grants(begin_beat(journal.grants, 2_000))
+    journal.count_kill(5)
+    journal.write_status({"state": "Clear"})
+    journal.write_status({"state": "Pressure"})
+    journal.write_decision({"n": 1})
+    journal.write_decision({"n": 2})
+    status = reader.status()
+    assert reader.grants().beats[-1].boot_ns == 2_000
+    assert (reader.lease().incarnation, reader.lease().beat, reader.lease().kills_total) == (journal.incarnation, 2, 1)
+    assert status is not None
+    assert status.values == {"state": "Pressure"}
+    batch = reader.decisions()
+    assert batch.records == ((1, {"n": 1}), (2, {"n": 2}))
+    assert (batch.next_after, batch.lost) == (2, 0)
+    assert reader.decisions(2) == type(batch)((), 2, 0)
+
+
+@pytest.mark.parametrize("beats", [1, 7, 8, 9, 40])
+def test_the_last_eight_beats_are_kept_with_their_clocks(journal: Journal, reader: JournalReader, beats: int) -> None:
+    for number in range(2, beats + 1):
+        journal.write_grants(begin_beat(journal.grants, number * 10))
+    reader.refresh()
+    kept = [beat.number for beat in reader.grants().beats]
+    assert kept == list(range(max(1, beats - 7), beats + 1))
+    assert all(beat.boot_ns == beat.number * 10 for beat in reader.grants().beats if beat.number > 1)
+
+
+def test_decisions_come_in_pages_and_each_once(journal: Journal, reader: JournalReader) -> None:
+    reader.refresh()
+    for number in range(1, 31):
+        journal.write_decision({"n": number})
+    seen: list[int] = []
+    after = 0
+    while batch := reader.decisions(after, limit=7).records:
+        seen += [record["n"] for _, record in batch]
+        after = batch[-1][0]
+    assert seen == list(range(1, 31))
+
+
+@pytest.mark.parametrize("written", [511, 512, 513, 1024, 1500])
+def test_decisions_that_were_overwritten_are_counted_as_lost(
+    journal: Journal, reader: JournalReader, written: int
+) -> None:
+    reader.refresh()
+    for number in range(1, written + 1):
+        journal.write_decision({"n": number})
+    batch = reader.decisions()
+    assert batch.lost == max(0, written - layout.DECISION_SLOTS)
+    assert [record["n"] for _, record in batch.records] == list(range(batch.lost + 1, written + 1))
+    assert batch.next_after == written
+    assert reader.decisions(written).records == ()
+    journal.write_decision({"n": "next"})
+    assert [record["n"] for _, record in reader.decisions(written).records] == ["next"]
+
+
+def test_a_decision_too_long_loses_its_longest_text_and_keeps_the_rest(journal: Journal, reader: JournalReader) -> None:
+    journal.write_decision({"reason": "Killed", "message": "m" * 5_000, "inputs": list(range(5_000))})
+    reader.refresh()
+    ((_, record),) = reader.decisions().records
+    assert record["reason"] == "Killed"
+    assert record["message"].endswith("[shortened]")
+    assert record["inputs"] == "[left out: too long]"
+
+
+def test_the_flight_recorder_keeps_the_last_samples(journal: Journal, reader: JournalReader) -> None:
+    reader.refresh()
+    for number in range(layout.SAMPLE_SLOTS + 10):
+        journal.write_zone_sample(number, 1, 2, 1 << 40, 3, 4, 5, 6)
+    journal.write_zone_sample(99, 0, layout.GATE_ZONE, 77)
+    samples = reader.samples()
+    assert len(samples) == layout.SAMPLE_SLOTS
+    assert (samples[-1].zone, samples[-1].free_pages, samples[-1].time_ns) == (None, 77, 99)
+    assert (samples[0].zone, samples[0].free_pages, samples[0].min_pages) == ("Normal", layout.MOST_PAGES, 4)
+    assert [sample.sequence for sample in samples] == list(range(samples[0].sequence, samples[-1].sequence + 1))
+    journal.close()
+    again = Journal(journal.path, BOOT)
+    again.write_zone_sample(1, 0, 0, 1)
+    assert reader.samples()[-1].sequence == samples[-1].sequence + 1
+    again.close()
+
+
+def test_a_reader_notices_that_the_journal_was_replaced(journal: Journal, reader: JournalReader, path: Path) -> None:
+    first = reader.refresh()
+    journal.close()
+    path.unlink()
+    with pytest.raises(JournalError, match="No such file"):
+        reader.refresh()
+    Journal(str(path), BOOT).close()
+    assert reader.refresh().incarnation != first.incarnation
+
+
+def test_a_reader_of_a_missing_journal_says_so(reader: JournalReader) -> None:
+    with pytest.raises(JournalError, match="No such file"):
+        reader.refresh()
+    with pytest.raises(JournalError, match=r"refresh\(\)"):
+        reader.lease()
+
+
+def test_a_journal_truncated_under_the_reader_is_an_error_not_a_crash(
+    journal: Journal, reader: JournalReader, path: Path
+) -> None:
+    reader.refresh()
+    journal.close()
+    os.truncate(path, layout.GRANTS_OFFSET)
+    with pytest.raises(JournalError):
+        reader.lease()
+    assert reader.decisions().records == ()
+    with pytest.raises(JournalError, match="truncated"):
+        reader.refresh()
+
+
+def everything(reader: JournalReader) -> list[Any]:
+    """What a reader can get out of a file, or the JournalError it ends in."""
+    found: list[Any] = []
+    for read in (reader.refresh, reader.grants, reader.status, reader.decisions, reader.samples):
+        try:
+            found.append(read())
+        except JournalError as error:
+            found.append(error)
+    return found
+
+
+@given(data=st.binary(max_size=6000))
+@settings(max_examples=60, deadline=None)
+def test_garbage_is_a_journal_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "garbage"
+    path.write_bytes(data)
+    with JournalReader(str(path)) as reader:
+        assert isinstance(everything(reader)[0], JournalError)
+
+
+@given(
+    flips=st.lists(
+        st.tuples(st.integers(0, layout.SAMPLES_OFFSET + 400), st.integers(1, 255)), min_size=1, max_size=30
+    ),
+    cut=st.one_of(st.none(), st.integers(0, layout.TOTAL_BYTES)),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_damage_makes_a_reader_see_what_was_never_written(
+    tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[int, int]], cut: int | None
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    path.unlink(missing_ok=True)
+    journal = Journal(str(path), BOOT)
+    for number in range(1, 8):
+        journal.count_kill(number)
+        journal.write_grants(begin_beat(journal.grants, number * 10))
+        journal.write_decision({"n": number})
+        journal.write_status({"n": number})
+        journal.write_zone_sample(number, 0, 2, number)
+    journal.close()
+    data = bytearray(path.read_bytes())
+    for offset, flip in flips:
+        data[offset] ^= flip
+    path.write_bytes(data if cut is None else data[:cut])
+    with JournalReader(str(path)) as reader:
+        identity, grants, status, decisions, samples = everything(reader)
+        if isinstance(identity, JournalError):
+            return
+        assert identity == journal.identity
+        assert isinstance(grants, JournalError) or (grants.kills_total, grants.beat) in {(7, 7), (7, 8)}
+        assert status is None or status.values["n"] in {6, 7}
+        assert all(record == {"n": sequence} for sequence, record in decisions.records)
+        assert decisions.lost + len(decisions.records) <= 7
+        assert all(sample.free_pages == sample.sequence for sample in samples)
+
+
+TORN_WRITER = """
+import sys
+from memorypressure.grants import begin_beat
+from memorypressure_agent.host.journal import Journal
+journal = Journal(sys.argv[1], sys.argv[2])
+print("ready", flush=True)
+number = 0
+while True:
+    number += 1
+    text = chr(97 + number % 26) * 900
+    journal.write_decision({"n": number, "text": text})
+    journal.write_status({"n": number, "text": text * 20})
+    journal.write_grants(begin_beat(journal.grants, number * 10))
+"""
+
+
+def test_a_reader_beside_a_writer_at_full_speed_never_sees_a_torn_record(path: Path) -> None:
+    writer = subprocess.Popen([sys.executable, "-c", TORN_WRITER, str(path), BOOT], stdout=subprocess.PIPE, text=True)
+    try:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+        with JournalReader(str(path)) as reader:
+            reader.refresh()
+            seen = 0
+            after = 0
+            for _ in range(150):
+                status = reader.status()
+                if status is not None:
+                    text = status.values["text"]
+                    assert text == chr(97 + status.values["n"] % 26) * 18_000
+                beats = reader.grants().beats
+                assert all(beat.boot_ns == (beat.number - 1) * 10 for beat in beats if beat.number > 1)
+                batch = reader.decisions(after)
+                after = batch.next_after
+                for sequence, record in batch.records:
+                    seen += 1
+                    assert record == {"n": sequence, "text": chr(97 + sequence % 26) * 900}
+            assert seen > 100
+    finally:
+        writer.kill()
+        writer.communicate(timeout=10)

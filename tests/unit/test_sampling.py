@@ -1,0 +1,143 @@
+"""When the next reading is due: in time for the fastest drain seen, and within 2 % of a core."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memorypressure.sampling import (
+    ASSUMED_DRAIN_BYTES_PER_SECOND,
+    HALF_LIFE_NS,
+    LONGEST_NS,
+    SHORTEST_NS,
+    WATCHING_NS,
+    Drains,
+    NodeDrain,
+    headroom_pages,
+    next_period_ns,
+    observe,
+    time_to_line_seconds,
+)
+from memorypressure.zones import Line, Zone, ZoneInfo
+
+PAGE = 4096
+SECOND = 1_000_000_000
+WATCHED = ((Line.ATOMIC_RESERVE, 0), (Line.LOW, 0))
+
+
+def info(*free: int, minimum: int = 1000) -> ZoneInfo:
+    """A node with a DMA32 and a Normal zone of that many free pages (or only the first)."""
+    names = ("DMA32", "Normal")
+    zones = (
+        Zone(0, name, pages, 0, True, minimum, minimum * 5 // 4, minimum * 3 // 2, 1 << 30)
+        for name, pages in zip(names, free, strict=False)
+    )
+    return ZoneInfo(tuple(zones), PAGE, 0)
+
+
+def drain_of(rate: int, seen_ns: int = 0) -> Drains:
+    """A node that was seen to lose that many pages a second."""
+    return Drains(seen_ns, (NodeDrain(0, (), rate, seen_ns),))
+
+
+def test_the_fastest_loss_is_kept_and_gains_do_not_hide_losses() -> None:
+    drains = observe(Drains(), info(5000, 5000), 0)
+    drains = observe(drains, info(4000, 7000), SECOND // 2)
+    assert drains.nodes[0].fastest_pages_per_second == 2000
+    drains = observe(drains, info(3900, 7000), SECOND)
+    assert drains.nodes[0].fastest_pages_per_second == 2000
+
+
+def test_what_was_seen_counts_half_after_every_minute() -> None:
+    drain = NodeDrain(0, (), 1000, 0)
+    assert [drain.pages_per_second(HALF_LIFE_NS * count) for count in (0, 1, 2, 9, 200)] == [1000, 500, 250, 2, 1]
+    drains = observe(drain_of(1000), info(9000), 0)
+    drains = observe(drains, info(8000), 2 * HALF_LIFE_NS)
+    assert drains.of(0) == NodeDrain(0, (("DMA32", 8000),), 1000, 0)
+
+
+def test_a_reading_of_an_earlier_time_teaches_nothing() -> None:
+    drains = observe(observe(Drains(), info(5000), SECOND), info(10), SECOND // 2)
+    assert drains.nodes[0].fastest_pages_per_second == 0
+
+
+def test_headroom_is_to_the_nearest_watched_line_over_all_open_zones() -> None:
+    assert headroom_pages(info(2000, 3000), 0, WATCHED) == (2000 - 1250) + (3000 - 1250)
+    assert headroom_pages(info(2000), 7, WATCHED) is None
+    assert headroom_pages(info(2000), 0, ()) is None
+
+
+def test_time_to_the_line_is_headroom_over_drain() -> None:
+    assert time_to_line_seconds(drain_of(500), 0, 1000, 0) == 2.0
+    assert time_to_line_seconds(drain_of(0), 0, 1000, 0) is None
+    assert time_to_line_seconds(Drains(), 0, 1000, 0) is None
+    assert time_to_line_seconds(drain_of(500), 0, None, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("headroom", "rate", "cost_ns", "watching", "period_ns"),
+    [
+        (10**9, 0, 50_000, False, LONGEST_NS),
+        (None, 0, 50_000, False, LONGEST_NS),
+        (0, 0, 50_000, False, SHORTEST_NS),
+        (16384, 0, 50_000, False, SECOND // 2),
+        (16384, 163_840, 50_000, False, SECOND // 20),
+        (0, 0, 1_000_000, False, 50_000_000),
+        (10**9, 0, 50_000, True, WATCHING_NS),
+        (10**9, 0, 3_000_000, True, 150_000_000),
+        (10**9, 0, 9_000_000, True, 200_000_000),
+        (10**9, 0, 90_000_000, False, LONGEST_NS),
+    ],
+)
+def test_the_period_follows_headroom_drain_and_cost(
+    headroom: int | None, rate: int, cost_ns: int, watching: bool, period_ns: int
+) -> None:
+    assert next_period_ns(drain_of(rate), ((0, headroom),), 0, PAGE, cost_ns, watching=watching) == period_ns
+
+
+@given(
+    st.integers(0, 1 << 40),
+    st.integers(0, 1 << 30),
+    st.integers(0, 1 << 42),
+    st.integers(0, 200_000),
+    st.booleans(),
+    st.sampled_from([4096, 16384, 65536]),
+)
+def test_a_cheap_reading_never_sleeps_past_the_line(
+    headroom: int, rate: int, now_ns: int, cost_ns: int, watching: bool, page_size: int
+) -> None:
+    drains = drain_of(rate)
+    period = next_period_ns(drains, ((0, headroom),), now_ns, page_size, cost_ns, watching=watching)
+    fastest = max(drains.nodes[0].pages_per_second(now_ns), ASSUMED_DRAIN_BYTES_PER_SECOND // page_size)
+    assert SHORTEST_NS <= period <= (WATCHING_NS if watching else LONGEST_NS)
+    if period > SHORTEST_NS:
+        assert period * fastest <= headroom * SECOND or period == cost_ns * 50
+
+
+@given(st.integers(0, 1 << 40), st.integers(0, 1 << 30), st.integers(0, 20_000_000), st.booleans())
+def test_reading_takes_at_most_a_fiftieth_of_the_time_unless_a_dwell_would_be_lost(
+    headroom: int, rate: int, cost_ns: int, watching: bool
+) -> None:
+    period = next_period_ns(drain_of(rate), ((0, headroom),), 0, PAGE, cost_ns, watching=watching)
+    assert cost_ns * 50 <= period or (watching and period == 200_000_000)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 2000), st.integers(0, 50_000), st.integers(0, 50_000)), min_size=2, max_size=30)
+)
+def test_the_fastest_drain_covers_every_loss_of_headroom_since(readings: list[tuple[int, int, int]]) -> None:
+    now, drains, before = 0, Drains(), None
+    for milliseconds, dma32, normal in readings:
+        now += milliseconds * 1_000_000
+        current = info(dma32, normal)
+        drains = observe(drains, current, now)
+        room = headroom_pages(current, 0, WATCHED)
+        if before is not None and room is not None:
+            assert drains.nodes[0].pages_per_second(now) * milliseconds >= (before - room) * 1000
+        before = room
+
+
+def test_the_node_that_is_nearest_its_line_decides() -> None:
+    drains = replace(drain_of(0), nodes=(NodeDrain(0, (), 0, 0), NodeDrain(1, (), 1 << 20, 0)))
+    assert next_period_ns(drains, ((0, 10**9), (1, 1 << 20)), 0, PAGE, 0, watching=False) == SECOND // 2

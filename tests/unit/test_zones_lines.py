@@ -1,0 +1,128 @@
+"""The arithmetic of lines: rounding as the kernel's, margins, closed zones, nodes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memorypressure.zones import CountedZone, Line, NumaNode, Zone, ZoneInfo
+
+
+def zone(free: int = 1000, minimum: int = 634, boost: int = 0, managed: int = 100_000, **others: object) -> Zone:
+    """A zone Normal of node 0 with low and high as the kernel would set them."""
+    raw = minimum - boost
+    values = {
+        "node": 0, "name": "Normal", "free_pages": free, "boost_pages": boost, "boost_known": True,
+        "min_pages": minimum, "low_pages": minimum + raw // 4, "high_pages": minimum + raw // 4 * 2,
+        "managed_pages": managed,
+    }  # fmt: skip
+    return Zone(**(values | others))  # type: ignore[arg-type]
+
+
+def node(*counted: CountedZone) -> NumaNode:
+    """A node of these zones alone."""
+    return NumaNode(0, counted, 0, 0, 0, movable_above_low=False)
+
+
+@pytest.mark.parametrize(
+    ("raw_min", "reserve", "floor"),
+    [
+        (0, 0, 0),
+        (1, 1, 1),
+        (2, 1, 1),
+        (3, 2, 2),
+        (7, 4, 3),
+        (8, 4, 3),
+        (23, 12, 9),
+        (634, 317, 238),
+        (55495, 27748, 20811),
+    ],
+)
+def test_reserve_and_floor_round_as_the_kernel_does(raw_min: int, reserve: int, floor: int) -> None:
+    counted = CountedZone(zone(minimum=raw_min), 0)
+    assert (counted.lines.atomic_reserve, counted.lines.atomic_floor) == (reserve, floor)
+
+
+def test_boost_lowers_no_atomic_line_and_raises_the_others() -> None:
+    counted = CountedZone(zone(minimum=2059, boost=1425), 10)
+    assert counted.lines.atomic_reserve == 317 + 10
+    assert counted.lines.min == 2059 + 10
+
+
+@pytest.mark.parametrize(
+    ("line", "margin", "pages"),
+    [
+        (Line.ATOMIC_RESERVE, 0, 317 + 408),
+        (Line.ATOMIC_RESERVE, 50, 475 + 408),
+        (Line.ATOMIC_RESERVE, 400, 1585 + 408),
+        (Line.MIN, 10, 697 + 408),
+        (Line.LOW, 0, 792 + 408),
+    ],
+)
+def test_the_margin_raises_the_mark_and_not_the_protection(line: Line, margin: int, pages: int) -> None:
+    assert CountedZone(zone(), 408).line_pages(line, margin) == pages
+
+
+@pytest.mark.parametrize(
+    ("line", "margin", "clear"),
+    [
+        (Line.ATOMIC_RESERVE, 0, 792),
+        (Line.MIN, 0, 792),
+        (Line.LOW, 0, (792 + 950) // 2),
+        (Line.HIGH, 0, 950),
+        (Line.ATOMIC_RESERVE, 400, 1585),
+        (Line.MIN, 100, 1268),
+    ],
+)
+def test_a_trigger_clears_at_low_or_higher_and_never_under_its_own_line(line: Line, margin: int, clear: int) -> None:
+    assert CountedZone(zone(), 0).clear_line_pages(line, margin) == clear
+
+
+@pytest.mark.parametrize(("free", "below"), [(316, True), (317, True), (318, False)])
+def test_exactly_on_the_line_is_below(free: int, below: bool) -> None:
+    assert node(CountedZone(zone(free=free), 0)).below(Line.ATOMIC_RESERVE) is below
+
+
+def test_a_closed_zone_counts_as_below_but_never_alone() -> None:
+    closed = CountedZone(zone(free=400, managed=400), 408)
+    below, above = CountedZone(zone(free=100), 0), CountedZone(zone(free=900), 0)
+    assert closed.closed(Line.ATOMIC_RESERVE)
+    assert node(closed, below).below(Line.ATOMIC_RESERVE)
+    assert not node(closed, above).below(Line.ATOMIC_RESERVE)
+    assert not node(closed, closed).below(Line.ATOMIC_RESERVE)
+    assert not node().below(Line.ATOMIC_RESERVE)
+
+
+def test_headroom_is_what_all_open_zones_can_lose_and_lacking_what_they_lack() -> None:
+    closed = CountedZone(zone(free=400, managed=400), 408)
+    above, below = CountedZone(zone(free=900), 0), CountedZone(zone(free=100), 0)
+    assert node(closed, above, below).headroom_pages(Line.ATOMIC_RESERVE) == 900 - 317
+    assert node(closed).headroom_pages(Line.ATOMIC_RESERVE) is None
+    assert node(closed, above, below).lacking_pages() == (950 - 900) + (950 - 100)
+
+
+def test_a_recording_without_protection_has_none() -> None:
+    info = ZoneInfo((zone(free=100),), 4096, 0)
+    assert info.nodes[0].counted[0].protection_pages == 0
+    assert info.nodes[0].below(Line.ATOMIC_RESERVE)
+
+
+pages = st.integers(0, 1 << 40)
+margins = st.integers(0, 400)
+
+
+@given(pages, pages, pages, pages, margins, st.sampled_from(Line), pages)
+def test_a_zone_that_loses_pages_never_rises_above_a_line(
+    minimum: int, free: int, lost: int, managed: int, margin: int, line: Line, protection: int
+) -> None:
+    before = node(CountedZone(zone(free, minimum, managed=managed), protection))
+    after = node(CountedZone(zone(free - lost, minimum, managed=managed), protection))
+    assert after.below(line, margin) >= before.below(line, margin)
+
+
+@given(pages, pages, pages, margins, st.sampled_from(Line), pages)
+def test_headroom_is_zero_exactly_below_and_above_clear_excludes_below(
+    minimum: int, free: int, managed: int, margin: int, line: Line, protection: int
+) -> None:
+    judged = node(CountedZone(zone(free, minimum, managed=managed), protection))
+    assert (judged.headroom_pages(line, margin) == 0) is judged.below(line, margin)
+    assert not (judged.above_clear(line, margin) and judged.below(line, margin))

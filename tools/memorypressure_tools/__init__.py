@@ -1,0 +1,1 @@
+"""What tests, demo and benchmarks run besides the product: pinned servers, a control plane, runners."""
