@@ -88,7 +88,8 @@ def _explain_node(node: NumaNode, settings: ZoneWatermark, name: str, page_size_
         closed = ", closed" if zone.managed_pages <= mark else ""
         usable = pages_text(zone.usable_pages, page_size_bytes)
         line = pages_text(mark, page_size_bytes)
-        parts.append(f"{zone.name} usable {usable}, line {line}, uncertain by {zone.error_pages} pages{closed}")
+        uncertain = f", uncertain by {zone.error_pages} pages" if zone.cpus else ""
+        parts.append(f"{zone.name} usable {usable}, line {line}{uncertain}{closed}")
     side = "below" if node.below(settings.line, settings.margin_percent) else "above"
     return f"NUMA node {node.number} {side} {name}: {', '.join(parts)}"
 

@@ -6,7 +6,7 @@ line every counted zone has `free <= line + free CMA`, or is closed and has `fre
 the other zones have `free <= managed + error`. The gate is the sum of these bounds.
 
 It is computed from the last full reading (at most a second old); what may move in between is bounded, not assumed:
-free CMA by the zone's CMA total (by all of the zone before 5.12, where the total is not printed: the gate then never
+free CMA by the zone's CMA total and its counter's error (by all of the zone before 5.12, where the total is not printed: the gate then never
 shuts), boost by the most the kernel would set (`boost_watermark()` in mm/page_alloc.c). What is not bounded is a change
 of min, protection or managed (sysctl, THP, hotplug): it counts from the next full reading, which restarts all windows.
 """
@@ -23,7 +23,7 @@ LARGEST_PAGEBLOCK_PAGES = 8192
 DEFAULT_BOOST_FACTOR = 15000
 """vm.watermark_boost_factor: boost is at most this many ten-thousandths of high, or one pageblock."""
 
-_VMSTAT = re.compile(rb"nr_free_pages (0|[1-9][0-9]{0,15}+)\n(?:[a-z][a-z0-9_]*+ [0-9]{1,20}+\n)*+")
+_VMSTAT = re.compile(rb"nr_free_pages (0|[1-9][0-9]{0,15}+)\n(?:[a-z][a-z0-9_]*+ [0-9]{1,20}+\n)*")
 
 
 class NodeVmstatError(SourceError):
@@ -47,6 +47,8 @@ def gate_threshold_pages(
         zone = counted.zone
         mark = _highest_mark_pages(counted, line, margin_percent, boost_factor, clear_line=clear_line)
         threshold += mark + (zone.cma_pages if zone.cma_known else zone.managed_pages)
+        if zone.cma_pages:
+            threshold += zone.error_pages
         if zone.managed_pages <= mark:
             threshold += zone.error_pages
     return threshold

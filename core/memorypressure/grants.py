@@ -122,7 +122,11 @@ def fence_to_json(state: NodeGrants) -> dict[str, int]:
 
 
 def restored(
-    incarnation: str, kills_total: int, ceiling_seen: int | None, beats: tuple[Beat, ...], fence: Mapping[str, object] | None
+    incarnation: str,
+    kills_total: int,
+    ceiling_seen: int | None,
+    beats: tuple[Beat, ...],
+    fence: Mapping[str, object] | None,
 ) -> NodeGrants:
     """The state of an inherited journal, oldest beat first. ValueError without a beat.
 
@@ -153,13 +157,15 @@ def begin_beat(state: NodeGrants, boot_ns: int) -> NodeGrants:
 def see_grant(state: NodeGrants, grant: Grant | None, boot_ns: int) -> NodeGrants:
     """The state after orders with this grant were read: call it whenever orders were read, before `may_kill`.
 
-    A ceiling lower than the one seen before begins a beat, so that the report of it is an acknowledgement.
+    A ceiling lower than the one seen before begins a beat, so that the report of it is an acknowledgement; so does one
+    that echoes the running beat and allows nothing, for a node that never saw the higher one.
     """
     ceiling = _ceiling(state, grant)
-    if ceiling == state.ceiling_seen:
-        return state
-    seen = replace(state, ceiling_seen=ceiling)
-    return begin_beat(seen, boot_ns) if ceiling < state.ceiling_seen else seen
+    idle = grant is not None and grant.incarnation == state.incarnation and ceiling <= state.kills_total
+    seen = state if ceiling == state.ceiling_seen else replace(state, ceiling_seen=ceiling)
+    if ceiling < state.ceiling_seen or (idle and grant is not None and grant.beat == state.beat):
+        return begin_beat(seen, boot_ns)
+    return seen
 
 
 def may_kill(state: NodeGrants, leave: Leave | None, boot_ns: int) -> Permit | Refusal:

@@ -105,7 +105,7 @@ class Exposure:
 
 
 def max_standing(limits: Limits, nodes: int) -> int:
-    """maxStandingKills for so many nodes in force: a share rounded up, at least 1 unless it is 0."""
+    """The limit maxStandingKills for so many nodes in force: a share rounded up, at least 1 unless it is 0."""
     return limits.max_standing_kills.of(nodes)
 
 
@@ -134,9 +134,7 @@ def aged(ledger: Ledger, elapsed_ns: int) -> Ledger:
         return ledger
     steps, age = divmod(ledger.bucket_age_ns + elapsed_ns, BUCKET_NS)
     moved = ((0,) * min(steps, BUCKETS) + ledger.buckets)[:BUCKETS]
-    return replace(
-        ledger, buckets=moved, bucket_age_ns=age, quarantine_ns=max(0, ledger.quarantine_ns - elapsed_ns)
-    )
+    return replace(ledger, buckets=moved, bucket_age_ns=age, quarantine_ns=max(0, ledger.quarantine_ns - elapsed_ns))
 
 
 def spend(ledger: Ledger, kills: int) -> Ledger:

@@ -66,6 +66,7 @@ class Reason(StrEnum):
     NO_ORDERS = "NoOrders"
     ORDERS_INVALID = "OrdersInvalid"
     WRONG_VERSION = "WrongVersion"
+    SENTINEL_SILENT = "SentinelSilent"
 
     # Grants.
     GRANTED = "Granted"

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
 _SHOWN_CHARACTERS = 80
@@ -17,7 +18,7 @@ _SHOWN_CHARACTERS = 80
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """What is wrong with one field, and what to write instead. `path` as kubectl prints it: spec.ladder[1].match"""
+    """What is wrong with one field, and what to write instead. `path` is as kubectl prints it: spec.ladder[1].match."""
 
     path: str
     message: str
@@ -52,7 +53,9 @@ class Shape(Protocol):
     """Anything that can check a value."""
 
     @property
-    def rules(self) -> tuple[Rule, ...]: ...
+    def rules(self) -> tuple[Rule, ...]:
+        """What must hold beyond types and bounds."""
+        ...
 
     def check(self, value: Any, path: str, errors: list[FieldError]) -> Any:
         """The value with its defaults; what is wrong is appended to `errors`."""
@@ -158,7 +161,7 @@ class IntOrText:
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """A list; `unique` is "" for any items, "set" for different items, or the name of the field that tells them apart."""
+    """A list; `unique` is "" for any items, "set" for different items, or the field that tells them apart."""
 
     items: Shape
     max_items: int
@@ -292,6 +295,11 @@ class Object:
         return checked
 
 
+def one_of(enum: type[StrEnum]) -> Choice:
+    """The choice between the values of an enumeration."""
+    return Choice(tuple(member.value for member in enum))
+
+
 def shown(value: Any) -> str:
     """The value as JSON, shortened, for use in a message."""
     text = json.dumps(value, default=str, ensure_ascii=False)
@@ -327,7 +335,7 @@ def _whole_number(value: Any) -> int | None:
 
 
 def _meant(given: Any, known: Sequence[str]) -> str:
-    """ "; did you mean X?" where one of the known words is close, else ""."""
+    """The end of a message that suggests the known word close to the given one; empty where none is."""
     if not isinstance(given, str):
         return ""
     folded = {word.lower(): word for word in known}

@@ -98,9 +98,7 @@ def _rank(policy: Policy) -> tuple[int, str, str]:
     return -policy.priority, policy.creation_time, policy.name
 
 
-def _standing(
-    policy: Policy, nodes: Mapping[str, Mapping[str, str]], selections: Mapping[str, Selection]
-) -> Standing:
+def _standing(policy: Policy, nodes: Mapping[str, Mapping[str, str]], selections: Mapping[str, Selection]) -> Standing:
     selected = sum(policy.node_selector.matches(labels) for labels in nodes.values())
     effective = sum(
         selection.policy is not None and selection.policy.name == policy.name for selection in selections.values()

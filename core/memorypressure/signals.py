@@ -11,14 +11,14 @@ MAX_KIB = 1 << 54
 
 _AMOUNT = rb"[0-9]{1,20}+"
 _MEMINFO_LINE = re.compile(rb"([A-Za-z0-9_()]++): ++(" + _AMOUNT + rb")( kB)?\n")
-_MEMINFO = re.compile(rb"(?:[A-Za-z0-9_()]++: ++" + _AMOUNT + rb"(?: kB)?+\n)++")
+_MEMINFO = re.compile(rb"(?:[A-Za-z0-9_()]++: ++" + _AMOUNT + rb"(?: kB)?\n)+")
 _MEMINFO_WANTED = re.compile(
     rb"^(MemTotal|MemAvailable|SwapTotal|SwapFree|Hugetlb|HugePages_Total|Hugepagesize): ++([0-9]++)( kB)?$",
     re.MULTILINE,
 )
 _PERCENT = rb"([0-9]{1,3}\.[0-9]{2})"
 _PSI_LINE = rb"%s avg10=" + _PERCENT + rb" avg60=" + _PERCENT + rb" avg300=" + _PERCENT + rb" total=([0-9]{1,20}+)\n"
-_PSI = re.compile(_PSI_LINE % b"some" + rb"(?:" + _PSI_LINE % b"full" + rb")?+")
+_PSI = re.compile(_PSI_LINE % b"some" + rb"(?:" + _PSI_LINE % b"full" + rb")?")
 _SHOWN_CHARACTERS = 60
 
 

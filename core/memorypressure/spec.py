@@ -7,12 +7,12 @@ The parts of a policy (triggers, ladder, victims, limits) have the same JSON sha
 from collections.abc import Mapping
 from typing import Any
 
+from memorypressure.label_schema import LABEL_SELECTOR, is_subdomain
 from memorypressure.quantity import parse_quantity
 from memorypressure.schema import FieldError, Shape, SpecError, shown
 from memorypressure.spec_schema import (
     EVICT,
     KILL,
-    LABEL_SELECTOR,
     LADDER,
     LIMITS,
     NAME_MAX_CHARACTERS,
@@ -21,7 +21,6 @@ from memorypressure.spec_schema import (
     TAINT,
     TRIGGERS,
     VICTIMS,
-    is_subdomain,
 )
 from memorypressure.spec_values import (
     Action,
@@ -133,7 +132,8 @@ def normal_spec(obj: Mapping[str, Any]) -> dict[str, Any]:
     spec, errors = _check_object(obj)
     if errors:
         raise SpecError(errors)
-    return spec
+    normal: dict[str, Any] = spec
+    return normal
 
 
 def triggers_from(value: Any, path: str = "triggers") -> tuple[Trigger, ...]:
@@ -189,13 +189,6 @@ def policy_hints(policy: Policy) -> tuple[FieldError, ...]:
         )
     kills_by = {name for step in policy.ladder if step.action is Action.KILL for name in step.triggers}
     for index, trigger in enumerate(policy.triggers):
-        if trigger.name not in used:
-            hints.append(
-                FieldError(
-                    f"spec.triggers[{index}].name",
-                    f"no step of the ladder uses {trigger.name}",
-                )
-            )
         zone = trigger.zone_watermark
         if zone and trigger.name in kills_by and zone.line == "Min" and zone.below_ms < _SHORT_DWELL_ON_MIN_MS:
             hints.append(
@@ -245,7 +238,8 @@ def _name_errors(metadata: Any) -> list[FieldError]:
         return [
             FieldError(
                 "metadata.name",
-                f"must be lower-case letters, digits, '-' and '.', with a letter or digit at both ends, not {shown(name)}",
+                f"must be lower-case letters, digits, '-' and '.', with a letter or digit at both ends,"
+                f" not {shown(name)}",
             )
         ]
     if len(name) > NAME_MAX_CHARACTERS:

@@ -5,21 +5,11 @@ A unit test compares this declaration with the CRD, field by field and sentence 
 
 import re
 from collections.abc import Callable
-from enum import StrEnum
 from typing import Any
 
+from memorypressure.label_schema import LABEL_SELECTOR
 from memorypressure.quantity import QuantityError, parse_quantity_exact
-from memorypressure.schema import (
-    Choice,
-    Integer,
-    IntOrText,
-    ListOf,
-    Member,
-    Object,
-    Rule,
-    Text,
-    TextMap,
-)
+from memorypressure.schema import Choice, Integer, IntOrText, ListOf, Member, Object, Rule, Text, one_of
 from memorypressure.spec_values import (
     Action,
     Criterion,
@@ -30,7 +20,6 @@ from memorypressure.spec_values import (
     PsiKind,
     PsiScope,
     QosClass,
-    SelectorOperator,
     TaintEffect,
     TriggerType,
     Unprotected,
@@ -45,28 +34,6 @@ HARD_LINES = ("Min", "AtomicReserve")
 _MIB, _PIB = 2**20, 2**50
 _TRIGGER_NAME = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SHARE = re.compile("([1-9][0-9]?|100)%", re.ASCII)
-_LABEL_NAME = re.compile("([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]", re.ASCII)
-_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
-
-
-def is_subdomain(text: str) -> bool:
-    """Whether it is an RFC 1123 subdomain: what Kubernetes takes as the name of an object."""
-    return len(text) <= 253 and _SUBDOMAIN.fullmatch(text) is not None
-
-
-def is_label_key(text: str) -> bool:
-    """Whether Kubernetes takes it as a label's key: a name, optionally behind a DNS subdomain and a slash."""
-    prefix, slash, name = text.rpartition("/")
-    return (not slash or is_subdomain(prefix)) and len(name) <= 63 and _LABEL_NAME.fullmatch(name) is not None
-
-
-def is_label_value(text: str) -> bool:
-    """Whether Kubernetes takes it as a label's value."""
-    return not text or (len(text) <= 63 and _LABEL_NAME.fullmatch(text) is not None)
-
-
-def _words(enum: type[StrEnum]) -> Choice:
-    return Choice(tuple(member.value for member in enum))
 
 
 def _quantity_between(low: int, high: int, zero: bool) -> Callable[[Any], bool]:
@@ -142,62 +109,10 @@ def _actions(ladder: list[dict[str, Any]]) -> list[str]:
     return [step["action"] for step in ladder]
 
 
-LABEL_SELECTOR = Object(
-    {
-        "matchLabels": Member(
-            TextMap(
-                32,
-                Text(63),
-                (
-                    Rule(
-                        "every key must be a label key such as pool or example.com/pool, and every value a label value",
-                        lambda labels: all(is_label_key(key) and is_label_value(labels[key]) for key in labels),
-                    ),
-                ),
-            )
-        ),
-        "matchExpressions": Member(
-            ListOf(
-                Object(
-                    {
-                        "key": Member(Text(317, min_length=1), required=True),
-                        "operator": Member(_words(SelectorOperator), required=True),
-                        "values": Member(ListOf(Text(63), 64)),
-                    },
-                    (
-                        Rule(
-                            "key must be a label key such as pool or example.com/pool",
-                            lambda expression: is_label_key(expression["key"]),
-                            "key",
-                            ("key",),
-                        ),
-                        Rule(
-                            "values go with In and NotIn, and only with them",
-                            lambda expression: (
-                                (expression["operator"] in (SelectorOperator.IN, SelectorOperator.NOT_IN))
-                                == bool(expression.get("values"))
-                            ),
-                            "values",
-                            ("operator", "values"),
-                        ),
-                        Rule(
-                            "every value must be a label value: at most 63 letters, digits, '-', '_' or '.'",
-                            lambda expression: all(map(is_label_value, expression.get("values", ()))),
-                            "values",
-                            ("values",),
-                        ),
-                    ),
-                ),
-                32,
-            )
-        ),
-    }
-)
-
 ZONE_WATERMARK = Object(
     {
         "line": Member(Choice(("High", "Low", "Min", "AtomicReserve")), required=True),
-        "nodes": Member(_words(NodesScope), default=NodesScope.ANY_NODE),
+        "nodes": Member(one_of(NodesScope), default=NodesScope.ANY_NODE),
         "marginPercent": Member(Integer(0, 400), default=0),
         "belowMilliseconds": Member(Integer(10, 60_000), default=30),
         "withinMilliseconds": Member(Integer(10, 60_000), default=50),
@@ -232,8 +147,8 @@ AVAILABLE_MEMORY = Object(
 
 PSI = Object(
     {
-        "scope": Member(_words(PsiScope), default=PsiScope.NODE),
-        "kind": Member(_words(PsiKind), required=True),
+        "scope": Member(one_of(PsiScope), default=PsiScope.NODE),
+        "kind": Member(one_of(PsiKind), required=True),
         "windowSeconds": Member(Integer(10, 300, choices=(10, 60, 300)), default=10),
         "thresholdPercent": Member(Integer(1, 100), required=True),
     }
@@ -251,7 +166,7 @@ TRIGGERS = ListOf(
                 ),
                 required=True,
             ),
-            "type": Member(_words(TriggerType), required=True),
+            "type": Member(one_of(TriggerType), required=True),
             "zoneWatermark": Member(ZONE_WATERMARK),
             "availableMemory": Member(AVAILABLE_MEMORY),
             "psi": Member(PSI),
@@ -269,22 +184,22 @@ TRIGGERS = ListOf(
 
 TAINT = Object(
     {
-        "effect": Member(_words(TaintEffect), default=TaintEffect.NO_SCHEDULE),
+        "effect": Member(one_of(TaintEffect), default=TaintEffect.NO_SCHEDULE),
         "holdSeconds": Member(Integer(10, 86_400), default=300),
     }
 )
 EVICT = Object({"gracePeriodSeconds": Member(Integer(1, 600), default=10)})
-KILL = Object({"unit": Member(_words(KillUnit), default=KillUnit.POD)})
+KILL = Object({"unit": Member(one_of(KillUnit), default=KillUnit.POD)})
 
 LADDER = ListOf(
     Object(
         {
-            "action": Member(_words(Action), required=True),
+            "action": Member(one_of(Action), required=True),
             "triggers": Member(
                 ListOf(Text(63, 1), max_items=16, min_items=1, unique="set"),
                 required=True,
             ),
-            "match": Member(_words(Match), default=Match.ANY),
+            "match": Member(one_of(Match), default=Match.ANY),
             "afterSeconds": Member(Integer(0, 3600)),
             "taint": Member(TAINT),
             "evict": Member(EVICT),
@@ -324,7 +239,7 @@ VICTIMS = Object(
     {
         "order": Member(
             ListOf(
-                _words(Criterion),
+                one_of(Criterion),
                 max_items=4,
                 min_items=1,
                 rules=(
@@ -350,7 +265,7 @@ VICTIMS = Object(
             default=1_000_000,
         ),
         "qosClasses": Member(
-            ListOf(_words(QosClass), max_items=3, min_items=1, unique="set"),
+            ListOf(one_of(QosClass), max_items=3, min_items=1, unique="set"),
             default=[QosClass.BEST_EFFORT, QosClass.BURSTABLE],
         ),
         "podSelector": Member(LABEL_SELECTOR, default={}),
@@ -368,7 +283,7 @@ VICTIMS = Object(
             default="64Mi",
         ),
         "minAgeSeconds": Member(Integer(0, 86_400), default=60),
-        "unprotected": Member(ListOf(_words(Unprotected), max_items=7, unique="set"), default=[]),
+        "unprotected": Member(ListOf(one_of(Unprotected), max_items=7, unique="set"), default=[]),
     }
 )
 
@@ -387,7 +302,7 @@ LIMITS = Object(
 
 SPEC = Object(
     {
-        "mode": Member(_words(Mode), default=Mode.DRY_RUN),
+        "mode": Member(one_of(Mode), default=Mode.DRY_RUN),
         "priority": Member(Integer(-1000, 1000), default=0),
         "nodeSelector": Member(LABEL_SELECTOR, required=True),
         "triggers": Member(TRIGGERS, required=True),

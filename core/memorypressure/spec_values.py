@@ -244,11 +244,10 @@ class Share:
     percent: int | None = None
 
     def of(self, whole: int) -> int:
-        """The count, or the percentage of `whole` rounded up; so a percentage of something is at least 1."""
-        if self.count is not None:
-            return self.count
-        assert self.percent is not None
-        return max(1, -(-whole * self.percent // 100)) if self.percent else 0
+        """The count, or the percentage of `whole` rounded up and at least 1."""
+        if self.percent is None:
+            return self.count or 0
+        return max(1, -(-whole * self.percent // 100))
 
 
 @dataclass(frozen=True, slots=True)

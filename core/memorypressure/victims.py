@@ -1,4 +1,4 @@
-"""Who is to be stopped: candidates with fresh figures -> one victim or none, as a total order with every exclusion told.
+"""Who is to be stopped: candidates with fresh figures -> one victim or none, a total order, every exclusion told.
 
 Eligibility is the operator's (`protections`); what is ranked here is on the plan. Relief is what a kill gives back:
 anonymous, kernel and socket memory, on the NUMA nodes under pressure; file, shmem and huge pages stay.
@@ -32,7 +32,10 @@ class CgroupState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A pod that may be stopped: an entry of the plan's `pods[]`. `workload` is `<kind>/<name>` of its controller, empty without one."""
+    """A pod that may be stopped: an entry of the plan's `pods[]`.
+
+    `workload` is `<kind>/<name>` of its controller, empty without one.
+    """
 
     uid: str
     namespace: str
@@ -134,9 +137,10 @@ def rank(
 ) -> Ranking:
     """The victims in the order of `rules.order`, ties broken by uid, and the one to stop.
 
-    `pressed_nodes` empty: the whole machine is short. `deficit_bytes` is what the pressed nodes lack to High. The chosen
-    one is the first that brings `max(min_relief, deficit)`; if none does, the largest if it brings a quarter of that.
-    Where the tree has no memory figures, `min_relief` 0 admits pods without them: order by Priority and Youngest then.
+    `pressed_nodes` empty: the whole machine is short. `deficit_bytes` is what the pressed nodes lack to High. The
+    chosen one is the first that brings `max(min_relief, deficit)`; if none does, the largest if it brings a quarter of
+    that. Where the tree has no memory figures, `min_relief` 0 admits pods without them: order by Priority and Youngest
+    then.
     """
     needed_bytes = max(rules.min_relief_bytes, deficit_bytes)
     by_uid = _by_uid(usages)
@@ -156,15 +160,19 @@ def rank(
 
 def order_key(order: tuple[Criterion, ...], entry: Ranked) -> tuple[int | str, ...]:
     """The sort key of a candidate: lexicographic over the criteria, then uid, so that no two are equal."""
-    return (*(_CRITERIA[criterion](entry) for criterion in order), entry.candidate.uid)
+    return (*(_criterion_key(criterion, entry) for criterion in order), entry.candidate.uid)
 
 
-_CRITERIA = {
-    Criterion.OVER_REQUEST: lambda entry: 0 if entry.over_request else 1,
-    Criterion.PRIORITY: lambda entry: entry.candidate.priority,
-    Criterion.RELIEF: lambda entry: -(entry.relief_bytes or 0),
-    Criterion.YOUNGEST: lambda entry: -entry.candidate.create_time_seconds,
-}
+def _criterion_key(criterion: Criterion, entry: Ranked) -> int:
+    match criterion:
+        case Criterion.OVER_REQUEST:
+            return 0 if entry.over_request else 1
+        case Criterion.PRIORITY:
+            return entry.candidate.priority
+        case Criterion.RELIEF:
+            return -(entry.relief_bytes or 0)
+        case Criterion.YOUNGEST:
+            return -entry.candidate.create_time_seconds
 
 
 def _by_uid(usages: Iterable[Usage]) -> Mapping[str, Usage]:
@@ -184,47 +192,61 @@ def _judge(
     needed_bytes: int,
     own_pod_uid: str,
 ) -> Ranked | Excluded:
-    uid = candidate.uid
-    if not _UID.match(uid):
-        return Excluded(uid, Reason.INVALID_UID, "the uid could name something other than a pod's cgroup")
-    if uid == own_pod_uid:
-        return Excluded(uid, Reason.OWN_POD, "this is the agent's own pod")
-    if candidate.priority >= FIRST_SYSTEM_CRITICAL_PRIORITY:
-        return Excluded(uid, Reason.SYSTEM_CRITICAL, f"priority {candidate.priority} is system-critical")
-    if candidate.priority > rules.max_priority:
-        message = f"priority {candidate.priority} is above maxPriority {rules.max_priority}"
-        return Excluded(uid, Reason.PRIORITY_TOO_HIGH, message)
-    if usage is None:
-        return Excluded(uid, Reason.GONE, "no cgroup of this pod is on the node")
-    if usage.state is CgroupState.DYING:
-        return Excluded(uid, Reason.TERMINATING, "its processes are already being ended")
-    if usage.state is not CgroupState.LIVE:
-        return Excluded(uid, Reason.GONE, f"its cgroup is {usage.state.lower()}")
-    if usage.seen_seconds < rules.min_age_seconds:
-        message = f"on this node for {usage.seen_seconds} s, minAgeSeconds is {rules.min_age_seconds}"
-        return Excluded(uid, Reason.TOO_YOUNG, message)
-    targets = tuple(
+    against = _against(rules, candidate, usage, own_pod_uid)
+    if against is not None or usage is None:
+        reason, message = against or (Reason.GONE, "no cgroup of this pod is on the node")
+        return Excluded(candidate.uid, reason, message)
+    targets = [
         container
         for container in usage.containers
         if container.processes > 0 and not container.is_sandbox and is_container_id(container.id)
-    )
+    ]
     if not targets:
-        return Excluded(uid, Reason.NOT_RUNNING, "no container of it has a process")
-    if any(container.relief_bytes is None for container in targets) and rules.min_relief_bytes > 0:
-        message = "its cgroups have no memory figures, and minRelief is not 0"
-        return Excluded(uid, Reason.NO_FIGURES, message)
+        return Excluded(candidate.uid, Reason.NOT_RUNNING, "no container of it has a process")
+    if rules.min_relief_bytes > 0 and any(container.relief_bytes is None for container in targets):
+        return Excluded(candidate.uid, Reason.NO_FIGURES, "its cgroups have no memory figures, and minRelief is not 0")
     if unit is KillUnit.CONTAINER:
-        targets = (max(targets, key=lambda container: (container.relief_on(pressed_nodes) or 0, container.id)),)
+        targets = [max(targets, key=lambda container: (container.relief_on(pressed_nodes) or 0, container.id))]
     figures = [container.relief_on(pressed_nodes) for container in targets]
-    relief = None if any(figure is None for figure in figures) else sum(figure or 0 for figure in figures)
+    relief_bytes = None if None in figures else sum(figure or 0 for figure in figures)
     memory_bytes = sum(container.memory_bytes or 0 for container in usage.containers)
     return Ranked(
         candidate=candidate,
-        relief_bytes=relief,
+        relief_bytes=relief_bytes,
         over_request=memory_bytes > candidate.request_bytes,
-        sufficient=relief is None or relief >= needed_bytes,
+        sufficient=relief_bytes is None or relief_bytes >= needed_bytes,
         containers=tuple(container.id for container in targets),
     )
+
+
+def _against(
+    rules: VictimRules, candidate: Candidate, usage: Usage | None, own_pod_uid: str
+) -> tuple[Reason, str] | None:
+    """What speaks against a candidate, whatever it would bring; the plan is not trusted with who may never be one."""
+    found = None
+    if not is_pod_uid(candidate.uid):
+        found = Reason.INVALID_UID, "the uid could name something other than a pod's cgroup"
+    elif candidate.uid == own_pod_uid:
+        found = Reason.OWN_POD, "this is the agent's own pod"
+    elif candidate.priority >= FIRST_SYSTEM_CRITICAL_PRIORITY:
+        found = Reason.SYSTEM_CRITICAL, f"priority {candidate.priority} is system-critical"
+    elif candidate.priority > rules.max_priority:
+        found = Reason.PRIORITY_TOO_HIGH, f"priority {candidate.priority} is above maxPriority {rules.max_priority}"
+    elif usage is None:
+        found = Reason.GONE, "no cgroup of this pod is on the node"
+    elif usage.state is CgroupState.DYING:
+        found = Reason.TERMINATING, "its processes are already being ended"
+    elif usage.state is not CgroupState.LIVE:
+        found = Reason.GONE, f"its cgroup is {usage.state.lower()}"
+    elif usage.seen_seconds < rules.min_age_seconds:
+        message = f"on this node for {usage.seen_seconds} s, minAgeSeconds is {rules.min_age_seconds}"
+        found = Reason.TOO_YOUNG, message
+    return found
+
+
+def is_pod_uid(text: str) -> bool:
+    """Whether it can be a pod's uid: letters, digits and '-' only, so that it names one directory."""
+    return bool(_UID.match(text))
 
 
 def is_container_id(text: str) -> bool:

@@ -64,7 +64,7 @@ def _pageset(label: str) -> Token:
 
 
 def _protection(name: str) -> Token:
-    counts = COUNT + rb"(?:, " + COUNT + rb"){1,5}+"
+    counts = COUNT + rb"(?>(?:, " + COUNT + rb"){1,5})"
     return Token(
         rb"        protection: \((?P<" + name.encode() + rb">" + counts + rb")\)\n",
         "'protection: (a, b, ...)' with 2 to 6 page counts",

@@ -106,9 +106,8 @@ class ZoneInfoReader:
         return ZoneInfo(zones, self._page_size_bytes, self._normal_index)
 
     def _zone(self, block: Block, row: tuple[Any, ...]) -> Zone:
-        node, name, node_stats, free, boost, min_, low, high, _, _, present, managed, cma, early, stats, late, cpus = (
-            row
-        )
+        node, name, node_stats, free, boost, min_, low, high, _ = row[:9]
+        spanned, present, managed, cma, early, stats, late, cpus = row[9:]
         threshold = cpu_count = free_cma_pages = 0
         if stats is not None:
             self._check_unique(block, "stats", stats)
@@ -138,7 +137,7 @@ class ZoneInfoReader:
             threshold,
             cpu_count,
         )
-        _check_numbers(block, zone)
+        _check_numbers(block, zone, int(spanned))
         return zone
 
     def _check_unique(self, block: Block, group: str, region: bytes) -> None:
@@ -249,19 +248,30 @@ def _cpus(block: Block, pagesets: bytes) -> tuple[int, int]:
     return len(numbers), threshold
 
 
-def _check_numbers(block: Block, zone: Zone) -> None:
-    """Every count is a count of pages, and the watermarks stand in the order the kernel makes them in."""
+def _check_numbers(block: Block, zone: Zone, spanned_pages: int) -> None:
+    """Every count is a count of pages, no part is larger than its whole, and the watermarks stand in their order."""
     if max(zone.free_pages, zone.high_pages, zone.managed_pages, zone.cma_pages) > MAX_PAGES:
         name = next(name for name in ("free", "high", "managed", "cma") if int(block[name] or 0) > MAX_PAGES)
         raise _error(block.string, block.start(name), "a page count from 0 to 2^52")
-    if zone.free_cma_pages > MAX_PAGES:
-        raise _error(block.string, block.start("stats"), "'nr_free_cma' with a page count from 0 to 2^52")
+    drift = zone.cpus * MAX_THRESHOLD  # by how much a counter can be off, whatever the threshold was when it drifted
+    if zone.managed_pages > spanned_pages:
+        raise _error(block.string, block.start("managed"), f"managed not above spanned ({spanned_pages})")
+    if zone.free_pages > spanned_pages + drift:
+        raise _error(block.string, block.start("free"), f"pages free not above spanned ({spanned_pages})")
+    if zone.free_cma_pages > zone.free_pages + 2 * drift:
+        raise _error(block.string, _free_cma_offset(block), f"'nr_free_cma' not above pages free ({zone.free_pages})")
+    if zone.cma_known and zone.free_cma_pages > zone.cma_pages + drift:
+        raise _error(block.string, _free_cma_offset(block), f"'nr_free_cma' not above cma ({zone.cma_pages})")
     if max(zone.protection) > MAX_PAGES:
         raise _error(block.string, _protection_offset(block), "page counts from 0 to 2^52")
     if zone.boost_pages > zone.min_pages:
         raise _error(block.string, block.start("boost"), "boost not above min, which it is part of")
     if not zone.min_pages <= zone.low_pages <= zone.high_pages:
         raise _error(block.string, block.start("min"), "min <= low <= high")
+
+
+def _free_cma_offset(block: Block) -> int:
+    return block.string.index(b"      nr_free_cma ", block.start("stats"))
 
 
 def _protection_offset(block: Block) -> int:

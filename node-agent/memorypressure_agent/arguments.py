@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,12 @@ def host_roots(arguments: argparse.Namespace) -> HostRoots:
     from memorypressure_agent.host.sources import HostRoots
 
     return HostRoots(arguments.proc_root, arguments.sys_root, arguments.cgroup_root)
+
+
+def proc_complaint(roots: HostRoots, message: str) -> str:
+    """A source's message with the file's whole path, and what --proc-root has to be."""
+    where = message if message.startswith(roots.proc) else f"{roots.proc.rstrip('/')}/{message}"
+    return f"{where}; --proc-root must be the /proc of a Linux machine, readable for user {os.geteuid()}"
 
 
 def number_between(least: float, most: float) -> Callable[[str], float]:

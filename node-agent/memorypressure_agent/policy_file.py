@@ -110,7 +110,11 @@ def _load_json(path: Path, text: str) -> tuple[object, dict[str, int]]:
 
 
 def _load_yaml(path: Path, text: str) -> tuple[object, dict[str, int]]:
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise BadInputError(f"{path}:{line}: not YAML: character U+{error.character:04X} is not allowed") from error
     try:
         root = loader.get_node() if loader.check_node() else None
         if root is None:

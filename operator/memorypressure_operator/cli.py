@@ -1,6 +1,7 @@
 """Command line of `memorypressure-operator`; nothing heavy is imported before the settings are known to be good."""
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -48,12 +49,12 @@ def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | Non
     command = arguments.pop("command")
     try:
         settings = settings_module.parse(arguments, os.environ if environment is None else environment)
-        from memorypressure_operator import main as run  # kopf and kubernetes: 60 MiB, not for --help
-
-        return run.remove_taints(settings) if command == "remove-taints" else run.run(settings)
+        operator = importlib.import_module("memorypressure_operator.main")  # kopf and kubernetes: not for --help
+        code: int = operator.remove_taints(settings) if command == "remove-taints" else operator.run(settings)
     except (SettingsError, CredentialsError) as error:
         print(f"memorypressure-operator: {error}", file=sys.stderr)
         return EXIT_USAGE
+    return code
 
 
 if __name__ == "__main__":

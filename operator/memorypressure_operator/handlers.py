@@ -19,7 +19,7 @@ PLURAL = "memorypressurepolicies"
 
 
 def make_registry(policies: Registry, credentials: Credentials, settings: Settings) -> kopf.OperatorRegistry:
-    """kopf's registry with our four handlers."""
+    """Kopf's registry with our four handlers."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.startup(registry=registry)
@@ -68,7 +68,7 @@ class Backoffs(Iterable[float]):
 
 
 def connection(credentials: Credentials, token_reload_seconds: float) -> kopf.ConnectionInfo:
-    """kopf's login with the same server and token; it expires so that kopf asks again and the token is re-read."""
+    """Kopf's login with the same server and token; it expires so that kopf asks again and the token is re-read."""
     configuration = credentials.configuration
     expires = datetime.now(UTC) + timedelta(seconds=max(1.0, token_reload_seconds))
     token = credentials.token()

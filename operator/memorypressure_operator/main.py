@@ -58,7 +58,9 @@ class Operator:
         self.registry = Registry(clock, settings.coalesce_seconds)
         self.leader = Leader(api, _leader_settings(settings), clock)
         self.events = EventWriter(api, settings.identity, self.metrics.events_failed.inc)
-        self.loop = DecisionLoop(settings, api, self.registry, self.leader, self.events, self.metrics, self.health, clock)
+        self.loop = DecisionLoop(
+            settings, api, self.registry, self.leader, self.events, self.metrics, self.health, clock
+        )
         self._leader_thread = LeaderThread(self.leader, settings.renew_seconds, self._leadership)
         self._streams = [self._stream(source) for source in SOURCES]
         self.stopping = threading.Event()
@@ -170,7 +172,7 @@ def run(settings: Settings) -> int:
 
 
 async def _kopf(operator: Operator) -> int:
-    """kopf in this thread's loop until it is told to stop; 1 if it or one of our threads failed."""
+    """Kopf in this thread's loop until it is told to stop; 1 if it or one of our threads failed."""
     stop = asyncio.Event()
 
     async def watch() -> None:
@@ -259,4 +261,4 @@ class _PageMeta(msgspec.Struct):
 
 class _NodePage(msgspec.Struct):
     metadata: _PageMeta
-    items: list[msgspec.Raw] = []  # noqa: RUF012
+    items: list[msgspec.Raw] = []

@@ -35,26 +35,37 @@ class Metrics:
         self.registry = CollectorRegistry(auto_describe=True)
         prometheus_client.ProcessCollector(registry=self.registry)
         prometheus_client.PlatformCollector(registry=self.registry)
-        self.build_info = self._gauge("memorypressure_build_info", "Version of this component; always 1.", "version component")
+        self.build_info = self._gauge(
+            "memorypressure_build_info", "Version of this component; always 1.", "version component"
+        )
         self.build_info.labels(VERSION, "operator").set(1)
         self.policies = self._gauge("memorypressure_operator_policies", "Policies by mode.", "mode")
         self.conflicts = self._gauge(
-            "memorypressure_operator_policy_conflicts", "Nodes on which the policy is tied with one of another mode.", "policy"
+            "memorypressure_operator_policy_conflicts",
+            "Nodes on which the policy is tied with one of another mode.",
+            "policy",
         )
         self.nodes = self._gauge("memorypressure_operator_nodes", "Nodes of a policy by state.", "policy state")
         self.budget_remaining = self._gauge(
             "memorypressure_operator_budget_remaining", "Actions left in the running hour.", "policy action"
         )
-        self.budget_limit = self._gauge("memorypressure_operator_budget_limit", "Actions allowed an hour.", "policy action")
+        self.budget_limit = self._gauge(
+            "memorypressure_operator_budget_limit", "Actions allowed an hour.", "policy action"
+        )
         self.exposure = self._gauge(
-            "memorypressure_operator_exposure_kills", "Kills that nodes may make: standing now, and in the worst hour.",
+            "memorypressure_operator_exposure_kills",
+            "Kills that nodes may make: standing now, and in the worst hour.",
             "policy bound",
         )
         self.actions = self._counter(
-            "memorypressure_actions", "Actions of the operator, and kills reported by nodes.", "policy action mode result"
+            "memorypressure_actions",
+            "Actions of the operator, and kills reported by nodes.",
+            "policy action mode result",
         )
         self.denied = self._counter("memorypressure_actions_denied", "Due actions not done.", "action reason")
-        self.tainted = self._gauge("memorypressure_operator_nodes_tainted", "Nodes that carry the operator's taint.", "")
+        self.tainted = self._gauge(
+            "memorypressure_operator_nodes_tainted", "Nodes that carry the operator's taint.", ""
+        )
         self.reconcile_errors = self._counter(
             "memorypressure_operator_reconcile_errors", "Passes over a node that failed, by cause.", "reason"
         )
@@ -76,14 +87,20 @@ class Metrics:
             "memorypressure_operator_ledger_conflicts", "Ledger writes refused because somebody else had written.", ""
         )
         self.ledger_valid = self._gauge(
-            "memorypressure_operator_ledger_valid", "1 if the policy's ledger is readable, 0 if it is disarmed.", "policy"
+            "memorypressure_operator_ledger_valid",
+            "1 if the policy's ledger is readable, 0 if it is disarmed.",
+            "policy",
         )
         self.leader = self._gauge("memorypressure_operator_leader", "1 while this replica holds the Lease.", "")
-        self.stream_up = self._gauge("memorypressure_operator_stream_synced", "1 while a stream's table is complete.", "resource")
+        self.stream_up = self._gauge(
+            "memorypressure_operator_stream_synced", "1 while a stream's table is complete.", "resource"
+        )
         self.stream_restarts = self._counter(
             "memorypressure_operator_stream_restarts", "Streams opened anew after a failure.", "resource reason"
         )
-        self.events_failed = self._counter("memorypressure_operator_events_failed", "Events that could not be written.", "")
+        self.events_failed = self._counter(
+            "memorypressure_operator_events_failed", "Events that could not be written.", ""
+        )
         self._initialise()
 
     def _gauge(self, name: str, text: str, labels: str) -> Gauge:
@@ -117,7 +134,14 @@ class Metrics:
 
     def remove_policy(self, policy: str) -> None:
         """Drops the gauges of a deleted policy; its counters stay until the process ends."""
-        for gauge in (self.conflicts, self.nodes, self.budget_remaining, self.budget_limit, self.exposure, self.ledger_valid):
+        for gauge in (
+            self.conflicts,
+            self.nodes,
+            self.budget_remaining,
+            self.budget_limit,
+            self.exposure,
+            self.ledger_valid,
+        ):
             gauge.remove_by_labels({"policy": policy})
 
     def set_policies(self, modes: Iterable[str]) -> None:

@@ -1,18 +1,20 @@
 """What a node's reports mean over time: since when each step is due or clear, and which episode is running. Pure.
 
-All times are seconds of the operator's own monotonic clock, counted from when the operator saw a report; time stamps
-of nodes are names here, never compared with a clock. After a restart of the operator everything counts anew.
+All times are nanoseconds of the operator's own monotonic clock, counted from when the operator saw a report; time
+stamps of nodes are names here, never compared with a clock. After a restart of the operator everything counts anew.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from memorypressure.spec import Action, Match, Step
+from memorypressure.spec import Action, Step
+from memorypressure.steps import StepStatus, StepTimer, advance_steps, readings_from_report
 from memorypressure_operator.reports import StateStatus
 
-EPISODE_CLEAR_SECONDS = 120.0
+NS = 1_000_000_000
+EPISODE_CLEAR_NS = 120 * NS
 """An episode ends when the node has been clear for so long (DESIGN 4)."""
-FRESH_SECONDS = 35.0
+FRESH_NS = 35 * NS
 """A node under pressure reports every 10 s; after three missed reports nobody acts on what it said last."""
 BEATS_MISSED = 3
 
@@ -21,46 +23,48 @@ BEATS_MISSED = 3
 class Watch:
     """What is remembered of one node's pressure."""
 
-    active_since: Mapping[str, float] = field(default_factory=dict)  # trigger -> first seen active
-    step_since: Mapping[Action, float] = field(default_factory=dict)  # step whose triggers match -> since when
-    clear_since: Mapping[Action, float] = field(default_factory=dict)  # step whose triggers do not -> since when
+    active_since_ns: Mapping[str, int] = field(default_factory=dict)  # trigger -> first seen active
+    timers: tuple[StepTimer, ...] = ()
+    steps: tuple[StepStatus, ...] = ()
+    clear_since_ns: Mapping[Action, int] = field(default_factory=dict)  # step whose condition is false -> since when
     episode: str = ""  # "" = none is running
-    episode_clear_since: float | None = None
+    episode_clear_since_ns: int | None = None
 
     @property
     def pressed(self) -> bool:
-        return bool(self.active_since)
+        return bool(self.active_since_ns)
+
+    def step(self, action: Action) -> StepStatus | None:
+        return next((each for each in self.steps if each.step.action is action), None)
 
 
-def advance(watch: Watch, status: StateStatus, ladder: tuple[Step, ...], reported_at: float, now: float) -> Watch:
-    """The watch after looking at the node's latest report, which arrived at `reported_at`.
+def advance(watch: Watch, status: StateStatus, ladder: tuple[Step, ...], reported_ns: int, now_ns: int) -> Watch:
+    """The watch after looking at the node's latest report, which arrived at `reported_ns`.
 
     What a report says counts from its arrival; an episode's end counts with the passing of time, too.
     """
     names = [trigger.name for trigger in status.active_triggers]
-    active = {name: watch.active_since.get(name, reported_at) for name in names}
-    step_since: dict[Action, float] = {}
-    clear_since: dict[Action, float] = {}
-    for step in ladder:
-        held = [name for name in step.triggers if name in active]
-        matches = len(held) == len(step.triggers) if step.match is Match.ALL else bool(held)
-        if matches:
-            step_since[step.action] = watch.step_since.get(step.action, reported_at)
-        else:
-            clear_since[step.action] = watch.clear_since.get(step.action, reported_at)
-    advanced = replace(watch, active_since=active, step_since=step_since, clear_since=clear_since)
-    return _episode(advanced, status, reported_at, now)
+    active = {name: watch.active_since_ns.get(name, reported_ns) for name in names}
+    used = tuple({name for step in ladder for name in step.triggers})
+    timers, steps = advance_steps(ladder, watch.timers, readings_from_report(used, active), now_ns)
+    clear = {
+        each.step.action: watch.clear_since_ns.get(each.step.action, reported_ns)
+        for each in steps
+        if not each.satisfied
+    }
+    advanced = replace(watch, active_since_ns=active, timers=timers, steps=steps, clear_since_ns=clear)
+    return _episode(advanced, status, reported_ns, now_ns)
 
 
-def _episode(watch: Watch, status: StateStatus, reported_at: float, now: float) -> Watch:
+def _episode(watch: Watch, status: StateStatus, reported_ns: int, now_ns: int) -> Watch:
     if watch.pressed:
-        return replace(watch, episode=watch.episode or episode_name(status), episode_clear_since=None)
+        return replace(watch, episode=watch.episode or episode_name(status), episode_clear_since_ns=None)
     if not watch.episode:
         return watch
-    since = watch.episode_clear_since if watch.episode_clear_since is not None else reported_at
-    if now - since >= EPISODE_CLEAR_SECONDS:
-        return replace(watch, episode="", episode_clear_since=None)
-    return replace(watch, episode_clear_since=since)
+    since_ns = reported_ns if watch.episode_clear_since_ns is None else watch.episode_clear_since_ns
+    if now_ns - since_ns >= EPISODE_CLEAR_NS:
+        return replace(watch, episode="", episode_clear_since_ns=None)
+    return replace(watch, episode_clear_since_ns=since_ns)
 
 
 def episode_name(status: StateStatus) -> str:
@@ -74,17 +78,16 @@ def episode_name(status: StateStatus) -> str:
     return f"since-{min((t.since for t in status.active_triggers), default='unknown')}"
 
 
-def fresh(reported_at: float | None, now: float) -> bool:
-    """Whether the last report is young enough to act upon."""
-    return reported_at is not None and now - reported_at <= FRESH_SECONDS
+def fresh(changed_ns: int | None, now_ns: int) -> bool:
+    """Whether the last report is young enough to act upon. None: no report came since this process started."""
+    return changed_ns is not None and now_ns - changed_ns <= FRESH_NS
 
 
-def silent(reported_at: float | None, now: float, grant_seconds: int) -> bool:
-    """Whether the node has missed three heartbeats, which come every third of `grant_seconds`."""
-    return reported_at is None or now - reported_at > BEATS_MISSED * grant_seconds / 3
+def beat_limit_ns(grant_seconds: int) -> int:
+    """Three heartbeats, which come every third of `grant_seconds`."""
+    return BEATS_MISSED * grant_seconds * NS // 3
 
 
-def due_seconds(watch: Watch, step: Step, now: float) -> float | None:
-    """How long until the step is due: 0 or less when it is, None while its triggers do not match."""
-    since = watch.step_since.get(step.action)
-    return None if since is None else since + step.after_seconds - now
+def silent(reported_ns: int | None, now_ns: int, grant_seconds: int) -> bool:
+    """Whether the node has missed three heartbeats."""
+    return reported_ns is None or now_ns - reported_ns > beat_limit_ns(grant_seconds)

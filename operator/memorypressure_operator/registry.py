@@ -6,12 +6,13 @@ lock; views are immutable, so what is handed out stays as it was.
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from memorypressure.protections import DisruptionBudget
 from memorypressure.spec import Policy, SpecError, parse_policy
 from memorypressure_operator.reports import PlanView, StateView
-from memorypressure_operator.views import BudgetView, NodeView, PodView
+from memorypressure_operator.views import NodeView, PodView
 
 
 class Dirty:
@@ -39,7 +40,9 @@ class Dirty:
         """Up to `limit` nodes that are due, urgent first, then by due time."""
         now = self._clock()
         with self._changed:
-            due = sorted((n for n, t in self._due.items() if t <= now), key=lambda n: (n not in self._urgent, self._due[n]))
+            due = sorted(
+                (n for n, t in self._due.items() if t <= now), key=lambda n: (n not in self._urgent, self._due[n])
+            )
             for name in due[:limit]:
                 del self._due[name]
                 self._urgent.discard(name)
@@ -77,10 +80,11 @@ class Tables:
     plans: dict[str, PlanView] = field(default_factory=dict)
     pods: dict[str, PodView] = field(default_factory=dict)
     pods_by_node: dict[str, dict[str, PodView]] = field(default_factory=dict)
-    workload_pods: dict[str, set[str]] = field(default_factory=dict)
+    workload_nodes: dict[str, dict[str, int]] = field(default_factory=dict)  # workload -> its pods on each node
+    holders: dict[str, set[str]] = field(default_factory=dict)  # workload -> nodes whose stored plan names its pods
     namespaces: dict[str, dict[str, str]] = field(default_factory=dict)
-    budgets: dict[tuple[str, str], BudgetView] = field(default_factory=dict)
-    budgets_by_namespace: dict[str, dict[str, BudgetView]] = field(default_factory=dict)
+    budgets: dict[tuple[str, str], DisruptionBudget] = field(default_factory=dict)
+    budgets_by_namespace: dict[str, dict[str, DisruptionBudget]] = field(default_factory=dict)
     policies: dict[str, PolicyEntry] = field(default_factory=dict)
 
 
@@ -93,9 +97,11 @@ class Registry:
         self.dirty = Dirty(clock, coalesce_seconds)
         self._clock = clock
         self._synced: set[str] = set()
-        self.reported_at: dict[str, float] = {}  # node -> when its report last changed, on our clock
+        self.reported_at: dict[str, float] = {}  # node -> when its report was first seen or last changed, our clock
+        self.changed_at: dict[str, float] = {}  # the same, only changes: how old the first one is nobody knows
         self.policies_at: float | None = None
         self.policies_changed = True
+        self.nodes_version = 0  # moves when a node appears, goes or changes its labels
 
     # --- policies, fed by kopf ---
 
@@ -118,9 +124,26 @@ class Registry:
         with self.lock:
             self.policies_at = self._clock()
             before = self.tables.policies.get(entry.name)
+            if before is not None and before.uid == entry.uid and before.generation > entry.generation:
+                return
             self.tables.policies[entry.name] = entry
             if before is None or (before.uid, before.generation) != (entry.uid, entry.generation):
                 self._policies_moved()
+
+    def put_status(self, name: str, status: Mapping[str, Any]) -> None:
+        """Takes the API server's answer to a status write."""
+        with self.lock:
+            entry = self.tables.policies.get(name)
+            if entry is not None:
+                self.tables.policies[name] = replace(entry, status=status)
+
+    def keep_policies(self, known: Iterable[str], uids: set[str]) -> None:
+        """Removes those of `known` whose UID the API server does not list any more."""
+        with self.lock:
+            for name in known:
+                entry = self.tables.policies.get(name)
+                if entry is not None and entry.uid not in uids:
+                    self.remove_policy(name)
 
     def remove_policy(self, name: str) -> None:
         with self.lock:
@@ -152,12 +175,15 @@ class Registry:
         with self.lock:
             before = self.tables.nodes.get(name)
             self.tables.nodes[name] = view
+            if before is None or before.labels != view.labels:
+                self.nodes_version += 1
             if before != view:
                 self.dirty.add([name])
 
     def remove_node(self, name: str) -> None:
         with self.lock:
             if self.tables.nodes.pop(name, None) is not None:
+                self.nodes_version += 1
                 self.dirty.add([name])
 
     # --- states ---
@@ -166,8 +192,12 @@ class Registry:
         with self.lock:
             before = self.tables.states.get(name)
             self.tables.states[name] = view
+            if before is not None and before.uid == view.uid and _newer(before.resource_version, view.resource_version):
+                return  # the answer to our own write was newer than this event
             if before is None or before.status != view.status:
                 self.reported_at[name] = self._clock()
+                if before is not None:
+                    self.changed_at[name] = self._clock()
             triggers = {t.name for t in view.status.active_triggers}
             fresh = before is None or triggers != {t.name for t in before.status.active_triggers}
             self.dirty.add([name], urgent=fresh and bool(triggers))
@@ -175,6 +205,7 @@ class Registry:
     def remove_state(self, name: str) -> None:
         with self.lock:
             self.reported_at.pop(name, None)
+            self.changed_at.pop(name, None)
             if self.tables.states.pop(name, None) is not None:
                 self.dirty.add([name])
 
@@ -185,14 +216,27 @@ class Registry:
             before = self.tables.plans.get(name)
             if before is not None and before.uid == view.uid and before.generation > view.generation:
                 return  # the answer to our own write was newer than this event
+            self._hold(name, before, view)
             self.tables.plans[name] = view
             if before != view:
                 self.dirty.add([name])
 
     def remove_plan(self, name: str) -> None:
         with self.lock:
-            if self.tables.plans.pop(name, None) is not None:
+            before = self.tables.plans.pop(name, None)
+            self._hold(name, before, None)
+            if before is not None:
                 self.dirty.add([name])
+
+    def _hold(self, node: str, before: PlanView | None, after: PlanView | None) -> None:
+        was = before.workloads if before else frozenset()
+        now = after.workloads if after else frozenset()
+        for workload in was - now:
+            self.tables.holders[workload].discard(node)
+            if not self.tables.holders[workload]:
+                del self.tables.holders[workload]
+        for workload in now - was:
+            self.tables.holders.setdefault(workload, set()).add(node)
 
     # --- pods ---
 
@@ -206,8 +250,9 @@ class Registry:
             if view.node:
                 self.tables.pods_by_node.setdefault(view.node, {})[uid] = view
                 self.dirty.add([view.node])
-            if not view.finished:
-                self.tables.workload_pods.setdefault(view.workload, set()).add(uid)
+            if view.counts:
+                nodes = self.tables.workload_nodes.setdefault(view.workload, {})
+                nodes[view.node] = nodes.get(view.node, 0) + 1
 
     def remove_pod(self, uid: str) -> None:
         with self.lock:
@@ -224,11 +269,13 @@ class Registry:
             on_node.pop(view.uid, None)
             if not on_node:
                 del self.tables.pods_by_node[view.node]
-        siblings = self.tables.workload_pods.get(view.workload)
-        if siblings is not None:
-            siblings.discard(view.uid)
-            if not siblings:
-                del self.tables.workload_pods[view.workload]
+        nodes = self.tables.workload_nodes.get(view.workload)
+        if nodes is not None and view.counts:
+            nodes[view.node] -= 1
+            if not nodes[view.node]:
+                del nodes[view.node]
+            if not nodes:
+                del self.tables.workload_nodes[view.workload]
 
     # --- namespaces and budgets: what changes there concerns the nodes with pods of the namespace ---
 
@@ -243,7 +290,7 @@ class Registry:
         with self.lock:
             self.tables.namespaces.pop(name, None)
 
-    def put_budget(self, key: tuple[str, str], view: BudgetView) -> None:
+    def put_budget(self, key: tuple[str, str], view: DisruptionBudget) -> None:
         with self.lock:
             before = self.tables.budgets.get(key)
             self.tables.budgets[key] = view
@@ -262,6 +309,11 @@ class Registry:
         self.dirty.add({pod.node for pod in pods if pod.namespace == namespace and pod.node})
 
 
+def _newer(one: str, other: str) -> bool:
+    """Whether a resourceVersion of the same object is the later one (comparable as numbers: KEP-5504)."""
+    return one.isdigit() and other.isdigit() and int(one) > int(other)
+
+
 SINKS: dict[str, tuple[str, str, str]] = {
     "nodes": ("nodes", "put_node", "remove_node"),
     "nodememorystates": ("states", "put_state", "remove_state"),
@@ -276,7 +328,9 @@ SINKS: dict[str, tuple[str, str, str]] = {
 class TableSink:
     """One table of the registry as the `streams.Sink` of one stream."""
 
-    def __init__(self, registry: Registry, resource: str, on_synced: Callable[[str], None] = lambda resource: None) -> None:
+    def __init__(
+        self, registry: Registry, resource: str, on_synced: Callable[[str], None] = lambda resource: None
+    ) -> None:
         table, put, remove = SINKS[resource]
         self._registry = registry
         self._resource = resource

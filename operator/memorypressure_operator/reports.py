@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from typing import Any
 
 import msgspec
@@ -72,6 +73,7 @@ class ReportedAction(msgspec.Struct, frozen=True, rename="camel"):
     mode: str
     result: str
     reason: str = ""
+    message: str = ""
     pod: PodReference | None = None
     freed_bytes: int | None = None
 
@@ -145,6 +147,7 @@ class PlanView(msgspec.Struct, frozen=True):
     generation: int
     owner_uid: str
     digest: str
+    policy: str
     workloads: frozenset[str]
 
 
@@ -167,7 +170,10 @@ def decode_plan(raw: bytes) -> PlanView:
         generation=meta.generation,
         owner_uid=_node_owner(meta),
         digest=digest(plan.spec),
-        workloads=frozenset(f"{p.get('namespace')}/{p.get('workload')}" for p in pods if p.get("workload")),
+        policy=str((plan.spec.get("policy") or {}).get("name") or ""),
+        workloads=frozenset(
+            sys.intern(f"{pod.get('namespace')}/{pod.get('workload')}") for pod in pods if pod.get("workload")
+        ),
     )
 
 

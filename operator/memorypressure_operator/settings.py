@@ -29,7 +29,8 @@ class Settings:
 
     kubeconfig: str = _option("", "Path of a kubeconfig file. Default: KUBECONFIG, else the pod's service account.")
     namespace: str = _option(
-        "", "Own namespace: Lease, ledgers and the default policy's ConfigMap live there. Default: the service account's."
+        "",
+        "Own namespace: Lease, ledgers and the default policy's ConfigMap live there. Default: the service account's.",
     )
     identity: str = _option("", "Name as holder of the Lease. Default: host name and a random part.")
     lease_name: str = _option("memory-pressure-operator", "Name of the Lease object.")
@@ -59,7 +60,9 @@ class Settings:
     backoff_limit_seconds: float = _option(20.0, "Longest such wait.", 0.01, 600)
     token_reload_seconds: float = _option(60.0, "Age at which the token file is read again.", 0, 600)
 
-    lease_seconds: float = _option(15.0, "leaseDurationSeconds: silence after which another replica takes over.", 1, 300)
+    lease_seconds: float = _option(
+        15.0, "leaseDurationSeconds: silence after which another replica takes over.", 1, 300
+    )
     renew_deadline_seconds: float = _option(
         10.0, "Age of the last successful renewal beyond which this replica does not act.", 0.5, 299
     )
@@ -69,7 +72,9 @@ class Settings:
     coalesce_seconds: float = _option(0.2, "How long changes of one node are collected before it is looked at.", 0, 60)
     resync_seconds: float = _option(60.0, "Each node is looked at at least this often.", 1, 3600)
     status_seconds: float = _option(2.0, "Shortest time between two status writes of one policy.", 0.1, 600)
-    stuck_seconds: float = _option(60.0, "Age of the last pass of the decision loop beyond which /healthz fails.", 1, 3600)
+    stuck_seconds: float = _option(
+        60.0, "Age of the last pass of the decision loop beyond which /healthz fails.", 1, 3600
+    )
 
 
 def field_names() -> tuple[str, ...]:
@@ -110,11 +115,11 @@ def _value(source: str, field: "dataclasses.Field[Any]", given: str | bool) -> A
     text = str(given)
     if isinstance(field.default, str):
         return text
-    kind = type(field.default)
+    whole = isinstance(field.default, int)
     try:
-        number = kind(text)
+        number: float = int(text) if whole else float(text)
     except ValueError:
-        wanted = "a whole number" if kind is int else "a number"
+        wanted = "a whole number" if whole else "a number"
         raise SettingsError(f"{source}: {text!r} is not {wanted}") from None
     low, high = field.metadata["minimum"], field.metadata["maximum"]
     if not low <= number <= high:

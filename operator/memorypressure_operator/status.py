@@ -21,8 +21,6 @@ class Counts:
     reporting: int = 0
     under_pressure: int = 0
     armed: int = 0
-    tied: int = 0  # nodes where a policy of equal priority competes
-    tied_modes: int = 0  # ... with another mode, so that they run as DryRun
 
     def to_json(self) -> dict[str, int]:
         return {
@@ -54,7 +52,9 @@ class Facts:
     ledger_problem: str = ""
     quarantine_seconds: float = 0.0
     hints: tuple[str, ...] = ()
-    rivals: tuple[str, ...] = ()
+    conflict: str = ""  # with whom it ties, and where; "" = with nobody
+    conflict_key: str = ""
+    conflicts: int = 0
     dry_run_only: bool = False
     actions_used: Mapping[str, bool] = field(default_factory=dict)  # action -> whether the ladder has it
 
@@ -76,7 +76,7 @@ def compute(entry: PolicyEntry, facts: Facts, now: str) -> dict[str, Any]:
                 "message": message[:MESSAGE_MAX],
             }
         )
-    status: dict[str, Any] = {
+    result: dict[str, Any] = {
         "observedGeneration": entry.generation,
         "conditions": conditions,
         "nodes": facts.counts.to_json(),
@@ -89,7 +89,7 @@ def compute(entry: PolicyEntry, facts: Facts, now: str) -> dict[str, Any]:
         "exposure": {"standingKills": facts.standing_kills, "worstCaseHour": facts.worst_case_hour},
     }
     last = max(facts.last_action_time, str(entry.status.get("lastActionTime") or ""))
-    return status | ({"lastActionTime": last} if last else {})
+    return result | ({"lastActionTime": last} if last else {})
 
 
 Row = tuple[str, str, Reason, str]
@@ -124,12 +124,9 @@ def _ready(entry: PolicyEntry, facts: Facts) -> Row:
 
 
 def _conflicted(facts: Facts) -> Row:
-    if not facts.counts.tied:
+    if not facts.conflict:
         return ("Conflicted", "False", Reason.NO_OVERLAP, "no policy of the same priority selects the same nodes")
-    message = f"{facts.counts.tied} nodes are also selected with the same priority by {', '.join(facts.rivals[:5])}"
-    if facts.counts.tied_modes:
-        message += f"; {facts.counts.tied_modes} of them run as DryRun because the modes differ"
-    return ("Conflicted", "True", Reason.EQUAL_PRIORITY_OVERLAP, message + "; give one of them another priority")
+    return ("Conflicted", "True", Reason.EQUAL_PRIORITY_OVERLAP, facts.conflict)
 
 
 def _budget(facts: Facts) -> Row:

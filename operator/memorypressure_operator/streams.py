@@ -55,7 +55,7 @@ class _Object(msgspec.Struct):
 
 class _BookmarkMeta(msgspec.Struct, rename="camel"):
     resource_version: str = ""
-    annotations: dict[str, str] = {}  # noqa: RUF012  msgspec copies it
+    annotations: dict[str, str] = {}
 
 
 class _Bookmark(msgspec.Struct):
@@ -80,7 +80,7 @@ class _ListMeta(msgspec.Struct, rename="camel"):
 
 class _Page(msgspec.Struct):
     metadata: _ListMeta
-    items: list[msgspec.Raw] = []  # noqa: RUF012
+    items: list[msgspec.Raw] = []
 
 
 class Source:

@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 
+from memorypressure.protections import PROTECTED_KEY, DisruptionBudget
 from memorypressure.quantity import parse_quantity
 from memorypressure.spec import LabelSelector, SpecError, selector_from
 
 log = logging.getLogger(__name__)
 
-PROTECTED = "memorypressure.dev/protected"
 _MIRROR = "kubernetes.io/config.mirror"
 _TEMPLATE_HASH = "pod-template-hash"
 
@@ -66,12 +66,17 @@ class PodView(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def workload(self) -> str:
-        """"namespace/Kind/name": what limits per workload count by; a pod without an owner is its own workload."""
+        """ "namespace/Kind/name": what limits per workload count by; a pod without an owner is its own workload."""
         return f"{self.namespace}/{self.owner or 'Pod/' + self.name}"
 
     @property
     def finished(self) -> bool:
         return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of its workload's pods: it runs or is about to."""
+        return not self.finished and not self.terminating
 
 
 class _Owner(msgspec.Struct):
@@ -159,7 +164,7 @@ def decode_pod(raw: bytes) -> PodView:
         local_storage=any(
             v.host_path is not None or (v.empty_dir is not None and v.empty_dir.medium != "Memory") for v in volumes
         ),
-        annotated=annotations.get(PROTECTED) == "true",
+        annotated=annotations.get(PROTECTED_KEY) == "true",
         terminating=meta.deletion_timestamp is not None,
         grace_period_seconds=meta.deletion_grace_period_seconds,
     )
@@ -279,18 +284,6 @@ def decode_namespace(raw: bytes) -> dict[str, str]:
     return _interned(_namespace_decoder.decode(raw).metadata.labels)
 
 
-class BudgetView(msgspec.Struct, frozen=True):
-    """A PodDisruptionBudget. `selector` None selects nothing."""
-
-    namespace: str
-    name: str
-    selector: LabelSelector | None
-    allows_disruption: bool
-
-    def covers(self, labels: Mapping[str, str]) -> bool:
-        return self.selector is not None and self.selector.matches(labels)
-
-
 class _BudgetMeta(msgspec.Struct):
     name: str
     namespace: str
@@ -315,11 +308,10 @@ class _Budget(msgspec.Struct):
 _budget_decoder = msgspec.json.Decoder(_Budget)
 
 
-def decode_budget(raw: bytes) -> BudgetView:
-    """The view of a PodDisruptionBudget's JSON; raises msgspec.MsgspecError.
+def decode_budget(raw: bytes) -> DisruptionBudget:
+    """The core's value for a PodDisruptionBudget's JSON; raises msgspec.MsgspecError.
 
-    A budget whose status is older than its spec allows nothing; one whose selector is not understood covers its
-    whole namespace.
+    A budget whose selector is not understood covers its whole namespace.
     """
     budget = _budget_decoder.decode(raw)
     meta, status = budget.metadata, budget.status or _BudgetStatus()
@@ -330,9 +322,9 @@ def decode_budget(raw: bytes) -> BudgetView:
         except SpecError as error:
             log.warning("PodDisruptionBudget %s/%s covers the namespace: %s", meta.namespace, meta.name, error)
             selector = LabelSelector()
-    return BudgetView(
+    return DisruptionBudget(
         namespace=meta.namespace,
-        name=meta.name,
         selector=selector,
-        allows_disruption=status.disruptions_allowed > 0 and status.observed_generation >= meta.generation,
+        disruptions_allowed=status.disruptions_allowed,
+        current=status.observed_generation >= meta.generation,
     )

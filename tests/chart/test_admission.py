@@ -409,13 +409,13 @@ def test_with_all_rights_the_policies_alone_refuse(all_rights: Clients, attempt:
 
 def test_nothing_that_was_refused_has_changed_anything(all_rights: Clients) -> None:
     admin = all_rights["administrator"]
-    assert {i["metadata"]["name"]: i["spec"]["mode"] for i in admin.must("GET", STATES)["items"]} == {
-        "node-a": "Disabled",
-        "node-b": "Disabled",
-    }
-    assert [i["metadata"]["name"] for i in admin.must("GET", POLICIES)["items"]] == ["present"]
-    for item in admin.must("GET", NODES)["items"]:
-        assert item["spec"]["taints"] == [FOREIGN]
+    for name in ("node-a", "node-b"):
+        assert admin.must("GET", f"{STATES}/{name}")["spec"] == state(name)["spec"]
+        assert "pods" not in admin.must("GET", f"{PLANS}/{name}")["spec"]
+        assert admin.must("GET", f"{NODES}/{name}")["spec"]["taints"] == [FOREIGN]
+    for path in (f"{STATES}/node-c", f"{PLANS}/node-c", f"{NODES}/node-q", f"{POLICIES}/theirs", f"{POLICIES}/node-a"):
+        assert admin.request("GET", path).status == 404
+    assert admin.must("GET", f"{POLICIES}/present")["spec"]["mode"] == "DryRun"
     assert all("deletionTimestamp" not in i["metadata"] for i in admin.must("GET", "/api/v1/pods")["items"])
 
 

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from memorypressure.version import VERSION
+from memorypressure_operator import events, tainter
 from memorypressure_tools.helm import CHART, Helm, find
 
 REPOSITORY = CHART.parent.parent
@@ -42,6 +43,12 @@ def notes(helm: Helm, *words: str) -> str:
 
 def test_lint_finds_nothing(helm: Helm) -> None:
     assert "0 chart(s) failed" in helm.run("lint", "--strict", CHART)
+
+
+def test_the_packaged_chart_renders_the_same(helm: Helm, tmp_path: Path) -> None:
+    helm.run("package", CHART, "--destination", tmp_path)
+    package = tmp_path / f"memory-pressure-operator-{VERSION}.tgz"
+    assert helm.template(chart=package) == helm.template()
 
 
 def test_chart_and_package_have_one_version() -> None:
@@ -251,12 +258,12 @@ def test_agents_are_critical_tolerate_everything_and_stay_off_virtual_nodes(helm
     }
 
 
-def test_operator_and_job_can_run_where_every_node_carries_our_taint(helm: Helm) -> None:
+def test_names_that_the_chart_shares_with_the_operator_are_the_operators(helm: Helm) -> None:
+    assert f"--field-selector reportingComponent={events.CONTROLLER}" in notes(helm)
     manifests = helm.template()
     for kind in ("Deployment", "Job"):
-        assert {"key": "memorypressure.dev/pressure", "operator": "Exists"} in pod_spec(find(manifests, kind))[
-            "tolerations"
-        ]
+        # where every node carries our taint, the operator and the uninstall Job still find a place
+        assert {"key": tainter.KEY, "operator": "Exists"} in pod_spec(find(manifests, kind))["tolerations"]
 
 
 def test_extra_arguments_and_environment_come_last(helm: Helm) -> None:

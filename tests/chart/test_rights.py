@@ -177,19 +177,19 @@ def test_the_operator_may_do_what_its_acts_need_and_nothing_else(helm: Helm) -> 
     manifests = helm.template()
     assert rules_of(manifests, "ClusterRole", NAME) == {
         *rights(GROUP, "memorypressurepolicies", "get list watch create"),
-        *rights(GROUP, "memorypressurepolicies/status", "get patch update"),
-        *rights(GROUP, "nodememoryplans nodememorystates", "get list watch create patch update delete"),
+        *rights(GROUP, "memorypressurepolicies/status", "patch"),
+        *rights(GROUP, "nodememoryplans", "get list watch create patch delete"),
+        *rights(GROUP, "nodememorystates", "get list watch create patch"),
         *rights("", "nodes", "get list watch patch"),
         *rights("", "pods", "get list watch delete"),
         *rights("", "pods/eviction", "create"),
-        *rights("", "namespaces", "get list watch"),
-        *rights("policy", "poddisruptionbudgets", "get list watch"),
-        *rights("", "events", "create patch"),
-        *rights("events.k8s.io", "events", "create patch"),
+        *rights("", "namespaces", "list watch"),
+        *rights("policy", "poddisruptionbudgets", "list watch"),
+        *rights("events.k8s.io", "events", "create"),
     }
     assert rules_of(manifests, "Role", NAME) == {
-        *rights("coordination.k8s.io", "leases", "get create update patch"),
-        *rights("", "configmaps", "get list watch create update patch delete"),
+        *rights("coordination.k8s.io", "leases", "get create update"),
+        *rights("", "configmaps", "get list create update patch delete"),
     }
     assert find(manifests, "Role", NAME)["metadata"]["namespace"] == "memory-pressure"
 

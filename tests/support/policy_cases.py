@@ -78,6 +78,12 @@ def put(obj: dict[str, Any], path: str, value: Any) -> None:
         here[keys[-1]] = copy.deepcopy(value)
 
 
+def shortened(value: Any) -> str:
+    """Enough of a value to name a case by it."""
+    text = str(value)
+    return text if len(text) <= 30 else f"{text[:4]}... of {len(text)} characters"
+
+
 def good(name: str, *changes: tuple[str, Any]) -> Case:
     return Case(name, changes)
 
@@ -206,7 +212,7 @@ def _choices() -> Iterator[Case]:
                 yield good(f"{path} {word}", *beside, (within, [word]) if path.endswith("]") else (path, word))
         wrong = words[-1].lower()
         says = f'must be one of {", ".join(words)}, not "{wrong}"; did you mean {words[-1]}?'
-        change = (path.rsplit("[", 1)[0], [wrong]) if path.endswith("]") else (path, wrong)
+        change: tuple[str, Any] = (path.rsplit("[", 1)[0], [wrong]) if path.endswith("]") else (path, wrong)
         yield bad(f"{path} {wrong}", change, at=path, says=says, server=f'Unsupported value: "{wrong}"')
         change = (change[0], [7] if path.endswith("]") else 7)
         says = f"must be one of {', '.join(words)}, not 7"
@@ -240,8 +246,8 @@ def _shares() -> Iterator[Case]:
         yield bad(f"{name} 1000%", (path, "1000%"), at=path, says=long, server="may not be more than 4 bytes")
         says = "must be a whole number or text, not "
         # The type of such a field is two types to the server, and it names both or one of them.
-        for value, seen in ((True, "true"), (0.5, "0.5"), ([], "[]")):
-            yield bad(f"{name} {seen}", (path, value), at=path, says=says + seen, server="must be of type")
+        for other, seen in ((True, "true"), (0.5, "0.5"), ([], "[]")):
+            yield bad(f"{name} {seen}", (path, other), at=path, says=says + seen, server="must be of type")
 
 
 def _quantities() -> Iterator[Case]:
@@ -281,7 +287,7 @@ def _quantities() -> Iterator[Case]:
         "1Gi\n",
         "1_000Mi",
         "0x100000",
-        "١Gi",
+        "\u0661Gi",
         "1 Gi",
         "1KI",
         "1K",
@@ -291,11 +297,11 @@ def _quantities() -> Iterator[Case]:
         for value in wrong:
             yield bad(f"{path} {value!r}", (path, value), at=path, says=says)
         text = "1" + "0" * 32
-        says = "has 33 characters, at most 32 are allowed"
-        yield bad(f"{path} long", (path, text), at=path, says=says, server="may not be more than 32 bytes")
-        says = "must be a whole number or text, not "
+        long = "has 33 characters, at most 32 are allowed"
+        yield bad(f"{path} long", (path, text), at=path, says=long, server="may not be more than 32 bytes")
+        no_type = "must be a whole number or text, not "
         for other, seen in ((True, "true"), (1.5, "1.5"), ({}, "{}")):
-            yield bad(f"{path} {seen}", (path, other), at=path, says=says + seen, server="must be of type")
+            yield bad(f"{path} {seen}", (path, other), at=path, says=no_type + seen, server="must be of type")
         yield good(f"{path} null", (path, None))
 
 
@@ -304,7 +310,7 @@ def _selectors() -> Iterator[Case]:
     for at in SELECTORS:
         labels, expressions = f"{at}.matchLabels", f"{at}.matchExpressions"
         for given in ({}, {"pool": "a"}, {key: ""}, {"b" * 63: "b" * 63}, {f"{'a' * 253}/x": "A_b.c-1"}, {"a": None}):
-            yield good(f"{at} labels {str(given)[:60]}", (labels, given))
+            yield good(f"{at} labels {shortened(given)}", (labels, given))
         yield good(f"{at} 32 labels", (labels, {f"k{n}": "v" for n in range(32)}))
         for given in (
             {"bad key!": "x"},
@@ -319,7 +325,7 @@ def _selectors() -> Iterator[Case]:
             {"pool": "a\n"},
             {"x-": "a"},
         ):
-            yield bad(f"{at} labels {str(given)[:60]}", (labels, given), at=labels, says=LABELS_SAY)
+            yield bad(f"{at} labels {shortened(given)}", (labels, given), at=labels, says=LABELS_SAY)
         says, server = "has 64 characters, at most 63 are allowed", "may not be more than 63 bytes"
         yield bad(f"{at} long value", (labels, {"pool": "a" * 64}), at=f"{labels}.pool", says=says, server=server)
         number = (labels, {"pool": 1})
@@ -340,7 +346,7 @@ def _selectors() -> Iterator[Case]:
             both = [{"key": key, "operator": operator, "values": ["a", "", "B.c"]}]
             yield good(f"{at} {operator}", (expressions, both))
             without = [{"key": key, "operator": operator}]
-            empty = [{"key": key, "operator": operator, "values": []}]
+            empty: list[dict[str, Any]] = [{"key": key, "operator": operator, "values": []}]
             yield bad(f"{at} {operator} bare", (expressions, without), at=f"{first}.values", says=VALUES_SAY)
             yield bad(f"{at} {operator} of none", (expressions, empty), at=f"{first}.values", says=VALUES_SAY)
         for operator in ("Exists", "DoesNotExist"):
@@ -484,7 +490,7 @@ def _names() -> Iterator[Case]:
     # The server cannot point a rule at metadata.name.
     yield bad("name of 64", (at, "a" * 64), at=at, says=says, server=says, server_at="<nil>")
     for name in ("Default", "a_b", "-a", "a..b"):
-        says = f'must be lower-case letters, digits, \'-\' and \'.\', with a letter or digit at both ends, not "{name}"'
+        says = f"must be lower-case letters, digits, '-' and '.', with a letter or digit at both ends, not \"{name}\""
         yield bad(f"name {name}", (at, name), at=at, says=says, server="a lowercase RFC 1123 subdomain must consist of")
     yield bad("no name", (at, GONE), at=at, says="is required", server="name or generateName is required")
 

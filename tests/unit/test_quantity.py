@@ -1,5 +1,6 @@
 """Quantities mean what they mean to Kubernetes."""
 
+import contextlib
 from fractions import Fraction
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from memorypressure.quantity import QuantityError, parse_quantity, parse_quantity_exact
 
-SUFFIXES = {
+SUFFIXES: dict[str, Fraction | int] = {
     "n": Fraction(1, 10**9),
     "u": Fraction(1, 10**6),
     "m": Fraction(1, 1000),
@@ -57,9 +58,11 @@ def test_a_quantity_is_an_exact_number(text: str | int, exact: Fraction | int) -
     assert parse_quantity_exact(text) == exact
 
 
-@pytest.mark.parametrize("text", ["", " 1", "1 ", "1 Gi", "1KI", "1K", "1gi", "1e", "1e1.5", "1.2.3", "--1", "1GiB", "NaN"])
+@pytest.mark.parametrize(
+    "text", ["", " 1", "1 ", "1 Gi", "1KI", "1K", "1gi", "1e", "1e1.5", "1.2.3", "--1", "1GiB", "NaN"]
+)
 def test_what_is_no_quantity_is_an_error_that_shows_the_text(text: str) -> None:
-    with pytest.raises(QuantityError, match="quantity|unit") as caught:
+    with pytest.raises(QuantityError, match=r"quantity|unit") as caught:
         parse_quantity(text)
     assert f'"{text}"' in str(caught.value)
 
@@ -89,7 +92,5 @@ def test_an_exponent_of_any_size_is_read_at_once(exponent: int) -> None:
 
 @given(st.text(alphabet="0123456789.+-eEinumkKMGTP", max_size=12))
 def test_any_text_of_its_letters_is_a_number_or_an_error(text: str) -> None:
-    try:
+    with contextlib.suppress(QuantityError):
         assert isinstance(parse_quantity(text), int)
-    except QuantityError:
-        pass

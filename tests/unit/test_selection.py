@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.policy_cases import BASE
 
 from memorypressure.reasons import Reason
 from memorypressure.selection import Selection, select, survey
 from memorypressure.spec import LabelSelector, Mode, Policy, parse_policy
-from support.policy_cases import BASE
 
 PLAIN = replace(parse_policy(BASE), creation_time="2026-01-01T00:00:00Z", mode=Mode.ENFORCE, priority=0)
 
@@ -25,7 +25,7 @@ def labelled(**labels: str) -> LabelSelector:
 
 def in_force(policies: Iterable[Policy], **labels: str) -> tuple[str | None, Mode, Reason]:
     selection = select(policies, labels)
-    return selection.policy and selection.policy.name, selection.mode, selection.reason
+    return selection.policy.name if selection.policy else None, selection.mode, selection.reason
 
 
 def test_without_a_policy_the_node_is_disabled() -> None:

@@ -57,6 +57,8 @@ class Journal:
         if grants is None:  # cannot be: _inherit and _create both see to it
             raise JournalError("has no grants record")
         self._grants_sequence, self.grants = grants
+        self.kill_times = self._kill_times()
+        """Boot-time clocks of the last counted kills, oldest first, at most 64; survives restarts of the sentinel."""
         self._state_sequence, self._state = self._newest_blob(layout.STATE_OFFSET, layout.STATE_SLOT_BYTES)
         self._status_sequence, _ = self._newest_blob(layout.STATUS_OFFSET, layout.STATUS_SLOT_BYTES)
         self._decision_sequence = self._newest_decision()
@@ -98,17 +100,8 @@ class Journal:
         record = layout.pack_checked(layout.KILL, spent.kills_total, boot_time_ns)
         self._map[offset : offset + len(record)] = record
         self.write_grants(spent)
+        self.kill_times = (*self.kill_times, boot_time_ns)[-layout.KILL_SLOTS :]
         return spent.kills_total
-
-    def kill_times_boot_ns(self) -> tuple[int, ...]:
-        """Boot-time clocks of the last 64 counted kills, oldest first; survives restarts of the sentinel."""
-        found = []
-        for slot in range(layout.KILL_SLOTS):
-            offset = layout.KILLS_OFFSET + slot * layout.KILL_SLOT_BYTES
-            values = layout.unpack_checked(layout.KILL, self._map[offset : offset + layout.KILL_SLOT_BYTES])
-            if values is not None:
-                found.append((values[0], values[1]))
-        return tuple(time for _, time in sorted(found))
 
     def read_state(self) -> dict[str, Any] | None:
         """What `write_state` left, also by an earlier sentinel; None when there is nothing whole."""
@@ -186,6 +179,15 @@ class Journal:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def _kill_times(self) -> tuple[int, ...]:
+        found = []
+        for slot in range(layout.KILL_SLOTS):
+            offset = layout.KILLS_OFFSET + slot * layout.KILL_SLOT_BYTES
+            values = layout.unpack_checked(layout.KILL, self._map[offset : offset + layout.KILL_SLOT_BYTES])
+            if values is not None:
+                found.append((values[0], values[1]))
+        return tuple(time for _, time in sorted(found))
 
     def _put_blob(self, area: int, slot_bytes: int, sequence: int, payload: bytes) -> None:
         blob = layout.pack_blob(sequence, payload)

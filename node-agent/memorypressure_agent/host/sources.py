@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from memorypressure.gate import NodeVmstatError, parse_node_vmstat_free
 from memorypressure.reasons import Reason
-from memorypressure.signals import Absent, Sample, SourceError, Unknown, parse_meminfo, parse_psi
+from memorypressure.signals import Absent, MemInfo, Psi, Sample, SourceError, Unknown, parse_meminfo, parse_psi
 from memorypressure.zone_values import ZoneInfo
 from memorypressure.zones import ZoneInfoError, ZoneInfoReader
 from memorypressure_agent.host.clocks import monotonic_ns
@@ -23,6 +23,7 @@ T = TypeVar("T")
 _ZONEINFO_BYTES = 1 << 15  # grows; 400 KB at 256 CPUs
 _SMALL_BYTES = 1 << 13
 _LARGEST_BYTES = 1 << 24  # beyond this a file is not the kernel's
+_NO_PODS = Absent(Reason.NOT_PRESENT, "no kubepods cgroup was found")
 _NODE_DIRECTORY = re.compile(r"node(0|[1-9][0-9]{0,3})")
 
 
@@ -160,14 +161,14 @@ class HostSources:
     def read_sample(self) -> Sample:
         """A whole sample; its time is that before the first read, so its age is never understated."""
         time_ns = self._clock()
-        return Sample(
-            time_ns=time_ns,
-            zones=self.read_zoneinfo(),
-            memory=self._parsed(self._meminfo, parse_meminfo),
-            psi_node=self._parsed(self._psi_node, parse_psi),
-            psi_pods=self._parsed(self._psi_pods, parse_psi)
-            if self._psi_pods is not None
-            else Absent(Reason.NOT_PRESENT, "no kubepods cgroup was found"),
+        return Sample(time_ns, self.read_zoneinfo(), *self.read_slow())
+
+    def read_slow(self) -> tuple[MemInfo | Absent | Unknown, Psi | Absent | Unknown, Psi | Absent | Unknown]:
+        """What moves slowly: memory, PSI of the machine, PSI of all pods."""
+        return (
+            self._parsed(self._meminfo, parse_meminfo),
+            self._parsed(self._psi_node, parse_psi),
+            self._parsed(self._psi_pods, parse_psi) if self._psi_pods is not None else _NO_PODS,
         )
 
     def states(self) -> tuple[SourceState, ...]:

@@ -14,7 +14,7 @@ from typing import Protocol, TextIO
 
 from memorypressure.signals import Absent, Sample, Unknown
 from memorypressure.zones import ZoneInfo
-from memorypressure_agent.arguments import add_root_arguments, host_roots, number_between
+from memorypressure_agent.arguments import add_root_arguments, host_roots, number_between, proc_complaint
 from memorypressure_agent.errors import EXIT_OK, AgentError, BadInputError
 from memorypressure_agent.record.rows import HEADER, sample_rows
 
@@ -74,7 +74,7 @@ def main(arguments: argparse.Namespace) -> int:
     sources = HostSources(roots, PodsTree(roots.cgroup).path)
     first = sources.read_sample()
     if isinstance(first.zones, Absent | Unknown):
-        raise BadInputError(f"cannot record: {first.zones.message}; --proc-root must be the /proc of a Linux machine")
+        raise BadInputError(proc_complaint(roots, first.zones.message))
     with ExitStack() as stack:
         file = stack.enter_context(_opened(arguments.output, force=arguments.force)) if arguments.output else sys.stdout
         try:

@@ -15,8 +15,8 @@ from memorypressure_agent.arguments import page_size
 from memorypressure_agent.errors import EXIT_OK, BadInputError
 from memorypressure_agent.policy_file import load_policy
 from memorypressure_agent.replay.columns import help_text
-from memorypressure_agent.replay.player import Replayed, play
-from memorypressure_agent.replay.report import JsonReport, Report, TextReport
+from memorypressure_agent.replay.player import play
+from memorypressure_agent.replay.report import JsonReport, Replayed, Report, TextReport
 from memorypressure_agent.replay.series import Series
 
 DEFAULT_PAGE_BYTES = 4096

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,8 @@ _STATUS_STYLES = {
     ACTIVE_CODE: (_BELOW_COLOR, "", "active"),
     UNKNOWN_CODE: ("#e3e3e3", "////", "unknown"),
 }
-_ZOOM_SECONDS = 0.2
+_ZOOM_BEFORE_SECONDS = 1.0
+_ZOOM_MARGIN_SECONDS = 0.15
 _MAX_POINTS = 8000
 _LEAST_SHOWN_PAGES = 10
 """The bottom of the logarithmic axis: 0 pages have no place on it."""
@@ -49,7 +51,7 @@ def check_plot_path(path: Path) -> None:
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise BadInputError(f"--plot {path}: {'is a directory' if path.is_dir() else 'its directory is not there'}")
     try:
-        import matplotlib as _  # noqa: F401
+        importlib.import_module("matplotlib")
     except ImportError as error:
         raise MissingError(
             f"--plot needs matplotlib ({error}); install the extra: pip install 'memory-pressure-operator[plot]'"
@@ -89,13 +91,13 @@ def _write(figure: Figure, path: Path) -> None:
 
 
 def _zoom_range(series: Series) -> tuple[float, float] | None:
-    """The time around the first decision, when that is a small part of the recording."""
+    """The time around the first kill (else the first decision) and what led to it; None: most of the recording."""
     if not series.marks:
         return None
-    at = next((mark for mark in series.marks if "Kill" in mark.label), series.marks[0]).time_seconds
-    if series.times[-1] - series.times[0] < 4 * _ZOOM_SECONDS:
-        return None
-    return at - _ZOOM_SECONDS, at + _ZOOM_SECONDS
+    at = next((mark for mark in series.marks if mark.label.startswith("Kill")), series.marks[0]).time_seconds
+    start = min(mark.time_seconds for mark in series.marks if at - _ZOOM_BEFORE_SECONDS <= mark.time_seconds <= at)
+    zoom = start - _ZOOM_MARGIN_SECONDS, at + _ZOOM_MARGIN_SECONDS
+    return zoom if zoom[1] - zoom[0] < (series.times[-1] - series.times[0]) / 4 else None
 
 
 def _draw_zone(axis: Axes, series: Series, key: tuple[int, str], zone: ZoneSeries) -> None:
@@ -106,9 +108,9 @@ def _draw_zone(axis: Axes, series: Series, key: tuple[int, str], zone: ZoneSerie
     axis.plot(times, free, color=_FREE_COLOR, linewidth=0.8, label="usable", zorder=3)
     for start, end in _stretches(series.below_reserve, series.times):
         axis.axvspan(start, end, color=_BELOW_COLOR, alpha=0.25, linewidth=0)
-    _finish_zone(axis, f"node {key[0]} {key[1]}, pages")
+    _finish_zone(axis, f"NUMA node {key[0]}, zone {key[1]}")
     _draw_marks(axis, series.marks, labels=True)
-    axis.legend(loc="upper right", fontsize=8, ncols=6, framealpha=0.9)
+    _legend_above(axis)
 
 
 def _draw_zoom(axis: Axes, series: Series, key: tuple[int, str], zone: ZoneSeries, zoom: tuple[float, float]) -> None:
@@ -121,16 +123,33 @@ def _draw_zoom(axis: Axes, series: Series, key: tuple[int, str], zone: ZoneSerie
     axis.step(times, free, where="post", color=_FREE_COLOR, linewidth=0.8, alpha=0.6, zorder=3)
     above = [(t, f) for t, f, i in zip(times, free, picked, strict=True) if not series.below_reserve[i]]
     below = [(t, f) for t, f, i in zip(times, free, picked, strict=True) if series.below_reserve[i]]
-    for points, color, label in ((above, _FREE_COLOR, "sample"), (below, _BELOW_COLOR, "sample, node below AtomicReserve")):
+    for points, color, label in (
+        (above, _FREE_COLOR, "sample"),
+        (below, _BELOW_COLOR, "sample, node below AtomicReserve"),
+    ):
         if points:
             axis.plot(*zip(*points, strict=True), "o", color=color, markersize=4, label=label, zorder=4)
-    _finish_zone(axis, f"node {key[0]} {key[1]}, zoomed")
+    _finish_zone(axis, f"NUMA node {key[0]}, zone {key[1]}: every sample of {end - start:.2f} s")
     axis.set_xlim(start, end)
     _draw_marks(axis, [mark for mark in series.marks if start <= mark.time_seconds <= end], labels=True)
+    _legend_above(axis, only="sample")
+
+
+def _legend_above(axis: Axes, only: str = "") -> None:
+    """The legend over the axes' right end, where it hides nothing."""
     handles, labels = axis.get_legend_handles_labels()
-    kept = [(h, text) for h, text in zip(handles, labels, strict=True) if text.startswith("sample")]
+    kept = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label.startswith(only)]
     if kept:
-        axis.legend(*zip(*kept, strict=True), loc="upper right", fontsize=8, framealpha=0.9)
+        axis.legend(
+            [handle for handle, _ in kept],
+            [label for _, label in kept],
+            loc="lower right",
+            bbox_to_anchor=(1.0, 1.0),
+            borderaxespad=0.1,
+            ncols=6,
+            fontsize=8,
+            frameon=False,
+        )
 
 
 def _draw_lines(axis: Axes, times: Sequence[float], zone: ZoneSeries, picked: Sequence[int]) -> None:
@@ -140,10 +159,11 @@ def _draw_lines(axis: Axes, times: Sequence[float], zone: ZoneSeries, picked: Se
             axis.step(times, pages, where="post", color=color, linestyle=style, linewidth=1.3, label=label, zorder=2)
 
 
-def _finish_zone(axis: Axes, label: str) -> None:
+def _finish_zone(axis: Axes, title: str) -> None:
     axis.set_yscale("log")
-    axis.set_ylim(bottom=_LEAST_SHOWN_PAGES)
-    axis.set_ylabel(label, fontsize=9)
+    axis.set_ylim(_LEAST_SHOWN_PAGES, axis.get_ylim()[1] * 3)  # room for the marks' labels
+    axis.set_ylabel("pages", fontsize=9)
+    axis.set_title(title, fontsize=9, loc="left")
     axis.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
     axis.set_axisbelow(True)
 
@@ -186,8 +206,7 @@ def _draw_triggers(axis: Axes, series: Series) -> None:
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.set_title("triggers (black: time held in the window, against what is needed)", fontsize=9, loc="left")
     _draw_marks(axis, series.marks, labels=False)
-    if seen:
-        axis.legend(loc="upper right", fontsize=8, framealpha=0.9)
+    _legend_above(axis)
 
 
 def _thinned(values: Sequence[float]) -> list[int]:

@@ -50,8 +50,9 @@ class Replayed:
     dips: dict[int, Dips] = field(default_factory=dict)
     decided: dict[Action, list[int]] = field(default_factory=dict)
     """Times (ns) of the decisions with an action."""
-    unknown: dict[str, str] = field(default_factory=dict)
-    """Triggers that were unknown at the end, with the reason."""
+    unknown: dict[str, list[str]] = field(default_factory=dict)
+    """Why triggers were unknown at the end -> their names."""
+    lacks_low: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -92,7 +93,7 @@ class JsonReport:
 
     def decision(self, decision: Decision) -> None:
         """Write the decision unless it says what the last one said."""
-        gist = _gist(decision)
+        gist = (decision.phase, decision.action, decision.reason, decision.episode, decision.action_number)
         if not self._every and gist == self._last:
             return
         self._last = gist
@@ -126,7 +127,7 @@ class TextReport:
 
     def decision(self, decision: Decision) -> None:
         """A row of the table."""
-        gist = _gist(decision)
+        gist = (decision.action, decision.reason, decision.episode, decision.action_number)
         if not self._every and gist == self._last:
             return
         self._last = gist
@@ -150,19 +151,19 @@ class TextReport:
                 )
             else:
                 self._print(f"NUMA node {node} was never below AtomicReserve")
-        for name, message in replayed.unknown.items():
-            self._wrapped(f"{name} stayed unknown: {message}", "trigger ")
+        for message, names in replayed.unknown.items():
+            self._wrapped(
+                f"{', '.join(names)} stayed unknown: {message}", "trigger " if len(names) == 1 else "triggers "
+            )
         for note in replayed.notes:
             self._wrapped(note, "note: ")
-        self._print(f"decided: {replayed.verdict}")
+        self._print(f"decided: {replayed.verdict}" if replayed.decided else "decided: nothing")
 
     def _wrapped(self, sentence: str, head: str) -> None:
         indent = " " * min(len(head), _MESSAGE_COLUMN)
-        self._print(textwrap.fill(sentence, WIDTH, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False))
+        self._print(
+            textwrap.fill(sentence, WIDTH, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False)
+        )
 
     def _print(self, line: str = "") -> None:
         print(line, file=self._file)
-
-
-def _gist(decision: Decision) -> tuple[object, ...]:
-    return decision.phase, decision.action, decision.reason, decision.episode, decision.action_number

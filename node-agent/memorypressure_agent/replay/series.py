@@ -90,4 +90,3 @@ class Series:
 
 def _any_below_reserve(nodes: Iterable[NumaNode]) -> bool:
     return any(node.below(Line.ATOMIC_RESERVE) for node in nodes)
-

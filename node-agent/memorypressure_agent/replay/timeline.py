@@ -93,7 +93,7 @@ def _columns(name: str, line_number: int, header: Sequence[str]) -> tuple[Column
             close = difflib.get_close_matches(cell, BY_NAME, n=1)
             meant = f" (did you mean '{close[0]}'?)" if close else ""
             raise BadInputError(
-                f"{where}: column {position}: unknown column '{cell[:40]}'{meant}; known are: {', '.join(BY_NAME)}"
+                f"{where}: column {position}: unknown column {cell[:40]!r}{meant}; known are: {', '.join(BY_NAME)}"
             )
         if cell in names[: position - 1]:
             first = names.index(cell) + 1
@@ -136,7 +136,7 @@ def _rows(name: str, rows: Iterable[list[str]], columns: tuple[Column, ...]) -> 
                 values[column.name] = value
         zone_name = cells[columns.index(BY_NAME["zone"])].strip()
         if zone_name not in ZONE_NAMES:
-            raise BadInputError(f"{name}:{line_number}: column 'zone': '{zone_name[:40]}' is not {Kind.ZONE.value}")
+            raise BadInputError(f"{name}:{line_number}: column 'zone': {zone_name[:40]!r} is not {Kind.ZONE.value}")
         zone = _zone(zone_name, values)
         complaint = _contradiction(zone)
         if complaint:
@@ -149,7 +149,7 @@ def _value(column: Column, cell: str) -> float | None:
     """The cell's value, times in ns; None for an empty cell that may be empty."""
     if not cell and column.may_be_empty:
         return None
-    shown = f"'{cell[:40]}' is not {column.kind.value}"
+    shown = f"{cell[:40]!r} is not {column.kind.value}"
     if column.kind is Kind.SECONDS:
         if not _SECONDS.fullmatch(cell):
             raise ValueError(shown)

@@ -9,15 +9,11 @@ from typing import Protocol, TextIO
 
 from memorypressure_agent.run.view import View, no_paint, view_json, view_lines
 
-LOG_EVERY_SECONDS = 60.0
-"""A log without changes still gets a block this often: silence and death look alike."""
-
 _COLORS = {"red": "31", "yellow": "33", "green": "32", "dim": "2", "bold": "1"}
-_HOME_AND_CLEAR_LINE = "\x1b[H"
+_UP = "\x1b[{}A\r"
 _CLEAR_TO_LINE_END = "\x1b[K"
 _CLEAR_BELOW = "\x1b[J"
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
-_CLEAR_SCREEN = "\x1b[2J"
 
 
 class Output(Protocol):
@@ -30,13 +26,13 @@ class Output(Protocol):
         """Leave the terminal as it was."""
 
 
-def output_for(file: TextIO, *, as_json: bool, once: bool) -> Output:
+def output_for(file: TextIO, *, as_json: bool, once: bool, log_every_seconds: float) -> Output:
     """JSON when asked for; in place on a terminal; else a log."""
     if as_json:
         return JsonLines(file)
     if file.isatty() and not once and os.environ.get("TERM", "") != "dumb":
         return Terminal(file, colors="NO_COLOR" not in os.environ)
-    return Log(file)
+    return Log(file, log_every_seconds)
 
 
 class JsonLines:
@@ -54,16 +50,20 @@ class JsonLines:
 
 
 class Log:
-    """A block of lines when triggers, lines or the decision changed, and every minute; no escape codes."""
+    """A block of lines when triggers, lines or the decision changed; no escape codes.
 
-    def __init__(self, file: TextIO) -> None:
+    Without changes there is still one now and then: silence and death look alike.
+    """
+
+    def __init__(self, file: TextIO, every_seconds: float) -> None:
         self._file = file
+        self._every_seconds = every_seconds
         self._last_gist: tuple[object, ...] | None = None
         self._last_seconds = 0.0
 
     def show(self, view: View) -> None:
         """Write a block unless it would say what the last one said."""
-        if view.gist == self._last_gist and view.unix_seconds - self._last_seconds < LOG_EVERY_SECONDS:
+        if view.gist == self._last_gist and view.unix_seconds - self._last_seconds < self._every_seconds:
             return
         if self._last_gist is not None:
             print(file=self._file)
@@ -75,12 +75,16 @@ class Log:
 
 
 class Terminal:
-    """Redraws in place. What does not fit the window's height is cut off, with a line that says so."""
+    """Redraws in place, below what was on the screen before.
+
+    What does not fit the window's height is cut off, with a line that says so.
+    """
 
     def __init__(self, file: TextIO, *, colors: bool) -> None:
         self._file = file
         self._paint = _paint if colors else no_paint
-        file.write(_HIDE_CURSOR + _CLEAR_SCREEN)
+        self._drawn = 0
+        file.write(_HIDE_CURSOR)
 
     def show(self, view: View) -> None:
         """Draw over the last view."""
@@ -89,9 +93,11 @@ class Terminal:
         if len(lines) >= height:
             hidden = len(lines) - height + 2
             lines = [*lines[: max(1, height - 2)], f"({hidden} more lines; enlarge the window or use --json)"]
+        up = _UP.format(self._drawn) if self._drawn else ""
         body = "".join(f"{line}{_CLEAR_TO_LINE_END}\n" for line in lines)
-        self._file.write(_HOME_AND_CLEAR_LINE + body + _CLEAR_BELOW)
+        self._file.write(up + body + _CLEAR_BELOW)
         self._file.flush()
+        self._drawn = len(lines)
 
     def close(self) -> None:
         """Give the cursor back."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +74,7 @@ class View:
         )
 
 
-def no_paint(text: str, color: str) -> str:
+def no_paint(text: str, _color: str) -> str:
     """The text as it is."""
     return text
 
@@ -96,7 +96,7 @@ def view_lines(view: View, paint: Paint = no_paint) -> list[str]:
 
 
 def _heading(view: View, paint: Paint) -> list[str]:
-    when = datetime.datetime.fromtimestamp(view.unix_seconds, tz=datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    when = dt.datetime.fromtimestamp(view.unix_seconds, tz=dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     name = f"policy {view.policy_name}"
     room = WIDTH - len(when) - 1
     left = f"{name[: room - len(view.mode) - 2]}, {view.mode}"
@@ -195,7 +195,7 @@ def view_json(view: View) -> dict[str, Any]:
     """The view as one JSON object; zones, lines and drains in pages, memory in bytes."""
     zones = view.sample.zones
     return {
-        "time": datetime.datetime.fromtimestamp(view.unix_seconds, tz=datetime.UTC).isoformat(timespec="milliseconds"),
+        "time": dt.datetime.fromtimestamp(view.unix_seconds, tz=dt.UTC).isoformat(timespec="milliseconds"),
         "policy": {"name": view.policy_name, "mode": view.mode},
         "pageBytes": view.page_bytes,
         "periodMilliseconds": view.period_ns / 1e6,

@@ -1,0 +1,110 @@
+"""The reporter process: arguments in, threads started, a clean end on SIGTERM."""
+
+import argparse
+import os
+import signal
+import threading
+from pathlib import Path
+
+from memorypressure.reasons import Reason
+from memorypressure.version import VERSION
+from memorypressure_agent.arguments import number_between
+from memorypressure_agent.errors import EXIT_FAILED, EXIT_OK, BadInputError
+from memorypressure_agent.reporter.client import ApiClient, Endpoint, SettingsError
+from memorypressure_agent.reporter.endpoint import serve
+from memorypressure_agent.reporter.link import Link
+from memorypressure_agent.reporter.log import make_log
+from memorypressure_agent.reporter.metrics import NodeCollector, new_registry
+from memorypressure_agent.reporter.publisher import Publisher
+
+DEFAULT_METRICS_PORT = 9464
+NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
+
+EPILOG = """\
+In a pod the API server, token and CA are those of the pod's service account. The token must be bound to a pod on this
+node: the chart's admission policy lets it write this node's state only.
+
+example, outside of a cluster:
+  memorypressure-agent reporter --node-name worker-7 --orders /run/mp/orders.json --journal /run/mp/journal \\
+      --server https://10.0.0.1:6443 --token-file token --ca-file ca.crt
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `memorypressure-agent reporter`."""
+    parser.epilog = EPILOG
+    parser.add_argument("--orders", required=True, metavar="FILE", help="orders file to write for the sentinel")
+    parser.add_argument("--journal", required=True, metavar="FILE", help="the sentinel's journal, only read")
+    parser.add_argument(
+        "--node-name", default=os.environ.get("NODE_NAME"), metavar="NAME", help="this Node (default: $NODE_NAME)"
+    )
+    parser.add_argument(
+        "--own-pod-uid",
+        default=os.environ.get("POD_UID", ""),
+        metavar="UID",
+        help="UID of the agent's pod, which is never ordered to be killed (default: $POD_UID)",
+    )
+    parser.add_argument("--server", metavar="URL", help="API server (default: that of the pod)")
+    parser.add_argument("--token-file", metavar="FILE", help="bearer token (default: that of the pod)")
+    parser.add_argument("--ca-file", metavar="FILE", help="CA of the API server (default: that of the pod)")
+    parser.add_argument(
+        "--metrics-address", default="", metavar="ADDRESS", help="address to serve metrics and probes on (default: all)"
+    )
+    parser.add_argument(
+        "--metrics-port",
+        type=lambda text: int(number_between(0, 65535)(text)),
+        default=DEFAULT_METRICS_PORT,
+        metavar="PORT",
+        help=f"port of /metrics, /healthz, /readyz; 0: a free one, which is logged (default: {DEFAULT_METRICS_PORT})",
+    )
+    parser.add_argument("--log-format", choices=["text", "json"], default="text", help="of lines on standard error")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Runs until SIGTERM or SIGINT; the exit code. Raises BadInputError for settings that cannot be used."""
+    node_name = _node_name(arguments.node_name)
+    orders, journal = Path(arguments.orders), Path(arguments.journal)
+    for option, path in (("--orders", orders), ("--journal", journal)):
+        if not path.parent.is_dir():
+            raise BadInputError(f"{option} {path}: there is no directory {path.parent}; create it or mount it there")
+    if not os.access(orders.parent, os.W_OK):
+        raise BadInputError(f"--orders {orders}: the directory {orders.parent} is not writable for this user")
+    try:
+        endpoint = Endpoint.find(arguments.server, arguments.token_file, arguments.ca_file, os.environ)
+    except SettingsError as error:
+        raise BadInputError(str(error)) from error
+
+    log = make_log(as_json=arguments.log_format == "json")
+    agent = f"memorypressure-agent/{VERSION}"
+    link = Link(ApiClient(endpoint, agent), node_name, arguments.own_pod_uid, orders, log)
+    publisher = Publisher(ApiClient(endpoint, agent), node_name, str(journal), link, log)
+    registry = new_registry(NodeCollector(lambda: publisher.view, lambda: link.state))
+    try:
+        server = serve(arguments.metrics_address, arguments.metrics_port, registry, publisher.live, publisher.ready)
+    except OSError as error:
+        raise BadInputError(f"--metrics-port {arguments.metrics_port}: {error.strerror}; choose another one") from error
+
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    log(Reason.ACCEPTED, f"reporter {VERSION} of node {node_name}; metrics on port {server.server_port}")
+    link.start()
+    publisher.start()
+    while not ended.wait(1.0):
+        dead = [thread.name for thread in (link, publisher) if not thread.is_alive()]
+        if dead:
+            log(Reason.ACTION_FAILED, f"thread {dead[0]} has ended; so does the reporter, to be started anew")
+            return EXIT_FAILED
+    link.stop()
+    publisher.stop()
+    publisher.join(timeout=5)
+    server.shutdown()
+    return EXIT_OK
+
+
+def _node_name(name: str | None) -> str:
+    if not name:
+        raise BadInputError("--node-name is missing: give the name of this Node, or set NODE_NAME")
+    if len(name) > 253 or not set(name) <= NAME_CHARACTERS or not name[0].isalnum() or not name[-1].isalnum():
+        raise BadInputError(f"--node-name {name[:60]!r}: not a Node's name (lower-case letters, digits, '-' and '.')")
+    return name

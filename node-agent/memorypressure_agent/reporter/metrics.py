@@ -1,0 +1,184 @@
+"""The node's metrics, made of the sentinel's status at each scrape. No pod names, and nothing that was not read.
+
+A gauge whose source is not there is left out; `memorypressure_agent_source_up` says why. Counters begin at 0 when the
+sentinel starts, as Prometheus expects of a process.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from memorypressure.spec_values import Action
+from memorypressure.version import VERSION
+from memorypressure_agent.reporter.link import LinkState
+from memorypressure_agent.reporter.report import View
+
+PREFIX: Final = "memorypressure"
+LATENCY_BUCKETS_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+_ZONE_GAUGES: Final = (
+    ("free", "freeBytes", "Free memory of the zone."),
+    ("managed", "managedBytes", "Memory of the zone that the page allocator manages."),
+    ("lowmem_reserve", "lowmemReserveBytes", "Memory of the zone kept back from allocations of class Normal."),
+    ("boost", "boostBytes", "Watermark boost in force, which is part of min, low and high."),
+    ("counter_error", "errorBytes", "By how much the zone's free memory may be off: CPUs times vm stats threshold."),
+)
+_SOURCES_WHY: Final = "Whether a source of figures can be read."
+
+
+def new_registry(collector: Collector) -> CollectorRegistry:
+    """A registry with the node's and this process's metrics, without `_created` series."""
+    disable_created_metrics()
+    registry = CollectorRegistry()
+    registry.register(collector)
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    return registry
+
+
+class NodeCollector(Collector):
+    """Makes all metrics of the node at a scrape; `view` and `link` give what was read last."""
+
+    def __init__(self, view: Callable[[], View], link: Callable[[], LinkState]) -> None:
+        self._view = view
+        self._link = link
+
+    def collect(self) -> Iterator[Metric]:
+        """All metric families. While the sentinel is silent its figures are left out."""
+        view, link = self._view(), self._link()
+        build = GaugeMetricFamily(f"{PREFIX}_build_info", "Version of this component.", labels=["version", "component"])
+        build.add_metric([VERSION, "agent"], 1)
+        yield build
+        sources = GaugeMetricFamily(f"{PREFIX}_agent_source_up", _SOURCES_WHY, labels=["source"])
+        sources.add_metric(["sentinel"], 0 if view.silent else 1)
+        sources.add_metric(["apiserver"], 1 if link.connected else 0)
+        if not view.silent:
+            for source in view.status["sources"]:
+                sources.add_metric([source["name"]], 1 if source["up"] else 0)
+        yield sources
+        yield from _policy(view, link)
+        if view.silent:
+            return
+        yield from _zones(view.status)
+        yield from _below_lines(view.status)
+        yield from _pressure(view.status)
+        yield from _actions(view.status, link)
+        yield from _loop(view.status)
+
+
+def _policy(view: View, link: LinkState) -> Iterator[Metric]:
+    orders = link.orders
+    info = GaugeMetricFamily(f"{PREFIX}_agent_policy_info", "The policy in force.", labels=["policy", "mode"])
+    if orders is not None:
+        info.add_metric([orders.policy_name, orders.mode.value], 1)
+    yield info
+    grants = view.grants
+    if grants is not None:
+        ceiling = orders.grant.kills_ceiling if orders is not None and orders.grant is not None else 0
+        left = max(0, ceiling - grants.kills_total) if ceiling else 0
+        yield GaugeMetricFamily(f"{PREFIX}_agent_grant_kills", "Kills that the grant still allows.", value=left)
+
+
+def _zones(status: Mapping[str, Any]) -> Iterator[Metric]:
+    zones = status["zones"] or []
+    for name, field, text in _ZONE_GAUGES:
+        family = GaugeMetricFamily(f"{PREFIX}_zone_{name}_bytes", text, labels=["numa_node", "zone"])
+        for zone in zones:
+            if zone.get(field) is not None:
+                family.add_metric([str(zone["numaNode"]), zone["zone"]], zone[field])
+        yield family
+    marks = GaugeMetricFamily(
+        f"{PREFIX}_zone_watermark_bytes",
+        "Watermarks as the kernel prints them, boost included.",
+        labels=["numa_node", "zone", "watermark"],
+    )
+    lines = GaugeMetricFamily(
+        f"{PREFIX}_zone_line_bytes",
+        "Lines of the reserve for atomic allocations, lowmem reserve included.",
+        labels=["numa_node", "zone", "line"],
+    )
+    for zone in zones:
+        labels = [str(zone["numaNode"]), zone["zone"]]
+        for mark in ("min", "low", "high"):
+            marks.add_metric([*labels, mark], zone[f"{mark}Bytes"])
+        if zone["counted"]:
+            lines.add_metric([*labels, "AtomicReserve"], zone["reserveBytes"])
+            lines.add_metric([*labels, "AtomicFloor"], zone["floorBytes"])
+    yield marks
+    yield lines
+
+
+def _below_lines(status: Mapping[str, Any]) -> Iterator[Metric]:
+    labels = ["numa_node", "zone", "line"]
+    seconds = CounterMetricFamily(
+        f"{PREFIX}_zone_below_line_seconds",
+        "Time the zone was below the line, over the agent's samples.",
+        labels=labels,
+    )
+    episodes = CounterMetricFamily(
+        f"{PREFIX}_zone_below_line_episodes", "How often the zone went below the line.", labels=labels
+    )
+    for entry in status["belowLine"]:
+        values = [str(entry["numaNode"]), entry["zone"], entry["line"]]
+        seconds.add_metric(values, entry["seconds"])
+        episodes.add_metric(values, entry["episodes"])
+    yield seconds
+    yield episodes
+
+
+def _pressure(status: Mapping[str, Any]) -> Iterator[Metric]:
+    stalled = CounterMetricFamily(
+        f"{PREFIX}_psi_stalled_seconds", "Time in which tasks were stalled on memory.", labels=["scope", "kind"]
+    )
+    for scope, name in (("node", "node"), ("pods", "kubepods")):
+        psi = status["psi"][scope]
+        for kind in ("some", "full"):
+            if psi and psi[kind]:
+                stalled.add_metric([name, kind], psi[kind]["totalSeconds"])
+    yield stalled
+    active = GaugeMetricFamily(
+        f"{PREFIX}_trigger_active", "Whether a trigger of the policy is active.", labels=["policy", "trigger"]
+    )
+    for trigger in status["triggers"]:
+        active.add_metric([status["orders"]["policyName"] or "", trigger["name"]], int(trigger["status"] == "Active"))
+    yield active
+
+
+def _actions(status: Mapping[str, Any], link: LinkState) -> Iterator[Metric]:
+    counters = status["counters"]
+    policy = link.orders.policy_name if link.orders is not None else ""
+    kill = Action.KILL.value
+    actions = CounterMetricFamily(
+        f"{PREFIX}_actions", "Actions of this node.", labels=["policy", "action", "mode", "result"]
+    )
+    done = counters["kills"] - counters["killsFailed"]
+    actions.add_metric([policy, kill, "Enforce", "Success"], done)
+    actions.add_metric([policy, kill, "Enforce", "Failed"], counters["killsFailed"])
+    actions.add_metric([policy, kill, "DryRun", "Success"], counters["shadowKills"])
+    yield actions
+    denied = CounterMetricFamily(
+        f"{PREFIX}_actions_denied", "Due actions that were held back, by reason.", labels=["action", "reason"]
+    )
+    for reason, count in sorted(counters["refusals"].items()):
+        denied.add_metric([kill, reason], count)
+    yield denied
+    freed = CounterMetricFamily(f"{PREFIX}_freed_bytes", "Memory that came back by actions.", labels=["action"])
+    freed.add_metric([kill], counters["freedBytes"])
+    yield freed
+
+
+def _loop(status: Mapping[str, Any]) -> Iterator[Metric]:
+    lag = status["loop"]["lag"]
+    buckets = [("+Inf" if bound is None else str(bound), count) for bound, count in lag["buckets"]]
+    yield HistogramMetricFamily(
+        f"{PREFIX}_agent_loop_lag_seconds",
+        "How late the sentinel's loop woke up.",
+        buckets=buckets,
+        sum_value=lag["sum"],
+    )
+    yield GaugeMetricFamily(
+        f"{PREFIX}_agent_loop_period_seconds", "Time between two samples now.", value=status["loop"]["periodSeconds"]
+    )

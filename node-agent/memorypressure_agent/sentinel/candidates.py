@@ -1,0 +1,232 @@
+"""The candidates' cgroups on this node: open descriptors and fresh figures, kept by the helper thread.
+
+The helper opens, reads and closes; the sampler only takes the latest `snapshot` and kills through `kill`. One lock
+keeps a descriptor from being closed (and its number from meaning another file) while the sampler writes to it.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from memorypressure.signals import Unknown
+from memorypressure.victims import CgroupState, ContainerUsage, Usage
+from memorypressure_agent.host.cgroups import ContainerCgroup, PodsTree
+from memorypressure_agent.host.clocks import monotonic_ns, unix_ns
+from memorypressure_agent.host.containers import ContainerHandle, MemoryFigures, open_handle
+
+_SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Figures of all candidates that are on the node, and when the reading of them began (monotonic)."""
+
+    time_ns: int
+    usages: tuple[Usage, ...]
+    kill_failure: str = ""
+    """Why `cgroup.kill` could not be opened for some container; empty when all could."""
+    failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """What a kill reached: handles to wait for, their processes, and what they held just before."""
+
+    handles: tuple[ContainerHandle, ...]
+    pids: tuple[int, ...]
+    memory_bytes: int | None
+
+
+@dataclass(slots=True)
+class _Pod:
+    """A wanted pod that has a cgroup here."""
+
+    first_seen_ns: int
+    age_then_ns: int
+    handles: dict[str, ContainerHandle]
+    pids: dict[str, tuple[int, ...]]
+
+
+class Candidates:
+    """The pods of the plan that have a cgroup here."""
+
+    def __init__(self, tree: PodsTree, own_pod_uid: str = "", clock: Callable[[], int] = monotonic_ns) -> None:
+        self._tree = tree
+        self._own_pod_uid = own_pod_uid
+        self._clock = clock
+        self._pods: dict[str, _Pod] = {}
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._lock = threading.Lock()
+        self._failures: list[str] = []
+        self.wanted: frozenset[str] = frozenset()
+        """UIDs of the plan's pods; the sampler replaces it, the next refresh follows."""
+        self.dying: frozenset[str] = frozenset()
+        """UIDs of pods that are being killed."""
+        self.snapshot = Snapshot(clock() - 3600 * _SECOND_NS, ())
+
+    def refresh(self, *, hold: bool) -> Snapshot:
+        """Reads all figures; `hold`: keeps the list of cgroups as it is, opens and closes nothing (a node is short)."""
+        now = self._clock()
+        if not hold:
+            self._failures = []
+            self._list(now)
+        self.snapshot = Snapshot(now, self._usages(now), self._kill_failure(), tuple(self._failures[:10]))
+        return self.snapshot
+
+    def kill(self, uid: str, container_ids: tuple[str, ...]) -> Killed:
+        """Writes `cgroup.kill` of these containers of a candidate, through the descriptors held.
+
+        OSError when none could be written; nothing was killed then. KeyError: no such candidate is held.
+        """
+        with self._lock:
+            pod = self._pods[uid]
+            handles = tuple(pod.handles[container_id] for container_id in container_ids)
+            before = [handle.memory_bytes() for handle in handles]
+            reached: list[ContainerHandle] = []
+            failure: OSError | None = None
+            for handle in handles:
+                try:
+                    handle.kill()
+                    reached.append(handle)
+                except OSError as error:
+                    failure = error
+            if not reached:
+                raise failure or OSError("no container to kill")
+            pids = tuple(pid for container_id in container_ids for pid in pod.pids.get(container_id, ()) if pid > 0)
+            known = [figure for figure in before if figure is not None]
+            return Killed(tuple(reached), pids, sum(known) if len(known) == len(before) else None)
+
+    def give_up(self, handles: tuple[ContainerHandle, ...]) -> None:
+        """Closes handles of a kill that is over, unless their cgroups are still there."""
+        with self._lock:
+            held = {id(handle) for pod in self._pods.values() for handle in pod.handles.values()}
+            for handle in handles:
+                if id(handle) not in held:
+                    handle.close()
+
+    def close(self) -> None:
+        """Gives all descriptors back."""
+        with self._lock:
+            for pod in self._pods.values():
+                for handle in pod.handles.values():
+                    handle.close()
+            self._pods = {}
+
+    def _list(self, now: int) -> None:
+        """Opens what is new of the wanted pods and closes what is gone or no longer wanted."""
+        wanted = self.wanted - {self._own_pod_uid}
+        listed = {pod.uid: pod.containers for pod in self._tree.scan()} if wanted else {}
+        for uid in listed.keys() & wanted:
+            if uid not in self._seen:
+                self._seen[uid] = (now, self._age_ns(listed[uid]))
+        kept: dict[str, _Pod] = {}
+        for uid in listed.keys() & wanted:
+            before = self._pods.get(uid)
+            first_seen, age = self._seen[uid]
+            handles: dict[str, ContainerHandle] = {}
+            for container in listed[uid]:
+                handle = self._handle(container, before, now)
+                if handle is not None:
+                    handles[container.container_id] = handle
+            pids = before.pids if before is not None else {}
+            kept[uid] = _Pod(first_seen, age, handles, {key: pids[key] for key in pids.keys() & handles.keys()})
+        self._seen = {uid: self._seen[uid] for uid in listed.keys() & self._seen.keys()}
+        held = {id(handle) for pod in kept.values() for handle in pod.handles.values()}
+        with self._lock:
+            dropped = [h for pod in self._pods.values() for h in pod.handles.values() if id(h) not in held]
+            self._pods = kept
+            for handle in dropped:
+                if handle.container.pod_uid not in self.dying:
+                    handle.close()
+
+    def _handle(self, container: ContainerCgroup, before: _Pod | None, now: int) -> ContainerHandle | None:
+        """The handle held, if the directory is still the same one; else a new one."""
+        held = before.handles.get(container.container_id) if before is not None else None
+        directory = self._tree.open_container(container)
+        if directory is None:
+            return None
+        status = os.fstat(directory)
+        if held is not None and held.container == container and held.identity == (status.st_dev, status.st_ino):
+            os.close(directory)
+            return held
+        os.close(directory)
+        try:
+            return open_handle(self._tree, container, now)
+        except OSError as error:
+            self._failures.append(f"{'/'.join(container.parts)}: {error.strerror}")
+            return None
+
+    def _age_ns(self, containers: tuple[ContainerCgroup, ...]) -> int:
+        """How long the pod's directory has been here when it is first seen, by its own time stamp.
+
+        A cgroup directory's time is when the kernel made its inode: never before the directory, so never too old.
+        """
+        if not containers:
+            return 0
+        directory = self._tree.open_directory(containers[0].parts[:-1])
+        if directory is None:
+            return 0
+        try:
+            return max(0, unix_ns() - os.fstat(directory).st_ctime_ns)
+        finally:
+            os.close(directory)
+
+    def _usages(self, now: int) -> tuple[Usage, ...]:
+        found = []
+        for uid, pod in self._pods.items():
+            containers = [self._container(container_id, handle, pod) for container_id, handle in pod.handles.items()]
+            age = (pod.age_then_ns + now - pod.first_seen_ns) // _SECOND_NS
+            state = CgroupState.DYING if uid in self.dying else CgroupState.LIVE
+            found.append(Usage(uid, tuple(usage for usage in containers if usage is not None), age, state))
+        return tuple(found)
+
+    def _container(self, container_id: str, handle: ContainerHandle, pod: _Pod) -> ContainerUsage | None:
+        try:
+            pids = pod.pids[container_id] = handle.pids()
+        except OSError as error:
+            self._failures.append(f"{'/'.join(handle.container.parts)}: {error.strerror}")
+            return None
+        figures = handle.figures()
+        if isinstance(figures, MemoryFigures):
+            by_node = figures.relief_bytes_by_node or None
+            return ContainerUsage(container_id, figures.relief_bytes, figures.memory_bytes, len(pids), by_node)
+        if isinstance(figures, Unknown):
+            self._failures.append(figures.message)
+        # Without figures the sandbox is told by what its one process holds; if not even that is known it is one.
+        memory_bytes = (anonymous_bytes(pids[0]) or 0) if len(pids) == 1 else None
+        return ContainerUsage(container_id, None, memory_bytes, len(pids))
+
+    def _kill_failure(self) -> str:
+        for pod in self._pods.values():
+            for handle in pod.handles.values():
+                if not handle.can_kill:
+                    return handle.kill_failure
+        return ""
+
+
+def anonymous_bytes(pid: int) -> int | None:
+    """Resident memory of a process that no file backs; None when it cannot be seen (gone, or another PID namespace).
+
+    Read from the agent's own /proc: the numbers in cgroup.procs are those of its own PID namespace.
+    """
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            words = file.read().split()
+        return (int(words[1]) - int(words[2])) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def cgroup_kill_capability(tree: PodsTree) -> str:
+    """Whether containers can be killed here: empty, or why not. Nothing is written."""
+    if tree.path is None:
+        return tree.failure
+    try:
+        descriptor = os.open(f"{tree.path}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return f"{tree.path} has no cgroup.kill (cgroup v2 and kernel 5.14 or later have)"
+    except OSError as error:
+        return f"{tree.path}/cgroup.kill: {error.strerror} (needs uid 0 and a writable mount)"
+    os.close(descriptor)
+    return ""

@@ -1,0 +1,215 @@
+"""The second thread: candidates' figures, what becomes of a kill, status for the reporter, log lines.
+
+It is started before the first sample and never decides anything. The sampler hands work over by appending to deques and
+replacing attributes, both atomic in CPython, and wakes it by an event.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from memorypressure.ladder import Outcome, OutcomeKind
+from memorypressure.records import Victim
+from memorypressure_agent.host.clocks import boot_ns, unix_ns
+from memorypressure_agent.host.containers import ContainerHandle
+from memorypressure_agent.sentinel.candidates import Candidates, Killed, Snapshot
+from memorypressure_agent.sentinel.log import Log
+from memorypressure_agent.sentinel.process import release_memory
+
+FIGURES_NEAR_NS: Final = 1_000_000_000
+FIGURES_FAR_NS: Final = 15_000_000_000
+CAPABILITY_EVERY_NS: Final = 30_000_000_000
+STATUS_EVERY_NS: Final = 1_000_000_000
+FOLLOW_SECONDS: Final = 0.02
+PROGRESS_EVERY_NS: Final = 200_000_000
+FOLLOW_AT_MOST_NS: Final = 120_000_000_000
+MOST_RELEASED: Final = 64
+"""Processes of a victim whose memory is taken from them; the rest exit by themselves."""
+
+
+@dataclass(slots=True)
+class _Followed:
+    """A kill that is waited for."""
+
+    action_number: int
+    victim: Victim
+    killed: Killed
+    began_ns: int
+    last_progress_ns: int = 0
+    lowest_bytes: int | None = None
+    emptied: bool = False
+
+
+class Helper(threading.Thread):
+    """Runs until `stop()`. Everything public but `run` is for the sampler's thread."""
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        log: Log,
+        write_status: Callable[[], None],
+        kill_capability: Callable[[], str],
+        *,
+        can_release: bool,
+    ) -> None:
+        """`write_status` is called about once a second; `kill_capability` tells why nothing can be killed, or ''."""
+        super().__init__(name="helper", daemon=True)
+        self.candidates = candidates
+        self.kill_failure = kill_capability()
+        """Why `cgroup.kill` cannot be written; empty when it can."""
+        self.failure: BaseException | None = None
+        """What ended the thread, if anything did; the sampler must not go on without it."""
+        self.kill_seconds: deque[float] = deque(maxlen=64)
+        self._log = log
+        self._write_status = write_status
+        self._kill_capability = kill_capability
+        self._can_release = can_release
+        self._woken = threading.Event()
+        self._stopping = False
+        self._near = False
+        self._hold = False
+        self._listed: frozenset[str] = frozenset()
+        self._outcomes: deque[Outcome] = deque()
+        self._kills: deque[_Followed] = deque()
+        self._freed: dict[int, int | None] = {}
+        self._figures_ns = 0
+        self._status_ns = 0
+        self._capability_ns = boot_ns()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The latest figures."""
+        return self.candidates.snapshot
+
+    def want(self, uids: frozenset[str]) -> None:
+        """Takes the candidates of other orders."""
+        self.candidates.wanted = uids
+        self.wake()
+
+    def near(self, near: bool, *, hold: bool) -> None:
+        """Says whether figures are wanted once a second, and whether the list of cgroups must stay as it is."""
+        if near and not self._near:
+            self._near = near
+            self.wake()
+        self._near, self._hold = near, hold
+
+    def wake(self) -> None:
+        """Makes the helper look at once."""
+        self._woken.set()
+
+    def publish(self) -> None:
+        """Has the status written now, not within a second."""
+        self._status_ns = 0
+        self.wake()
+
+    def log(self, reason: str, message: str) -> None:
+        """Queues a log line."""
+        self._log.put(unix_ns(), reason, message)
+
+    def watch(self, action_number: int, victim: Victim, killed: Killed, began_ns: int) -> None:
+        """Follows a kill that was written: reaps, reports progress and the end as outcomes."""
+        self._outcomes.append(Outcome(OutcomeKind.WRITTEN, action_number, boot_ns(), killed.memory_bytes))
+        self.candidates.dying |= {victim.pod.uid}
+        self._kills.append(_Followed(action_number, victim, killed, began_ns))
+        self.wake()
+
+    def fail_kill(self, action_number: int, message: str) -> None:
+        """Reports a kill that could not be written."""
+        self._outcomes.append(Outcome(OutcomeKind.FAILED, action_number, boot_ns(), None, message))
+
+    def take_outcomes(self) -> Iterator[Outcome]:
+        """What became of kills since the last call."""
+        while self._outcomes:
+            yield self._outcomes.popleft()
+
+    def take_freed(self, action_number: int) -> int | None:
+        """Bytes that a kill gave back; None when that is not known."""
+        return self._freed.pop(action_number, None)
+
+    def stop(self) -> None:
+        """Ends the thread and waits for it."""
+        self._stopping = True
+        self.wake()
+        self.join(timeout=5)
+
+    def run(self) -> None:
+        """The thread."""
+        try:
+            while not self._stopping:
+                self._woken.wait(FOLLOW_SECONDS if self._kills else self._pause_seconds())
+                self._woken.clear()
+                self._turn()
+            self._write_status()
+            self._log.flush()
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    def _pause_seconds(self) -> float:
+        figures = FIGURES_NEAR_NS if self._near else FIGURES_FAR_NS
+        due = min(self._figures_ns + figures, self._status_ns + STATUS_EVERY_NS)
+        return min(max(0.0, (due - boot_ns()) / 1e9), 1.0)
+
+    def _turn(self) -> None:
+        for followed in tuple(self._kills):
+            self._follow(followed)
+        now = boot_ns()
+        every = FIGURES_NEAR_NS if self._near else FIGURES_FAR_NS
+        wanted = self.candidates.wanted
+        if now - self._figures_ns >= every or wanted != self._listed:
+            self.candidates.refresh(hold=self._hold and wanted == self._listed)
+            self._listed = wanted
+            self._figures_ns = now
+        if now - self._capability_ns >= CAPABILITY_EVERY_NS and not self._hold:
+            self._capability_ns = now
+            self.kill_failure = self._kill_capability()
+        if now - self._status_ns >= STATUS_EVERY_NS:
+            self._status_ns = now
+            self._write_status()
+        self._log.flush()
+
+    def _follow(self, followed: _Followed) -> None:
+        killed = followed.killed
+        if self._can_release and not followed.emptied and followed.last_progress_ns == 0:
+            self._release(killed)
+        now = boot_ns()
+        empty = not any(_lives(handle) for handle in killed.handles)
+        figures = [handle.memory_bytes() for handle in killed.handles]
+        left = None if any(figure is None for figure in figures) else sum(figure or 0 for figure in figures)
+        if empty:
+            seconds = (now - followed.began_ns) / 1e9
+            freed = None if killed.memory_bytes is None or left is None else max(0, killed.memory_bytes - left)
+            self._freed[followed.action_number] = freed
+            self.kill_seconds.append(seconds)
+            message = f"its cgroup was empty after {seconds * 1000:.0f} ms"
+            self._outcomes.append(Outcome(OutcomeKind.GONE, followed.action_number, now, left, message))
+            self._forget(followed)
+        elif now - followed.last_progress_ns >= PROGRESS_EVERY_NS:
+            followed.last_progress_ns = now
+            self._outcomes.append(Outcome(OutcomeKind.PROGRESS, followed.action_number, now, left))
+            if now - followed.began_ns >= FOLLOW_AT_MOST_NS:
+                self._forget(followed)
+
+    def _release(self, killed: Killed) -> None:
+        for pid in killed.pids[:MOST_RELEASED]:
+            failure = release_memory(pid)
+            if failure:
+                self.log("ActionFailed", f"pid {pid}: {failure}; it is left to exit by itself")
+
+    def _forget(self, followed: _Followed) -> None:
+        self._kills.remove(followed)
+        self.candidates.dying -= {followed.victim.pod.uid}
+        self.candidates.give_up(followed.killed.handles)
+
+    def status(self) -> dict[str, Any]:
+        """The helper's own figures, for the status."""
+        return {"near": self._near, "listKept": self._hold, "logLinesLost": self._log.lost}
+
+
+def _lives(handle: ContainerHandle) -> bool:
+    try:
+        return handle.populated()
+    except (OSError, ValueError):
+        return True  # not known to be empty

@@ -1,0 +1,116 @@
+"""`memorypressure-agent sentinel`: its options, and the step into a lean process.
+
+The console script runs with the virtual environment's start-up hooks and argparse. The sentinel is to be small and is
+to keep only what it uses, so after its options have been understood the process replaces itself (same PID) by an
+interpreter without `site` that imports nothing but the standard library and core: `lean`.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+
+import memorypressure
+import memorypressure_agent
+from memorypressure_agent.arguments import add_root_arguments, host_roots
+from memorypressure_agent.errors import BadInputError
+from memorypressure_agent.sentinel.settings import SentinelSettings
+
+EPILOG = """\
+Without --orders, or while its file does not exist, the sentinel observes: samples, status and flight recorder go to the
+journal, nothing is decided. Orders that cannot be understood disarm it until they are replaced.
+
+example, beside a running reporter:
+  memorypressure-agent sentinel --orders /run/memorypressure/orders/orders.json --journal /run/memorypressure/journal
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `sentinel`."""
+    parser.epilog = EPILOG
+    parser.add_argument("--journal", required=True, metavar="FILE", help="the journal; put it on a tmpfs (2 MiB)")
+    parser.add_argument("--orders", metavar="FILE", help="the orders that the reporter writes; default: observe only")
+    add_root_arguments(parser)
+    parser.add_argument(
+        "--max-kills-per-hour",
+        type=_count(1000),
+        default=6,
+        metavar="N",
+        help="hard limit that orders cannot raise, kept over restarts (default: 6; 0: never kill)",
+    )
+    parser.add_argument(
+        "--min-cooldown-seconds",
+        type=_count(86400, least=1),
+        default=10,
+        metavar="N",
+        help="shortest time between two kills, whatever orders say (default: 10)",
+    )
+    parser.add_argument("--dry-run-only", action="store_true", help="carry out orders of mode Enforce as DryRun")
+    parser.add_argument("--own-pod-uid", default="", metavar="UID", help="UID of the agent's pod, never a victim")
+    parser.add_argument("--realtime", action="store_true", help="run under SCHED_FIFO where allowed (needs SYS_NICE)")
+    parser.add_argument("--log-format", choices=["text", "json"], default="text", help="of lines on standard error")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Checks the options and becomes the lean process; returns only when that cannot be."""
+    settings = SentinelSettings(
+        roots=host_roots(arguments),
+        orders_path=os.path.abspath(arguments.orders) if arguments.orders else None,
+        journal_path=os.path.abspath(arguments.journal),
+        max_kills_per_hour=arguments.max_kills_per_hour,
+        min_cooldown_seconds=arguments.min_cooldown_seconds,
+        dry_run_only=arguments.dry_run_only,
+        own_pod_uid=arguments.own_pod_uid,
+        realtime=arguments.realtime,
+        log_json=arguments.log_format == "json",
+    )
+    check_places(settings)
+    become_lean(settings)
+    return 0
+
+
+def check_places(settings: SentinelSettings) -> None:
+    """BadInputError naming the option whose directory is missing; nothing was written then."""
+    for option, path in (("--proc-root", settings.roots.proc), ("--sys-root", settings.roots.sys)):
+        if not os.path.isdir(path):
+            raise BadInputError(f"{option} {path}: no such directory; give the place where the host's tree is mounted")
+    if not os.path.exists(f"{settings.roots.proc}/zoneinfo"):
+        raise BadInputError(f"--proc-root {settings.roots.proc}: holds no zoneinfo, so it is not a /proc")
+    if not os.path.isdir(settings.roots.cgroup):
+        raise BadInputError(f"--cgroup-root {settings.roots.cgroup}: no such directory; give the cgroup v2 mount")
+    for option, file in (("--journal", settings.journal_path), ("--orders", settings.orders_path)):
+        if file is None:
+            continue
+        directory = os.path.dirname(file)
+        if not os.path.isdir(directory):
+            raise BadInputError(f"{option} {file}: its directory {directory} does not exist; make it first")
+        if os.path.isdir(file):
+            raise BadInputError(f"{option} {file}: is a directory; name a file")
+    if not os.access(os.path.dirname(settings.journal_path), os.W_OK | os.X_OK):
+        raise BadInputError(f"--journal {settings.journal_path}: its directory cannot be written to")
+
+
+def become_lean(settings: SentinelSettings) -> None:
+    """Replaces this process by `lean` with the same settings; does not return."""
+    from memorypressure_agent.sentinel import lean
+
+    places = [
+        os.path.dirname(os.path.dirname(os.path.abspath(str(p.__file__))))
+        for p in (memorypressure, memorypressure_agent)
+    ]
+    words = [sys.executable, "-I", "-S", str(lean.__file__), json.dumps({"path": places, "settings": asdict(settings)})]
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, words, environment)  # noqa: S606 (the interpreter that runs this very code)
+
+
+def _count(most: int, least: int = 0) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"'{text[:20]}' is not a whole number from {least} to {most}")
+        return int(text)
+
+    return convert

@@ -1,0 +1,41 @@
+"""One acting sentinel per node: a lock on the pods' cgroup directory, which all agents of a node see."""
+
+import fcntl
+import os
+
+from memorypressure_agent.host.cgroups import PodsTree
+
+
+class NodeLock:
+    """An flock on the kubepods directory; the kernel drops it when the process ends, however it ends."""
+
+    def __init__(self, tree: PodsTree) -> None:
+        self._tree = tree
+        self._fd = -1
+        self.message = ""
+        """Why it is not held."""
+
+    def free_for_us(self) -> bool:
+        """Takes the lock if it can be had; False while another process holds it. Costs nothing once it is ours.
+
+        Where there is no pods' directory there is nothing to lock and nothing to kill: that is a missing capability.
+        """
+        if self._fd >= 0:
+            return True
+        if self._tree.path is None and not self._tree.locate():
+            return True
+        directory = self._tree.open_directory(())
+        if directory is None:
+            return True
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(directory)
+            self.message = (
+                f"another sentinel acts on this node (it holds the lock on {self._tree.path})"
+                if isinstance(error, BlockingIOError)
+                else f"{self._tree.path}: {error.strerror}"
+            )
+            return False
+        self._fd = directory
+        return True

@@ -1,0 +1,152 @@
+"""The orders file as the sentinel sees it: read when it changed, applied whole or not at all.
+
+no file          observe only
+valid            armed as far as mode and grant allow
+anything else    disarmed: the orders before are dropped, the reason is reported, observing goes on
+"""
+
+import os
+import stat
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from memorypressure.engine import Rules
+from memorypressure.grants import Grant, Leave
+from memorypressure.ladder import HardLimits
+from memorypressure.orders import MAX_BYTES, Orders, OrdersError, decode
+from memorypressure.reasons import Reason
+from memorypressure.spec_values import LabelSelector, Limits, Mode, Share, VictimRules
+from memorypressure.victims import Candidate
+from memorypressure_agent.sentinel.settings import SentinelSettings
+
+_NOBODY: Final = VictimRules((), 0, frozenset(), LabelSelector(), LabelSelector(), 0, 0, frozenset())
+_NOTHING: Final = Limits(
+    cooldown_seconds=60,
+    max_victims_per_episode=0,
+    max_victims_per_workload=Share(count=0),
+    max_concurrent_nodes=Share(count=0),
+    evictions_per_hour=0,
+    kills_per_hour=0,
+    max_standing_kills=Share(count=0),
+    grant_seconds=900,
+)
+
+
+class Standing(StrEnum):
+    """How the orders stand."""
+
+    NONE = "None"
+    VALID = "Valid"
+    INVALID = "Invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class OrdersRead:
+    """One reading of the orders file. `orders` is set only when they are valid."""
+
+    standing: Standing
+    reason: Reason
+    message: str
+    orders: Orders | None = None
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The plan's pods."""
+        return self.orders.pods if self.orders is not None else ()
+
+    @property
+    def candidate_uids(self) -> frozenset[str]:
+        """Their UIDs."""
+        return frozenset(pod.uid for pod in self.candidates)
+
+    @property
+    def grant(self) -> Grant | None:
+        """The grant in them."""
+        return self.orders.grant if self.orders is not None else None
+
+    def leave(self, effective_mode: Mode) -> Leave | None:
+        """What they say about killing, in the mode that is left of theirs."""
+        return replace(self.orders.leave, mode=effective_mode) if self.orders is not None else None
+
+    def rules(self, settings: SentinelSettings, page_bytes: int) -> Rules:
+        """What decides on this node, within the sentinel's own limits."""
+        hard = HardLimits(settings.max_kills_per_hour, settings.min_cooldown_seconds, settings.dry_run_only)
+        orders = self.orders
+        if orders is None:
+            return Rules("", Mode.DISABLED, (), (), _NOBODY, _NOTHING, page_bytes, hard, settings.own_pod_uid)
+        mode = Mode.DRY_RUN if settings.dry_run_only and orders.mode is Mode.ENFORCE else orders.mode
+        return Rules(
+            orders.policy_name,
+            mode,
+            orders.triggers,
+            orders.ladder,
+            orders.victims,
+            orders.limits,
+            page_bytes,
+            hard,
+            settings.own_pod_uid or orders.own_pod_uid,
+        )
+
+
+class OrdersFile:
+    """The file at a path; None: there are never orders."""
+
+    def __init__(self, path: str | None) -> None:
+        self.path = path
+        self._seen: tuple[int, ...] | None = None
+
+    def poll(self) -> OrdersRead | None:
+        """The orders if the file is another one than last time or was written since; None: nothing changed."""
+        if self.path is None:
+            return None
+        mark: tuple[int, ...]
+        try:
+            found = os.stat(self.path, follow_symlinks=False)
+            mark = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+        except OSError as error:
+            mark = (error.errno or 0,)
+        if mark == self._seen:
+            return None
+        self._seen = mark
+        return _read(self.path)
+
+
+def no_orders(path: str | None) -> OrdersRead:
+    """What holds while there is no file."""
+    message = f"{path}: no such file; observing until the reporter writes it" if path else "no --orders: observing only"
+    return OrdersRead(Standing.NONE, Reason.NO_ORDERS, message)
+
+
+def _read(path: str) -> OrdersRead:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return no_orders(path)
+    except OSError as error:
+        return _refused(Reason.UNREADABLE, f"{path}: {error.strerror}")
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return _refused(Reason.ORDERS_INVALID, f"{path}: no regular file")
+        data = b""
+        while len(data) <= MAX_BYTES and (chunk := os.read(descriptor, MAX_BYTES + 1 - len(data))):
+            data += chunk
+    except OSError as error:
+        return _refused(Reason.UNREADABLE, f"{path}: {error.strerror}")
+    finally:
+        os.close(descriptor)
+    try:
+        orders = decode(data)
+    except OrdersError as error:
+        reason = Reason.WRONG_VERSION if error.path == "version" else Reason.ORDERS_INVALID
+        return _refused(reason, f"{path}: {error}")
+    grant = "no grant" if orders.grant is None else f"kills up to {orders.grant.kills_ceiling}"
+    message = (
+        f"policy {orders.policy_name} (generation {orders.policy_generation}), mode {orders.mode.value}, "
+        f"{len(orders.pods)} candidates, {grant}"
+    )
+    return OrdersRead(Standing.VALID, Reason.ACCEPTED, message, orders)
+
+
+def _refused(reason: Reason, message: str) -> OrdersRead:
+    return OrdersRead(Standing.INVALID, reason, f"{message}; disarmed until the file is replaced by valid orders")

@@ -1,0 +1,149 @@
+"""What the process asks of the kernel for itself: memory that stays, descriptors, real time, reaping a victim."""
+
+import ctypes
+import errno
+import gc
+import os
+import resource
+import sys
+import time
+from typing import Final
+
+MCL_CURRENT: Final = 1
+MCL_FUTURE: Final = 2
+MCL_ONFAULT: Final = 4
+"""Lock pages as they are touched (Linux 4.4). Without it every thread's stack and all of libpython would be filled."""
+MADV_DONTNEED: Final = 4
+SYS_PROCESS_MRELEASE: Final = 448
+"""The same number on every architecture (Linux 5.15)."""
+REALTIME_PRIORITY: Final = 10
+WANTED_DESCRIPTORS: Final = 16384
+"""250 candidates of 8 containers with 7 files each."""
+
+_MRELEASE_ATTEMPTS = 20
+_MRELEASE_PAUSE_SECONDS = 0.005
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def lock_memory() -> str:
+    """Keeps the process's touched pages in memory, now and later; empty, or why not."""
+    _libc.mlockall.argtypes = [ctypes.c_int]
+    if _libc.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0:
+        return ""
+    return f"mlockall: {os.strerror(ctypes.get_errno())} (needs IPC_LOCK or a higher RLIMIT_MEMLOCK)"
+
+
+def become_realtime() -> str:
+    """Puts the process under SCHED_FIFO; empty, or why not."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(REALTIME_PRIORITY))
+    except OSError as error:
+        return f"SCHED_FIFO: {error.strerror} (needs SYS_NICE)"
+    return ""
+
+
+def raise_descriptor_limit() -> int:
+    """Raises the soft limit of open files towards what many candidates need; the limit then in force."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, WANTED_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft
+
+
+def stop_collecting() -> None:
+    """Ends garbage collection: what start-up made stays, and the loops make no reference cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def give_back_startup_pages() -> int:
+    """Drops what only start-up touched of the interpreter's files, and free heap; kibibytes that were given back.
+
+    Only read-only file mappings in which no page was ever changed, so the kernel can read each of them again. Comes
+    before `lock_memory` and before a rehearsal of the loop, which brings back and then keeps what is really used.
+    """
+    _libc.malloc_trim(0)
+    _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    before = _resident_kib()
+    try:
+        with open("/proc/self/smaps", encoding="ascii", errors="replace") as file:
+            mappings = _unchanged_file_mappings(file.read())
+    except OSError:
+        return 0
+    for start, end in mappings:
+        _libc.madvise(start, end - start, MADV_DONTNEED)
+    return max(0, before - _resident_kib())
+
+
+def mrelease_capability() -> str:
+    """Whether a victim's memory can be taken from it while it dies: empty, or why not."""
+    if _mrelease(-1) == errno.ENOSYS:
+        return "the kernel has no process_mrelease (5.15 and later have)"
+    try:
+        os.close(os.pidfd_open(1))
+    except OSError as error:
+        return f"pidfd_open: {error.strerror}"
+    # PID 1 of our own PID namespace is the agent itself or its pod's sandbox, unless the pod shares the host's.
+    try:
+        with open("/proc/1/comm", encoding="utf-8", errors="replace") as file:
+            first = file.read().strip()
+    except OSError:
+        return ""
+    own = os.getpid() == 1 or first in ("pause", os.path.basename(sys.executable))
+    return "the pods' processes are not visible (needs hostPID)" if own else ""
+
+
+def release_memory(pid: int) -> str:
+    """Frees a killed process's memory without waiting for it to exit; empty when done or gone, else why not."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return ""
+    except OSError as error:
+        return f"pidfd_open: {error.strerror}"
+    try:
+        for _ in range(_MRELEASE_ATTEMPTS):
+            failure = _mrelease(descriptor)
+            if failure in (0, errno.ESRCH):
+                return ""
+            # EAGAIN: its mmap lock is held. EINVAL: it has not begun to die. Both pass.
+            if failure not in (errno.EAGAIN, errno.EINVAL):
+                return f"process_mrelease: {os.strerror(failure)}"
+            time.sleep(_MRELEASE_PAUSE_SECONDS)
+    finally:
+        os.close(descriptor)
+    return "process_mrelease: not done in time"
+
+
+def _mrelease(descriptor: int) -> int:
+    """The errno of process_mrelease, 0 for success."""
+    ctypes.set_errno(0)
+    done = _libc.syscall(ctypes.c_long(SYS_PROCESS_MRELEASE), ctypes.c_int(descriptor), ctypes.c_uint(0))
+    return 0 if done == 0 else ctypes.get_errno()
+
+
+def _resident_kib() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+def _unchanged_file_mappings(smaps: str) -> list[tuple[int, int]]:
+    """(start, end) of the read-only file mappings of /proc/self/smaps that hold no page of their own."""
+    found = []
+    start = end = 0
+    for line in smaps.splitlines():
+        words = line.split()
+        if not words:
+            continue
+        if "-" in words[0] and len(words) >= 5 and not words[0].endswith(":"):
+            start = end = 0
+            if len(words) >= 6 and words[5].startswith("/") and words[1] in ("r-xp", "r--p"):
+                low, high = words[0].split("-")
+                start, end = int(low, 16), int(high, 16)
+        elif words[0] == "Anonymous:" and words[1] == "0" and end:
+            found.append((start, end))
+    return found

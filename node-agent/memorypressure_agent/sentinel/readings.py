@@ -1,0 +1,125 @@
+"""What is read in a round, and when the next round is: the gate near a line, zoneinfo when it opens, the rest slowly.
+
+far from every line      one full reading a second
+near a line              the gates every 10 ms or so; zoneinfo when one opens, and once a second
+a gate stays open        zoneinfo in every round
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from memorypressure.gate import gate_thresholds
+from memorypressure.sampling import Drains, headroom_pages, next_period_ns, observe
+from memorypressure.signals import Absent, GateShut, MemInfo, Psi, Sample, Unknown
+from memorypressure.zone_values import Line, ZoneInfo
+from memorypressure_agent.host.sources import HostSources
+
+FULL_EVERY_NS: Final = 1_000_000_000
+SLOW_EVERY_NS: Final = 1_000_000_000
+"""Memory and PSI: the kernel updates PSI's averages every 2 s."""
+SLOW_WATCHING_NS: Final = 200_000_000
+_SLACK_NS: Final = 5_000_000  # a round that is due in less than this is due now
+
+OBSERVED_LINES: Final = ((Line.ATOMIC_RESERVE, 0), (Line.LOW, 0))
+"""What is kept in sight without orders."""
+
+
+class Readings:
+    """Reads samples and knows when the next one is due. For the sampler's thread."""
+
+    def __init__(self, sources: HostSources, clock: Callable[[], int], cost_clock: Callable[[], int]) -> None:
+        """`clock` is the clock of samples and windows, `cost_clock` measures what a reading takes."""
+        self._sources = sources
+        self._clock = clock
+        self._cost_clock = cost_clock
+        self._gates: tuple[tuple[int, int], ...] = ()
+        self._gates_clear_lines = False
+        self._full_ns: int | None = None
+        self._slow_ns: int | None = None
+        self._full_cost_ns = 0
+        self._gate_cost_ns = 0
+        self._gate_shut = False
+        self.watched: tuple[tuple[Line, int], ...] = OBSERVED_LINES
+        self.drains = Drains()
+        self.info: ZoneInfo | None = None
+        """The last full reading; None when the last one was not understood."""
+        self.memory: MemInfo | Absent | Unknown | None = None
+        self.psi_node: Psi | Absent | Unknown | None = None
+        self.psi_pods: Psi | Absent | Unknown | None = None
+        self.full_reads = 0
+        self.gate_reads = 0
+
+    def watch(self, lines: tuple[tuple[Line, int], ...]) -> None:
+        """Takes other lines to keep in sight; the next reading is a full one, from which the gates are made anew."""
+        lines = lines or OBSERVED_LINES
+        if lines != self.watched:
+            self.watched = lines
+            self._gates = ()
+
+    def sample(self, *, watching: bool, fresh: bool = False) -> Sample:
+        """The next sample. `watching`: a window runs or a trigger is active; `fresh`: all of it is read now."""
+        now = self._clock()
+        zones: ZoneInfo | GateShut | Absent | Unknown
+        shut = None if fresh else self._shut(now, watching=watching)
+        self._gate_shut = shut is not None
+        zones = shut if shut is not None else self._full(now, clear_lines=watching)
+        every = SLOW_WATCHING_NS if watching else SLOW_EVERY_NS
+        if fresh or self._slow_ns is None or now - self._slow_ns >= every - _SLACK_NS:
+            self._slow_ns = now
+            whole = self._sources.read_slow()
+            self.memory, self.psi_node, self.psi_pods = whole
+            return Sample(now, zones, *whole)
+        return Sample(now, zones, None, None, None)
+
+    def period_ns(self, *, watching: bool) -> int:
+        """Nanoseconds from the last sample to the next."""
+        if self.info is None:
+            return FULL_EVERY_NS
+        cost = self._gate_cost_ns if self._gate_shut or (self._gates and not watching) else self._full_cost_ns
+        rooms = tuple(
+            [(node.number, headroom_pages(self.info, node.number, self.watched)) for node in self.info.counted_nodes]
+        )
+        return next_period_ns(
+            self.drains, rooms, self._full_ns or 0, self.info.page_size_bytes, cost, watching=watching
+        )
+
+    def _shut(self, now: int, *, watching: bool) -> GateShut | None:
+        """The sample of shut gates, or None when zoneinfo has to be read."""
+        if self.info is None or self._full_ns is None or not self._gates or watching != self._gates_clear_lines:
+            return None
+        if now - self._full_ns >= FULL_EVERY_NS - _SLACK_NS:
+            return None
+        began = self._cost_clock()
+        free = []
+        for node, threshold in self._gates:
+            pages = self._sources.read_gate(node)
+            self.gate_reads += 1
+            if not isinstance(pages, int) or pages <= threshold:
+                return None
+            free.append((node, pages))
+        self._gate_cost_ns = _smoothed(self._gate_cost_ns, self._cost_clock() - began)
+        return GateShut(self.info, tuple(free), self._gates_clear_lines)
+
+    def _full(self, now: int, *, clear_lines: bool) -> ZoneInfo | Absent | Unknown:
+        began = self._cost_clock()
+        zones = self._sources.read_zoneinfo()
+        self.full_reads += 1
+        self._full_cost_ns = _smoothed(self._full_cost_ns, self._cost_clock() - began)
+        if not isinstance(zones, ZoneInfo):
+            self.info, self._full_ns, self._gates = None, None, ()
+            return zones
+        self.info, self._full_ns = zones, now
+        self.drains = observe(self.drains, zones, now)
+        self._gates_clear_lines = clear_lines
+        gates = gate_thresholds(zones, self.watched, clear_lines=clear_lines)
+        known = set(self._sources.numa_nodes)
+        self._gates = gates if all(node in known for node, _ in gates) else ()
+        return zones
+
+    def recheck(self) -> None:
+        """Looks whether one of the sources vanished, appeared or was replaced; another one at each call."""
+        self._sources.recheck_one()
+
+
+def _smoothed(before: int, now: int) -> int:
+    return now if before == 0 else (3 * before + now) // 4

@@ -1,0 +1,372 @@
+"""The hot loop: sample, decide, and when a kill is decided and allowed, do it. Opens nothing, logs nowhere that blocks.
+
+One thread runs `round()` again and again; all I/O on files that come and go, all figures of candidates, reaping, status
+and log lines are the helper's (`helper`). Everything is decided by `memorypressure.engine`; here is only the order in
+which things are put down and done:
+
+    orders -> grant seen (journal) -> sample -> step -> ladder's state (journal) -> killsTotal (journal) -> cgroup.kill
+
+All times of samples, windows, beats and cool-downs are the boot-time clock, so what the journal keeps stays comparable
+for the next process of this boot, and nothing is fresh after a suspend.
+"""
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from memorypressure import engine, ladder
+from memorypressure.engine import EngineState, Inputs, Result, Rules
+from memorypressure.grants import Permit, Refusal, beat_due, begin_beat, may_kill, see_grant
+from memorypressure.ladder import Outcome, OutcomeKind
+from memorypressure.reasons import Reason
+from memorypressure.records import ActionRecord, ActionResult, Decision, PodRef, action_record
+from memorypressure.signals import GateShut, Sample
+from memorypressure.spec_values import Action, Mode
+from memorypressure.triggers import watched_lines
+from memorypressure.zone_values import Line, ZoneInfo
+from memorypressure_agent.host.journal import Journal
+from memorypressure_agent.host.journal_format import GATE_ZONE, ZONE_NAMES
+from memorypressure_agent.sentinel.counters import BelowLineTimes, Counts, Lag
+from memorypressure_agent.sentinel.helper import Helper
+from memorypressure_agent.sentinel.orders_file import OrdersFile, OrdersRead, Standing, no_orders
+from memorypressure_agent.sentinel.readings import Readings
+from memorypressure_agent.sentinel.settings import SentinelSettings
+
+MOST_FIGURES_AGE_NS: Final = 3_000_000_000
+DEFAULT_GRANT_SECONDS: Final = 900
+_SECOND_NS: Final = 1_000_000_000
+_ZONE_INDEX: Final = {name: index for index, name in enumerate(ZONE_NAMES)}
+_QUIET: Final = frozenset((Reason.SAMPLE_STALE,))
+"""Reasons that are answered by another sample at once: counted, not put down."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the sampler last saw and decided, for the helper's status and log; replaced as a whole."""
+
+    time_ns: int
+    sample: Sample
+    info: ZoneInfo | None
+    rules: Rules
+    result: Result
+    permit: Permit | Refusal
+    orders: OrdersRead
+    period_ns: int
+    lock_held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """The clocks that a round reads, so that tests can hand in others."""
+
+    boot_ns: Callable[[], int]
+    unix_ns: Callable[[], int]
+
+
+class Sampler:
+    """The sampler's state; `round()` is one turn of the loop. For one thread."""
+
+    def __init__(
+        self,
+        settings: SentinelSettings,
+        readings: Readings,
+        journal: Journal | None,
+        helper: Helper,
+        orders_file: OrdersFile,
+        clocks: Clocks,
+        page_bytes: int,
+    ) -> None:
+        self._settings = settings
+        self._readings = readings
+        self._helper = helper
+        self._orders_file = orders_file
+        self._clocks = clocks
+        self._page_bytes = page_bytes
+        self._orders_checked_ns: int | None = None
+        self._publish = False
+        self._recorded: tuple[object, ...] = ()
+        self._episode_recorded: tuple[object, ...] = ()
+        self._kept_state: dict[str, Any] = {}
+        self._pending: dict[str, Any] | None = None
+        self.orders = no_orders(orders_file.path)
+        self.rules = self.orders.rules(settings, page_bytes)
+        self.journal = journal
+        self.state: EngineState
+        self.lock_held = False
+        self.below = BelowLineTimes()
+        self.counts = Counts()
+        self.lag = Lag()
+        self.view: View | None = None
+        self.take_journal(journal)
+
+    def take_journal(self, journal: Journal | None) -> None:
+        """Begins from what a journal keeps; without one nothing is remembered and nothing may be killed."""
+        self.journal = journal
+        now = self._clocks.boot_ns()
+        kept = journal.read_state() if journal is not None else None
+        kept = kept if kept is not None else {}
+        restored = ladder.restored(kept.get("ladder"), now)
+        self._pending = kept.get("pending") if restored.kill is not None else None
+        self.state = engine.start(self.rules, restored)
+
+    def round(self) -> int:
+        """One turn: samples, decides, acts. Nanoseconds from the sample to the next one; 0: at once."""
+        now = self._clocks.boot_ns()
+        if self._orders_checked_ns is None or now - self._orders_checked_ns >= _SECOND_NS:
+            self._orders_checked_ns = now
+            self._read_orders(now)
+        self._beat(now)
+        watching = self.state.triggers.watching
+        sample = self._readings.sample(watching=watching)
+        self._measure(sample)
+        permit = self._permit()
+        result = self._step(sample, permit)
+        decision = result.decision
+        stale = decision.reason is Reason.SAMPLE_STALE
+        self.state = result.state
+        self._keep(decision)
+        if decision.acts:
+            self._kill(decision)
+        self._record(result)
+        watching = result.state.triggers.watching
+        period = 0 if stale else self._readings.period_ns(watching=watching)
+        self.counts.rounds += 1
+        self.view = View(
+            sample.time_ns,
+            sample,
+            self._readings.info,
+            self.rules,
+            result,
+            permit,
+            self.orders,
+            period,
+            self.lock_held,
+        )
+        if self._publish:
+            self._publish = False
+            self._helper.publish()
+        self._helper.near(watching or period < _SECOND_NS, hold=self._short(result))
+        return period
+
+    def _short(self, result: Result) -> bool:
+        """Whether a NUMA node is below Min: then the list of candidates' cgroups stays as it is."""
+        info = self._readings.info
+        return result.state.triggers.below_low and info is not None and any(node.below(Line.MIN) for node in info.nodes)
+
+    def _read_orders(self, now: int) -> None:
+        self._readings.recheck()
+        read = self._orders_file.poll()
+        if read is None:
+            return
+        self.orders = read
+        self.rules = read.rules(self._settings, self._page_bytes)
+        self._readings.watch(watched_lines(self.rules.triggers))
+        self._helper.want(read.candidate_uids)
+        if self.journal is not None:
+            self.journal.write_grants(see_grant(self.journal.grants, read.grant, now))
+            self._write(
+                {
+                    "kind": "orders",
+                    "standing": read.standing.value,
+                    "reason": read.reason.value,
+                    "message": read.message,
+                    "mode": self.rules.mode.value,
+                }
+            )
+        self._helper.log(read.standing.value, f"orders: {read.message}")
+        self._publish = True
+
+    def _beat(self, now: int) -> None:
+        journal = self.journal
+        if journal is None:
+            return
+        seconds = self.rules.limits.grant_seconds if self.orders.standing is Standing.VALID else DEFAULT_GRANT_SECONDS
+        if beat_due(journal.grants, now, seconds):
+            journal.write_grants(begin_beat(journal.grants, now))
+
+    def _permit(self) -> Permit | Refusal:
+        """What the node's own obstacles and the grant say to a kill at this moment."""
+        now = self._clocks.boot_ns()
+        if self.journal is None:
+            return Refusal(Reason.LOCK_HELD, "another sentinel writes the journal")
+        hour_ago = now - ladder.HOUR_NS
+        kills = sum(1 for time_ns in self.journal.kill_times if time_ns > hour_ago)
+        if kills >= self._settings.max_kills_per_hour:
+            message = f"{kills} kills in the last hour; --max-kills-per-hour is {self._settings.max_kills_per_hour}"
+            return Refusal(Reason.AGENT_LIMIT, message)
+        permit = may_kill(self.journal.grants, self.orders.leave(self.rules.mode), now)
+        if isinstance(permit, Permit):
+            age = now - self._helper.snapshot.time_ns
+            if age > MOST_FIGURES_AGE_NS:
+                self._helper.wake()
+                return Refusal(Reason.NO_FIGURES, f"the candidates' figures are {age / 1e9:.1f} s old")
+        return permit
+
+    def _step(self, sample: Sample, permit: Permit | Refusal) -> Result:
+        outcomes = tuple(self._helper.take_outcomes())
+        inputs = Inputs(
+            now_ns=self._clocks.boot_ns(),
+            sample=sample,
+            permit=permit,
+            candidates=self.orders.candidates,
+            usages=self._helper.snapshot.usages,
+            outcomes=outcomes,
+            can_kill=not self._helper.kill_failure,
+            lock_held=self.lock_held or self.journal is None,
+        )
+        result = engine.step(self.rules, self.state, inputs)
+        if self._pending is not None and result.state.ladder.kill is None:
+            self._end_action(self._pending, outcomes)
+        return result
+
+    def _keep(self, decision: Decision) -> None:
+        """Puts the ladder's state into the journal if it changed; before a kill, with the kill in it."""
+        if self.journal is None:
+            return
+        if decision.acts and decision.victim is not None:
+            self._pending = {
+                "number": decision.action_number,
+                "unixNs": self._clocks.unix_ns(),
+                "cause": decision.cause.value,
+                "message": decision.message,
+                "pod": decision.victim.pod.to_json(),
+                "policy": self.rules.policy_name,
+            }
+        kept = {"ladder": ladder.durable(self.state.ladder), "pending": self._pending}
+        if kept != self._kept_state:
+            self.journal.write_state(kept)
+            self._kept_state = kept
+
+    def _kill(self, decision: Decision) -> None:
+        """Counts the kill, then does it. Whatever fails after the count is a kill that was spent."""
+        victim = decision.victim
+        if victim is None or self.journal is None or decision.action is not Action.KILL:
+            raise AssertionError(f"a decision that acts without victim or journal: {decision}")
+        began = self._clocks.boot_ns()
+        number = self.journal.count_kill(began)
+        try:
+            killed = self._helper.candidates.kill(victim.pod.uid, victim.containers)
+        except (OSError, KeyError) as error:
+            text = "its cgroup was removed" if getattr(error, "errno", None) == errno.ENODEV else str(error)
+            self._helper.fail_kill(decision.action_number, f"cgroup.kill of {victim.pod.uid}: {text}")
+            return
+        self._helper.watch(decision.action_number, victim, killed, began)
+        self.counts.kills += 1
+        self._helper.log("Killed", f"kill {number}: {decision.message}")
+
+    def _end_action(self, pending: dict[str, Any], outcomes: tuple[Outcome, ...]) -> None:
+        """Records how the kill ended, also one that an earlier process began."""
+        self._pending = None
+        last = next((o for o in reversed(outcomes) if o.kind in (OutcomeKind.GONE, OutcomeKind.FAILED)), None)
+        freed = self._helper.take_freed(pending["number"])
+        if last is None:
+            result, message = ActionResult.FAILED, "the wait for its cgroup to be empty has ended"
+            self.counts.kills_failed += 1
+        elif last.kind is OutcomeKind.FAILED:
+            result, message = ActionResult.FAILED, last.message
+            self.counts.kills_failed += 1
+        else:
+            result, message = ActionResult.SUCCESS, last.message
+            self.counts.freed_bytes += freed or 0
+        if self.journal is not None:
+            pod = pending["pod"]
+            record = ActionRecord(
+                id=f"{self.journal.incarnation[:8]}-a{pending['number']}",
+                time_unix_ns=pending["unixNs"],
+                action=Action.KILL,
+                mode=Mode.ENFORCE,
+                result=result,
+                reason=Reason(pending["cause"]),
+                pod=PodRef(pod["uid"], pod["namespace"], pod["name"]),
+                freed_bytes=freed,
+            )
+            self._write(
+                {
+                    "kind": "action",
+                    "policy": pending["policy"],
+                    "record": record.to_json(),
+                    "message": pending["message"],
+                    "outcome": message,
+                }
+            )
+        self._helper.log(result.value, f"{pending['pod']['namespace']}/{pending['pod']['name']}: {message}")
+
+    def _record(self, result: Result) -> None:
+        """Puts down what is new: an action, a reason, an episode's begin or end."""
+        decision = result.decision
+        running = result.state.ladder.running
+        shadowed = decision.mode is Mode.DRY_RUN and running is not None and running.would_have > 0
+        key = (decision.action, decision.reason, decision.mode, decision.episode)
+        if decision.action is not None or (key != self._recorded and decision.reason not in _QUIET and not shadowed):
+            self._recorded = key
+            if decision.action is None and decision.reason is not Reason.NO_PRESSURE:
+                self.counts.refusals[decision.reason.value] = self.counts.refusals.get(decision.reason.value, 0) + 1
+            self._write({"kind": "decision", "policy": self.rules.policy_name, **decision.to_json()})
+            if decision.action is not None and not decision.acts:
+                self._record_shadow(decision)
+            elif decision.action is None:
+                self._helper.log(decision.reason.value, decision.message)
+        self._record_episode(result)
+
+    def _record_shadow(self, decision: Decision) -> None:
+        self.counts.shadow_kills += 1
+        self._helper.log(decision.reason.value, decision.message)
+        if self.journal is not None:
+            record = action_record(decision, self.journal.incarnation, self._clocks.unix_ns(), ActionResult.SUCCESS)
+            self._write(
+                {
+                    "kind": "action",
+                    "policy": self.rules.policy_name,
+                    "record": record.to_json(),
+                    "message": decision.message,
+                    "outcome": "",
+                }
+            )
+
+    def _record_episode(self, result: Result) -> None:
+        episode = result.state.ladder.episode
+        if episode is None:
+            return
+        key = (episode.number, episode.end_ns, episode.worst, episode.victims + episode.would_have)
+        if key == self._episode_recorded:
+            return
+        begun = not self._episode_recorded or self._episode_recorded[0] != episode.number
+        self._episode_recorded = key
+        if self.journal is not None:
+            shift = self._clocks.unix_ns() - self._clocks.boot_ns()
+            record = episode.record(self.journal.incarnation, shift)
+            self._write({"kind": "episode", "policy": self.rules.policy_name, "record": record.to_json()})
+        if episode.end_ns is not None:
+            self._helper.log(Reason.PRESSURE_CLEARED.value, f"episode {episode.number} ended: {episode.outcome.value}")
+        elif begun:
+            self._helper.log(Reason.PRESSURE_STARTED.value, f"episode {episode.number}: {episode.worst}")
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self.journal is not None:
+            self.journal.write_decision({"unixNs": self._clocks.unix_ns(), **record})
+
+    def _measure(self, sample: Sample) -> None:
+        """Counters and the flight recorder."""
+        zones = sample.zones
+        if isinstance(zones, ZoneInfo):
+            self.below.observe(zones, sample.time_ns)
+            if self.journal is not None:
+                for node in zones.nodes:
+                    for counted in node.counted:
+                        zone = counted.zone
+                        self.journal.write_zone_sample(
+                            sample.time_ns,
+                            zone.node,
+                            _ZONE_INDEX[zone.name],
+                            zone.free_pages,
+                            zone.boost_pages,
+                            zone.min_pages,
+                            zone.free_cma_pages,
+                            counted.protection_pages,
+                        )
+            return
+        self.below.observe(None, sample.time_ns)
+        if isinstance(zones, GateShut) and self.journal is not None:
+            for number, free_pages in zones.node_free_pages:
+                self.journal.write_zone_sample(sample.time_ns, number, GATE_ZONE, free_pages)

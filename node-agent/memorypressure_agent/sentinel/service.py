@@ -1,0 +1,172 @@
+"""The running sentinel: opens everything, starts the helper, loops, ends cleanly on SIGTERM."""
+
+import os
+import signal
+import sys
+from typing import Any, Final
+
+from memorypressure.version import VERSION
+from memorypressure_agent.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK
+from memorypressure_agent.host.cgroups import PodsTree
+from memorypressure_agent.host.clocks import boot_ns, monotonic_ns, read_boot_id, unix_ns
+from memorypressure_agent.host.journal import Journal, JournalLockedError
+from memorypressure_agent.host.sources import HostSources
+from memorypressure_agent.sentinel import process, status
+from memorypressure_agent.sentinel.candidates import Candidates, cgroup_kill_capability
+from memorypressure_agent.sentinel.helper import Helper
+from memorypressure_agent.sentinel.log import Log
+from memorypressure_agent.sentinel.node_lock import NodeLock
+from memorypressure_agent.sentinel.orders_file import OrdersFile
+from memorypressure_agent.sentinel.readings import Readings
+from memorypressure_agent.sentinel.sampler import Clocks, Sampler
+from memorypressure_agent.sentinel.settings import SentinelSettings
+
+STOP_SIGNALS: Final = frozenset((signal.SIGTERM, signal.SIGINT))
+LOCK_EVERY_NS: Final = 2_000_000_000
+PROGRAM: Final = "memorypressure-agent sentinel"
+
+
+def run(settings: SentinelSettings) -> int:
+    """Runs until a signal ends it; the exit code."""
+    # Blocked, and taken by the loop's wait: no handler ever runs in the middle of a round. The helper inherits it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        journal = _open_journal(settings)
+    except OSError as error:
+        print(f"{PROGRAM}: error: --journal {settings.journal_path}: {error.strerror}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    return Service(settings, journal).loop()
+
+
+class Service:
+    """All parts of a sentinel, wired."""
+
+    def __init__(self, settings: SentinelSettings, journal: Journal | None) -> None:
+        self._settings = settings
+        self._started_unix_ns = unix_ns()
+        process.raise_descriptor_limit()
+        tree = PodsTree(settings.roots.cgroup)
+        self._lock = NodeLock(tree)
+        self._sources = HostSources(settings.roots, tree.path, boot_ns)
+        self._log = Log(as_json=settings.log_json)
+        self._mrelease = process.mrelease_capability()
+        self._helper = Helper(
+            Candidates(tree, settings.own_pod_uid, boot_ns),
+            self._log,
+            self._write_status,
+            lambda: cgroup_kill_capability(tree),
+            can_release=not self._mrelease,
+        )
+        self._readings = Readings(self._sources, boot_ns, monotonic_ns)
+        self._sampler = Sampler(
+            settings,
+            self._readings,
+            journal,
+            self._helper,
+            OrdersFile(settings.orders_path),
+            Clocks(boot_ns, unix_ns),
+            self._sources.page_size_bytes,
+        )
+        self._capabilities: dict[str, str] = {}
+        self._lock_tried_ns: int | None = None
+
+    def loop(self) -> int:
+        """Samples until a signal comes; the exit code."""
+        sampler, helper = self._sampler, self._helper
+        self._settle()
+        self._try_lock()
+        helper.start()
+        self._announce()
+        due = monotonic_ns()
+        while True:
+            sampler.lag.observe(monotonic_ns() - due)
+            began = monotonic_ns()
+            period = sampler.round()
+            if helper.failure is not None:
+                print(f"{PROGRAM}: error: the helper thread ended: {helper.failure!r}", file=sys.stderr)
+                return EXIT_FAILED
+            self._try_lock()
+            due = max(began + period, monotonic_ns())
+            left = due - monotonic_ns()
+            if signal.sigtimedwait(STOP_SIGNALS, max(0, left) / 1e9) is not None:
+                break
+        helper.log("Stopped", "stopped by a signal; the journal keeps what the next sentinel must know")
+        helper.stop()
+        if sampler.journal is not None:
+            sampler.journal.close()
+        return EXIT_OK
+
+    def _settle(self) -> None:
+        """Makes the process small and keeps it in memory; what is not allowed becomes a capability that is missing."""
+        process.stop_collecting()
+        process.give_back_startup_pages()
+        self._capabilities = {
+            "MemoryLocked": process.lock_memory(),
+            "Realtime": process.become_realtime() if self._settings.realtime else "not asked for (--realtime)",
+            "ProcessMrelease": self._mrelease,
+        }
+
+    def _try_lock(self) -> None:
+        """Takes the node's lock and the journal when another sentinel gave them up. Between rounds only."""
+        now = monotonic_ns()
+        if self._lock_tried_ns is not None and now - self._lock_tried_ns < LOCK_EVERY_NS:
+            return
+        self._lock_tried_ns = now
+        sampler = self._sampler
+        if sampler.journal is None:
+            try:
+                sampler.take_journal(_open_journal(self._settings))
+            except OSError as error:
+                self._helper.log("LockHeld", f"--journal {self._settings.journal_path}: {error.strerror}")
+        held = not self._lock.free_for_us()
+        if held != sampler.lock_held:
+            self._helper.log("LockHeld", self._lock.message if held else "the node's lock is ours now")
+        sampler.lock_held = held
+
+    def _announce(self) -> None:
+        settings, journal = self._settings, self._sampler.journal
+        where = "observing only" if settings.orders_path is None else f"orders from {settings.orders_path}"
+        kept = "without a journal: another sentinel writes it" if journal is None else journal.opened_because
+        self._helper.log("Started", f"version {VERSION}, {where}, journal {settings.journal_path}: {kept}")
+        for name, failure in self._all_capabilities().items():
+            if failure:
+                self._helper.log("CapabilityMissing", f"{name}: {failure}")
+
+    def _all_capabilities(self) -> dict[str, str]:
+        states = {state.name: state for state in self._sources.states()}
+        psi = states.get("psi_node")
+        return {
+            **self._capabilities,
+            "CgroupKill": self._helper.kill_failure,
+            "PSI": "" if psi is None or psi.up else psi.message,
+        }
+
+    def _write_status(self) -> None:
+        """Called by the helper thread."""
+        sampler = self._sampler
+        view, journal = sampler.view, sampler.journal
+        if view is None or journal is None:
+            return
+        times = status.Times(unix_ns(), boot_ns(), self._started_unix_ns, os.getpid())
+        snapshot = self._helper.snapshot
+        values: dict[str, Any] = status.build(
+            view, self._readings, sampler.counts, times, self._sources.states(), snapshot.usages
+        )
+        values["capabilities"] = self._all_capabilities()
+        values["belowLine"] = sampler.below.entries()
+        values["killSeconds"] = list(self._helper.kill_seconds)
+        values["loop"] = {"periodSeconds": view.period_ns / 1e9, "lag": sampler.lag.to_json()}
+        values["helper"] = self._helper.status()
+        values["figures"] = {
+            "ageSeconds": (times.boot_ns - snapshot.time_ns) / 1e9,
+            "failures": list(snapshot.failures),
+        }
+        journal.write_status(values)
+
+
+def _open_journal(settings: SentinelSettings) -> Journal | None:
+    """The journal; None while another sentinel writes it."""
+    try:
+        return Journal(settings.journal_path, read_boot_id())
+    except JournalLockedError:
+        return None

@@ -1,0 +1,252 @@
+"""What the sentinel tells the reporter about once a second: gauges, counters and the inputs of conditions, as JSON.
+
+The journal's `status` area holds one object. Times are nanoseconds since 1970, for people; bytes and seconds as named.
+Members whose source is not there are null, never 0:
+
+    writtenUnixNs, writtenBootNs, agentVersion, pid, startedUnixNs
+    capabilities     {PSI, CgroupKill, ProcessMrelease, MemoryLocked, Realtime}: '' where it is there, else why not
+    sources          [{name, up, reason, message}]
+    orders           {standing: None|Valid|Invalid, reason, message, policyName, policyGeneration, planUID,
+                      planGeneration, mode (the effective one)}
+    permit           {allowed, reason, message}
+    lockHeld         whether another sentinel acts on this node
+    phase, episode   of the ladder; {number, cause, worst, victims, wouldHave} or null
+    decision         {reason, message, cause}: the last one
+    triggers         [{name, status: Active|Clear|Unknown, sinceUnixNs, message, numaNodes, holds}]
+    zones            [{numaNode, zone, counted, managedBytes, freeBytes, freeCmaBytes, minBytes, lowBytes, highBytes,
+                      reserveBytes, floorBytes, lowmemReserveBytes, boostBytes, errorBytes}]; counted zones have lines
+    lowest           {numaNode, zone, line, usableToLine, freeToMin, headroomBytes} of the zone nearest to its line
+    memory           {totalBytes, availableBytes, swapTotalBytes, swapFreeBytes, hugetlbBytes}
+    psi              {node|pods: {some|full: {avg10, avg60, avg300, totalSeconds}}}
+    topPods          [{uid, namespace, name, reliefBytes, overRequest}], best victim first, at most 10, near a line only
+    counters         {rounds, fullReads, gateReads, kills, shadowKills, killsFailed, freedBytes, refusals {reason: n}}
+    belowLine        [{numaNode, zone, line, seconds, episodes}]
+    killSeconds      durations of the last kills, from decision to empty cgroup
+    loop             {periodSeconds, lag {buckets [[le, cumulative count]], sum, count, worst}}
+    helper           {near, listKept, logLinesLost}, figures {ageSeconds, failures}
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from memorypressure.grants import Permit
+from memorypressure.signals import MemInfo, Psi, PsiLine
+from memorypressure.triggers import TriggerState, watched_lines
+from memorypressure.version import VERSION
+from memorypressure.victims import Usage
+from memorypressure.zone_values import CountedZone, Line, NumaNode, Zone, ZoneInfo
+from memorypressure_agent.host.sources import SourceState
+from memorypressure_agent.sentinel.counters import Counts
+from memorypressure_agent.sentinel.orders_file import OrdersRead
+from memorypressure_agent.sentinel.readings import Readings
+from memorypressure_agent.sentinel.sampler import View
+
+MOST_TOP_PODS: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """The moment of a status, and how boot-time stamps become times for people."""
+
+    unix_ns: int
+    boot_ns: int
+    started_unix_ns: int
+    pid: int
+
+    def unix_of(self, boot_ns: int) -> int:
+        """A boot-time stamp as nanoseconds since 1970."""
+        return boot_ns + self.unix_ns - self.boot_ns
+
+
+def build(
+    view: View,
+    readings: Readings,
+    counts: Counts,
+    times: Times,
+    sources: tuple[SourceState, ...],
+    usages: tuple[Usage, ...],
+) -> dict[str, Any]:
+    """The status but for capabilities, loop, helper and belowLine, which their owners add."""
+    state = view.result.state
+    decision = view.result.decision
+    episode = state.ladder.running
+    info = view.info
+    near = state.triggers.watching or bool(state.triggers.active)
+    return {
+        "writtenUnixNs": times.unix_ns,
+        "writtenBootNs": times.boot_ns,
+        "agentVersion": VERSION,
+        "pid": times.pid,
+        "startedUnixNs": times.started_unix_ns,
+        "sources": [
+            {"name": each.name, "up": each.up, "reason": each.reason and each.reason.value, "message": each.message}
+            for each in sources
+        ],
+        "orders": _orders(view.orders, view),
+        "permit": {
+            "allowed": isinstance(view.permit, Permit),
+            "reason": view.permit.reason.value,
+            "message": view.permit.message,
+        },
+        "lockHeld": view.lock_held,
+        "phase": state.ladder.phase.value,
+        "episode": None
+        if episode is None
+        else {
+            "number": episode.number,
+            "cause": episode.cause.value,
+            "worst": episode.worst,
+            "victims": episode.victims,
+            "wouldHave": episode.would_have,
+        },
+        "decision": {
+            "reason": decision.reason.value,
+            "message": decision.message,
+            "cause": decision.cause.value,
+        },
+        "triggers": [_trigger(trigger, times) for trigger in state.triggers.triggers],
+        "zones": _zones(info) if info is not None else None,
+        "lowest": _lowest(info, view) if info is not None else None,
+        "memory": _memory(readings.memory),
+        "psi": {"node": _psi(readings.psi_node), "pods": _psi(readings.psi_pods)},
+        "topPods": _top_pods(view, usages) if near else [],
+        "counters": {
+            "rounds": counts.rounds,
+            "fullReads": readings.full_reads,
+            "gateReads": readings.gate_reads,
+            "kills": counts.kills,
+            "shadowKills": counts.shadow_kills,
+            "killsFailed": counts.kills_failed,
+            "freedBytes": counts.freed_bytes,
+            "refusals": dict(counts.refusals),
+        },
+    }
+
+
+def _orders(read: OrdersRead, view: View) -> dict[str, Any]:
+    orders = read.orders
+    return {
+        "standing": read.standing.value,
+        "reason": read.reason.value,
+        "message": read.message,
+        "mode": view.rules.mode.value,
+        "policyName": orders.policy_name if orders else None,
+        "policyGeneration": orders.policy_generation if orders else None,
+        "planUID": orders.plan_uid if orders else None,
+        "planGeneration": orders.plan_generation if orders else None,
+    }
+
+
+def _trigger(trigger: TriggerState, times: Times) -> dict[str, Any]:
+    return {
+        "name": trigger.name,
+        "status": trigger.status.value,
+        "sinceUnixNs": times.unix_of(trigger.since_ns),
+        "message": trigger.message,
+        "numaNodes": sorted(trigger.nodes),
+        "holds": trigger.holds,
+    }
+
+
+def _zones(info: ZoneInfo) -> list[dict[str, Any]]:
+    counted = {(each.zone.node, each.zone.name): each for node in info.nodes for each in node.counted}
+    page = info.page_size_bytes
+    return [_zone(zone, counted.get((zone.node, zone.name)), page) for zone in info.zones if zone.managed_pages > 0]
+
+
+def _zone(zone: Zone, counted: CountedZone | None, page: int) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "numaNode": zone.node,
+        "zone": zone.name,
+        "counted": counted is not None,
+        "managedBytes": zone.managed_pages * page,
+        "freeBytes": zone.free_pages * page,
+        "freeCmaBytes": zone.free_cma_pages * page,
+        "minBytes": zone.min_pages * page,
+        "lowBytes": zone.low_pages * page,
+        "highBytes": zone.high_pages * page,
+        "boostBytes": zone.boost_pages * page if zone.boost_known else None,
+        "errorBytes": zone.error_pages * page,
+    }
+    if counted is not None:
+        lines = counted.lines
+        found["reserveBytes"] = lines.atomic_reserve * page
+        found["floorBytes"] = lines.atomic_floor * page
+        found["lowmemReserveBytes"] = counted.protection_pages * page
+    return found
+
+
+def _lowest(info: ZoneInfo, view: View) -> dict[str, Any] | None:
+    """The node nearest to being below a watched line, and in it the zone with most room: the one that decides."""
+    watched = watched_lines(view.rules.triggers) or ((Line.ATOMIC_RESERVE, 0),)
+    nearest: tuple[int, NumaNode, Line, int] | None = None
+    for node in info.counted_nodes:
+        for line, margin in watched:
+            room = node.headroom_pages(line, margin)
+            if room is not None and (nearest is None or room < nearest[0]):
+                nearest = (room, node, line, margin)
+    if nearest is None:
+        return None
+    room, node, line, margin = nearest
+    zone = max(node.counted, key=lambda each: each.zone.usable_pages - each.line_pages(line, margin))
+    mark = zone.line_pages(line, margin)
+    least = zone.zone.min_pages
+    return {
+        "numaNode": node.number,
+        "zone": zone.zone.name,
+        "line": line.value,
+        "usableToLine": zone.zone.usable_pages / mark if mark else None,
+        "freeToMin": zone.zone.free_pages / least if least else None,
+        "headroomBytes": room * info.page_size_bytes,
+    }
+
+
+def _memory(memory: object) -> dict[str, int] | None:
+    if not isinstance(memory, MemInfo):
+        return None
+    return {
+        "totalBytes": memory.total_bytes,
+        "availableBytes": memory.available_bytes,
+        "swapTotalBytes": memory.swap_total_bytes,
+        "swapFreeBytes": memory.swap_free_bytes,
+        "hugetlbBytes": memory.hugetlb_bytes,
+    }
+
+
+def _psi(psi: object) -> dict[str, Any] | None:
+    if not isinstance(psi, Psi):
+        return None
+    return {"some": _psi_line(psi.some), "full": _psi_line(psi.full) if psi.full is not None else None}
+
+
+def _psi_line(line: PsiLine) -> dict[str, float]:
+    return {
+        "avg10": line.avg10,
+        "avg60": line.avg60,
+        "avg300": line.avg300,
+        "totalSeconds": line.total_us / 1e6,
+    }
+
+
+def _top_pods(view: View, usages: tuple[Usage, ...]) -> list[dict[str, Any]]:
+    """The pods that would give most back; on the whole machine, since this is for people."""
+    named = {candidate.uid: candidate for candidate in view.orders.candidates}
+    found = []
+    for usage in usages:
+        candidate = named.get(usage.uid)
+        reliefs = [each.relief_bytes for each in usage.containers if each.relief_bytes is not None]
+        if candidate is None or not reliefs:
+            continue
+        held = sum(each.memory_bytes or 0 for each in usage.containers)
+        found.append((sum(reliefs), held > candidate.request_bytes, candidate))
+    found.sort(key=lambda entry: (-entry[0], entry[2].uid))
+    return [
+        {
+            "uid": candidate.uid,
+            "namespace": candidate.namespace,
+            "name": candidate.name,
+            "reliefBytes": relief,
+            "overRequest": over,
+        }
+        for relief, over, candidate in found[:MOST_TOP_PODS]
+    ]

@@ -1,0 +1,329 @@
+"""Evictions on one node: what is outstanding, what follows a kill, and the next victim. Every act is re-checked.
+
+The order of checks before an eviction is sent: limits, record written (the fence), pod read again from the API server,
+static protections once more, pressure still reported, Lease still held. Then one call, with the pod's UID.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from memorypressure.reasons import Reason
+from memorypressure.spec import Action, Mode, Policy, Step
+from memorypressure.victims import Candidate
+from memorypressure_operator import evictions, evictor
+from memorypressure_operator.api import Api
+from memorypressure_operator.budget import Budgets, Store
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable
+from memorypressure_operator.events import Event, EventWriter, node_subject, pod_subject
+from memorypressure_operator.evictions import Denied, Room
+from memorypressure_operator.evictor import Outcome
+from memorypressure_operator.memory import NodeMemory, Outstanding, Tally
+from memorypressure_operator.metrics import Metrics
+from memorypressure_operator.reports import PodReference, StateView
+from memorypressure_operator.views import NodeView, PodView
+
+log = logging.getLogger(__name__)
+
+CLEANUP_RETRY_SECONDS = 20.0
+REFUSED_RETRY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """One node at one moment, with what the limits need."""
+
+    node: NodeView
+    state: StateView
+    policy: Policy
+    mode: Mode
+    step: Step | None  # the policy's Evict step
+    due: bool  # its triggers match for long enough
+    fresh: bool
+    candidates: Sequence[Candidate]
+    ages: Mapping[str, float]
+    pods: Mapping[str, PodView]
+    evictions_per_hour: int
+    concurrent_nodes: int
+    concurrent_limit: int
+    workload_allowance: Callable[[str], int]
+    protected: Callable[[PodView], tuple[Reason, str] | None]
+    still: Callable[[], bool]  # pressure still reported, policy and mode unchanged
+
+
+class Actor:
+    """Sends evictions for the decision loop. `holds` is the Lease's deadline."""
+
+    def __init__(
+        self,
+        api: Api,
+        budgets: Budgets,
+        events: EventWriter,
+        metrics: Metrics,
+        holds: Callable[[], bool],
+        clock: Callable[[], float],
+        tally: Callable[[str], Tally],
+    ) -> None:
+        self._api = api
+        self._budgets = budgets
+        self._events = events
+        self._metrics = metrics
+        self._holds = holds
+        self._clock = clock
+        self._tally = tally
+
+    # --- what is under way ---
+
+    def follow(self, memory: NodeMemory, node: NodeView, pods: Mapping[str, PodView]) -> float | None:
+        """Looks after the eviction that is outstanding; seconds until it has to be looked at again, None if none is."""
+        out = memory.outstanding
+        if out is None:
+            return None
+        now = self._clock()
+        if out.pod.uid not in pods:
+            log.info("node %s: evicted pod %s/%s is gone", node.name, out.pod.namespace, out.pod.name)
+            memory.outstanding = None
+            return None
+        patience = out.grace_seconds + evictions.TERMINATION_SLACK_SECONDS
+        age = now - out.since
+        if age < patience:
+            return patience - age
+        if not out.deleted_again and self._holds():
+            shorter = max(1, out.grace_seconds // 4)
+            outcome, message = evictor.delete_again(self._api, out.pod, shorter)
+            out.deleted_again = outcome is not Outcome.BUSY
+            note = f"pod {out.pod.namespace}/{out.pod.name} outlived its grace period of {out.grace_seconds} s"
+            note += f" and was deleted again with {shorter} s: {outcome.value} {message}".rstrip()
+            log.info("node %s: %s", node.name, note)
+            subject = pod_subject(out.pod.namespace, out.pod.name, out.pod.uid)
+            key = f"again/{out.pod.uid}"
+            self._events.tell(Event(key, subject, "DeletePod", Reason.WAIT_ENDED, note, related=node_subject(node)))
+        if age > patience + evictions.GIVE_UP_SECONDS:
+            log.warning(
+                "node %s: pod %s/%s does not end; others may be tried", node.name, out.pod.namespace, out.pod.name
+            )
+            memory.outstanding = None
+            return None
+        return 5.0
+
+    def clean_up(self, memory: NodeMemory, node: NodeView, pods: Mapping[str, PodView], grace: int) -> float | None:
+        """Evicts pods whose containers the node killed, so that they do not come back in place; not counted as evictions.
+
+        A budget's 429 leaves the pod (on a tainted node) and tries again. Seconds until the next try, None for none.
+        """
+        now, waits = self._clock(), []
+        for uid, at in list(memory.cleanups.items()):
+            pod = pods.get(uid)
+            if pod is None or pod.terminating or pod.finished:
+                del memory.cleanups[uid]
+                continue
+            if now < at:
+                waits.append(at - now)
+                continue
+            if not self._holds():
+                return 1.0
+            outcome, message = evictor.evict(self._api, pod, grace)
+            subject, on_node = pod_subject(pod.namespace, pod.name, pod.uid), node_subject(node)
+            log.info(
+                "node %s: eviction of killed pod %s/%s: %s %s", node.name, pod.namespace, pod.name, outcome, message
+            )
+            if outcome is Outcome.EVICTED:
+                note = f"pod evicted after its containers were killed for memory pressure on node {node.name}"
+                self._events.tell(Event(f"cleanup/{uid}", subject, "EvictPod", Reason.EVICTED, note, related=on_node))
+            elif outcome is Outcome.DISRUPTION_BUDGET:
+                note = f"pod stays after its containers were killed, its eviction is tried again: {message}"
+                event = Event(f"cleanup/{uid}", subject, "EvictPod", Reason.DISRUPTION_BUDGET, note, related=on_node)
+                self._events.tell(event)
+            if outcome in (Outcome.EVICTED, Outcome.GONE, Outcome.REPLACED):
+                del memory.cleanups[uid]
+            else:
+                memory.cleanups[uid] = now + CLEANUP_RETRY_SECONDS
+                waits.append(CLEANUP_RETRY_SECONDS)
+        return min(waits, default=None)
+
+    # --- the next victim ---
+
+    def act(self, memory: NodeMemory, situation: Situation, store: Store | None) -> Denied | None:
+        """Evicts at most one pod, or tells in DryRun which it would be; a Denied says why nothing was done."""
+        step, policy = situation.step, situation.policy
+        if step is None or step.evict is None or not situation.due:
+            return None
+        if not situation.fresh:
+            return Denied(Reason.SAMPLE_STALE, "the node's last report is too old to act upon")
+        if memory.outstanding is not None:
+            name = memory.outstanding.pod.name
+            return Denied(Reason.WAITING_FOR_VICTIM, f"pod {name} has been evicted and has not ended yet")
+        if situation.mode is Mode.DRY_RUN:
+            return self._dry(memory, situation)
+        if store is None or store.desk is None:
+            why = store.problem if store is not None else "the ledger was not read yet"
+            return self._denied(memory, situation, Denied(Reason.LEDGER_INVALID, why, again_seconds=5.0))
+        now = self._clock()
+        if now < memory.retry_at:
+            return Denied(Reason.DISRUPTION_BUDGET, "waiting before the next try", again_seconds=memory.retry_at - now)
+        record = self._budgets.current_evictions(store)
+        room = self._room(memory, situation, record, now)
+        refused = evictions.limits_allow(policy, room)
+        if refused is not None:
+            return self._denied(memory, situation, refused)
+        return self._try_candidates(memory, situation, store, step.evict.grace_period_seconds)
+
+    def _room(self, memory: NodeMemory, situation: Situation, record: evictions.EvictionLog, now: float) -> Room:
+        since = [now - memory.acted_at] if memory.acted_at is not None else []
+        recorded = record.since_on(situation.node.name)
+        if recorded is not None:
+            since.append(recorded)
+        return Room(
+            log=record,
+            node=situation.node.name,
+            evictions_per_hour=situation.evictions_per_hour,
+            concurrent_nodes=situation.concurrent_nodes,
+            concurrent_limit=situation.concurrent_limit,
+            has_slot=memory.slot,
+            since_action=min(since, default=None),
+            victims_in_episode=memory.victims,
+        )
+
+    def _dry(self, memory: NodeMemory, situation: Situation) -> Denied | None:
+        if Action.EVICT in memory.dry:
+            return Denied(Reason.DRY_RUN, "told once in this episode")
+        ranking = evictions.ranked(situation.policy, situation.candidates, situation.state.status, situation.ages)
+        if ranking.chosen is None:
+            return self._denied(memory, situation, Denied(ranking.reason, ranking.message))
+        chosen = ranking.chosen.candidate
+        memory.dry.add(Action.EVICT)
+        note = (
+            f"pod {chosen.namespace}/{chosen.name} would be evicted from node {situation.node.name}: {ranking.message}"
+        )
+        self._tell(memory, situation, chosen, Reason.WOULD_EVICT, note)
+        self._count(situation, "Success")
+        self._tally(situation.policy.name).add("dryRun")
+        return None
+
+    def _try_candidates(self, memory: NodeMemory, situation: Situation, store: Store, grace: int) -> Denied | None:
+        """Goes down the ranking until one eviction is accepted; a 429 leads to the next."""
+        ranking = evictions.ranked(situation.policy, situation.candidates, situation.state.status, situation.ages)
+        if ranking.chosen is None:
+            return self._denied(memory, situation, Denied(ranking.reason, ranking.message, again_seconds=10.0))
+        order = [ranking.chosen, *(each for each in ranking.order if each is not ranking.chosen and each.sufficient)]
+        last = Denied(Reason.NO_VICTIM, "no candidate may be evicted now", again_seconds=REFUSED_RETRY_SECONDS)
+        for entry in order:
+            candidate = entry.candidate
+            pod = situation.pods.get(candidate.uid)
+            if pod is None or pod.terminating:
+                continue
+            allowed = situation.workload_allowance(pod.workload)
+            if self._budgets.current_evictions(store).of_workload(pod.workload) >= allowed:
+                last = Denied(
+                    Reason.WORKLOAD_LIMIT, f"{allowed} pods of {pod.workload} were evicted in 10 minutes", 30.0
+                )
+                self._denied(memory, situation, last, candidate)
+                continue
+            outcome, message = self._evict(situation, store, pod, grace)
+            if outcome is Outcome.EVICTED or outcome is Outcome.UNKNOWN:
+                self._evicted(memory, situation, pod, candidate, grace, ranking.message, outcome)
+                return None
+            reason = _REASONS.get(outcome, Reason.ACTION_FAILED)
+            last = Denied(reason, message or outcome.value, again_seconds=REFUSED_RETRY_SECONDS)
+            self._denied(memory, situation, last, candidate)
+            if not outcome.next_candidate:
+                break
+        memory.retry_at = self._clock() + REFUSED_RETRY_SECONDS
+        return last
+
+    def _evict(self, situation: Situation, store: Store, pod: PodView, grace: int) -> tuple[Outcome, str]:
+        """The second veto, the record, and the call."""
+        try:
+            current = evictor.read_pod(self._api, pod)
+        except (ApiUnreachable, ApiRefused, ValueError) as error:
+            return Outcome.BUSY, f"the pod could not be read again: {error}"
+        if current is None or current.uid != pod.uid:
+            return Outcome.GONE, "the pod is gone"
+        if current.terminating:
+            return Outcome.ALREADY_TERMINATING, "the pod is ending already"
+        if current.node != situation.node.name or current.finished:
+            return Outcome.REPLACED, "the pod does not run on the node any more"
+        veto = situation.protected(current)
+        if veto is not None:
+            return Outcome.FORBIDDEN, f"{veto[0]}: {veto[1]}"
+        if not situation.still():
+            return Outcome.BUSY, "pressure, policy or mode changed"
+        if store.desk is None:
+            return Outcome.BUSY, "the ledger is not readable now"
+        record = self._budgets.current_evictions(store).with_record(situation.node.name, pod.workload, pod.uid)
+        if not self._holds() or not self._budgets.write(store, store.desk.ledger, record):
+            return Outcome.BUSY, "the eviction could not be recorded first"
+        if not self._holds() or not situation.still():
+            return Outcome.BUSY, "the Lease ran out or pressure ended while the eviction was recorded"
+        outcome, message = evictor.evict(self._api, pod, grace)
+        if not outcome.spent:
+            store.evictions = self._budgets.current_evictions(store).without(pod.uid)  # written with the next record
+        return outcome, message
+
+    def _evicted(
+        self,
+        memory: NodeMemory,
+        situation: Situation,
+        pod: PodView,
+        candidate: Candidate,
+        grace: int,
+        why: str,
+        outcome: Outcome,
+    ) -> None:
+        now = self._clock()
+        memory.outstanding = Outstanding(pod, situation.policy.name, grace, now)
+        memory.acted_at, memory.slot = now, True
+        memory.victims += 1
+        sure = outcome is Outcome.EVICTED
+        words = "was evicted" if sure else "may have been evicted (no answer; it counts as done)"
+        note = f"pod {pod.namespace}/{pod.name} {words} from node {situation.node.name} for memory pressure: {why}"
+        triggers = ", ".join(sorted(trigger.name for trigger in situation.state.status.active_triggers))
+        self._tell(memory, situation, candidate, Reason.EVICTED, f"{note}; active triggers: {triggers}")
+        self._count(situation, "Success" if sure else "Failed")
+        log.info("%s", note)
+
+    # --- telling ---
+
+    def _denied(
+        self, memory: NodeMemory, situation: Situation, denied: Denied, candidate: Candidate | None = None
+    ) -> Denied:
+        """Counts and tells a denial once in an episode."""
+        key = f"{denied.reason}/{candidate.uid if candidate else ''}"
+        if key in memory.denials:
+            return denied
+        memory.denials.add(key)
+        self._metrics.denied.labels("Evict", denied.reason).inc()
+        self._tally(situation.policy.name).add("denied")
+        self._count(situation, "Denied")
+        subject = f"pod {candidate.namespace}/{candidate.name}" if candidate else "no pod"
+        log.info("node %s: %s evicted: %s: %s", situation.node.name, subject, denied.reason, denied.message)
+        if candidate is not None:
+            note = f"pod {candidate.namespace}/{candidate.name} was not evicted: {denied.message}"
+            self._tell(memory, situation, candidate, denied.reason, note)
+        else:
+            on_node = node_subject(situation.node)
+            event = Event(
+                f"{memory.watch.episode}/Evict", on_node, "EvictPod", denied.reason, f"no eviction: {denied.message}"
+            )
+            self._events.tell(event)
+        return denied
+
+    def _tell(
+        self, memory: NodeMemory, situation: Situation, candidate: Candidate | PodReference, reason: Reason, note: str
+    ) -> None:
+        subject = pod_subject(candidate.namespace, candidate.name, candidate.uid)
+        on_node = node_subject(situation.node)
+        key = f"{situation.node.uid}/{memory.watch.episode}/{candidate.uid}"
+        self._events.tell(Event(key, subject, "EvictPod", reason, note, related=on_node))
+        self._events.tell(Event(key, on_node, "EvictPod", reason, note, related=subject))
+
+    def _count(self, situation: Situation, result: str) -> None:
+        self._metrics.actions.labels(situation.policy.name, "Evict", situation.mode.value, result).inc()
+
+
+_REASONS = {
+    Outcome.DISRUPTION_BUDGET: Reason.DISRUPTION_BUDGET,
+    Outcome.GONE: Reason.GONE,
+    Outcome.REPLACED: Reason.GONE,
+    Outcome.ALREADY_TERMINATING: Reason.TERMINATING,
+}

@@ -1,0 +1,198 @@
+"""A policy's ledger as a ConfigMap: read, written with its resourceVersion, and given up on any doubt.
+
+Writing it is the fence between two leaders: whoever writes first makes the other's write fail with 409, and without a
+write no ceiling rises and no pod is evicted. What cannot be read disarms the policy until a person has decided.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from memorypressure import ledger as ledger_module
+from memorypressure.allotment import Desk, opened
+from memorypressure.ledger import Ledger, LedgerError
+from memorypressure_operator import evictions
+from memorypressure_operator.api import Api, config_map_path
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable
+from memorypressure_operator.evictions import EvictionLog, RecordError
+
+log = logging.getLogger(__name__)
+
+LABEL = "memorypressure.dev/ledger"
+POLL_SECONDS = 20.0
+"""Age beyond which the ConfigMap is read again, to notice edits and other writers."""
+LAZY_SECONDS = 30.0
+"""Age beyond which counted kills and released allowances are written although no ceiling rises."""
+
+
+@dataclass(slots=True)
+class Store:
+    """One policy's ledger. `desk` None: not read, or `problem` says why it cannot be used."""
+
+    policy: str
+    name: str
+    desk: Desk | None = None
+    evictions: EvictionLog = field(default_factory=EvictionLog)
+    evictions_at: float = 0.0
+    version: str = ""  # resourceVersion; "" = there is no ConfigMap
+    written: Ledger | None = None
+    problem: str = ""
+    checked_at: float | None = None
+    written_at: float = 0.0
+
+
+class Budgets:
+    """The stores of all policies, and every read and write of their ConfigMaps."""
+
+    def __init__(
+        self, api: Api, namespace: str, prefix: str, clock: Callable[[], float], on_conflict: Callable[[], None]
+    ) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._prefix = prefix
+        self._clock = clock
+        self._on_conflict = on_conflict
+        self.stores: dict[str, Store] = {}
+
+    def forget(self) -> None:
+        """Drops everything read: at the begin of a term somebody else may have written."""
+        self.stores.clear()
+
+    def names(self) -> Sequence[str]:
+        """Policies that have a ledger in the cluster, deleted ones too. Raises ApiUnreachable, ApiRefused."""
+        query = {"labelSelector": f"{LABEL}=true"}
+        items = self._api.get(config_map_path(self._namespace), query=query).json()["items"]
+        names = [str(item["metadata"]["name"]) for item in items]
+        return [name.removeprefix(self._prefix + "-") for name in names if name.startswith(self._prefix + "-")]
+
+    def store(self, policy: str) -> Store:
+        """The policy's store, perhaps not read yet."""
+        if policy not in self.stores:
+            self.stores[policy] = Store(policy, f"{self._prefix}-{policy}")
+        return self.stores[policy]
+
+    def refresh(self, store: Store, adopt: Callable[[], Ledger]) -> None:
+        """Reads the ConfigMap if that is due. Raises ApiUnreachable and ApiRefused; the store is unusable then.
+
+        `adopt` makes the ledger where there is no ConfigMap; it is written at once if it has anything to remember.
+        """
+        now = self._clock()
+        due = store.checked_at is None or now - store.checked_at >= POLL_SECONDS
+        if store.desk is not None and not due:
+            return
+        if store.problem and not due:
+            return
+        path = config_map_path(self._namespace, store.name)
+        try:
+            config_map: dict[str, Any] = self._api.get(path).json()
+        except ApiRefused as refusal:
+            if not refusal.not_found:
+                self._invalidate(store)
+                raise
+            if store.desk is not None and not store.version:
+                store.checked_at = now
+                return
+            self._adopt(store, adopt(), now)
+            return
+        except ApiUnreachable:
+            self._invalidate(store)
+            raise
+        version = str(config_map["metadata"]["resourceVersion"])
+        store.checked_at = now
+        if store.desk is not None and version == store.version:
+            return
+        if store.desk is not None:
+            log.warning("ledger %s was written by somebody else; it is read anew", store.name)
+        self._read(store, config_map, version, now)
+
+    def _adopt(self, store: Store, ledger: Ledger, now: float) -> None:
+        store.desk = opened(ledger, int(now * 1e9))
+        store.evictions, store.evictions_at = EvictionLog(), now
+        store.version, store.written, store.problem, store.checked_at = "", None, "", now
+        if ledger.quarantine_ns or ledger.entries:
+            log.warning("ledger %s is missing although grants were given; nothing is granted for a while", store.name)
+            self.write(store, ledger, store.evictions)
+
+    def _read(self, store: Store, config_map: dict[str, Any], version: str, now: float) -> None:
+        data = config_map.get("data") or {}
+        try:
+            ledger = ledger_module.decode(data)
+            record = evictions.decode(data.get(evictions.KEY))
+        except (LedgerError, RecordError) as error:
+            problem = f"ConfigMap {self._namespace}/{store.name}: {error}"
+            if problem != store.problem:
+                log.error("policy %s is disarmed: %s", store.policy, problem)
+            store.desk, store.problem, store.version = None, problem, version
+            return
+        store.desk, store.written = opened(ledger, int(now * 1e9)), ledger
+        store.evictions, store.evictions_at = record, now
+        store.version, store.problem = version, ""
+
+    def current_evictions(self, store: Store) -> EvictionLog:
+        """The evictions of the last hour as of now."""
+        now = self._clock()
+        store.evictions = store.evictions.aged(now - store.evictions_at)
+        store.evictions_at = now
+        return store.evictions
+
+    def write(self, store: Store, ledger: Ledger, record: EvictionLog) -> bool:
+        """True if the ConfigMap now holds exactly this. Otherwise the store is unusable until it was read again."""
+        metadata: dict[str, Any] = {"name": store.name, "namespace": self._namespace, "labels": {LABEL: "true"}}
+        if ledger == store.written:
+            ledger = dataclasses.replace(ledger, serial=ledger.serial + 1)
+        body = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": metadata | ({"resourceVersion": store.version} if store.version else {}),
+            "data": ledger_module.encode(ledger) | {evictions.KEY: evictions.encode(record)},
+        }
+        try:
+            if store.version:
+                answer = self._api.request("PUT", config_map_path(self._namespace, store.name), body=body)
+            else:
+                answer = self._api.request("POST", config_map_path(self._namespace), body=body)
+        except (ApiUnreachable, ApiRefused) as error:
+            conflict = isinstance(error, ApiRefused) and error.conflict
+            if conflict:
+                self._on_conflict()
+            (log.warning if conflict else log.error)("ledger %s not written, nothing rises: %s", store.name, error)
+            self._invalidate(store)
+            return False
+        store.version = str(answer.json()["metadata"]["resourceVersion"])
+        store.written, store.written_at = ledger, self._clock()
+        store.evictions, store.evictions_at = record, self._clock()
+        if store.desk is not None:
+            store.desk = dataclasses.replace(store.desk, ledger=ledger)
+        return True
+
+    def write_lazily(self, store: Store) -> None:
+        """Writes what was only counted so far, from time to time."""
+        desk = store.desk
+        if desk is None or self._clock() - store.written_at < LAZY_SECONDS:
+            return
+        if not store.version and not desk.ledger.entries and not desk.ledger.spent:
+            return
+        before = store.written
+        if before is None or (before.entries, sum(before.buckets)) != (desk.ledger.entries, sum(desk.ledger.buckets)):
+            self.write(store, desk.ledger, self.current_evictions(store))
+
+    def discard(self, store: Store) -> None:
+        """Deletes the ConfigMap of a policy that is gone and has nothing left to remember."""
+        try:
+            if store.version:
+                body = {
+                    "apiVersion": "v1",
+                    "kind": "DeleteOptions",
+                    "preconditions": {"resourceVersion": store.version},
+                }
+                self._api.request("DELETE", config_map_path(self._namespace, store.name), body=body)
+                log.info("ledger %s deleted: its policy is gone and nothing is outstanding", store.name)
+        except ApiRefused as refusal:
+            if not refusal.not_found:
+                log.info("ledger %s not deleted: %s", store.name, refusal)
+        self.stores.pop(store.policy, None)
+
+    def _invalidate(self, store: Store) -> None:
+        store.desk, store.checked_at = None, None

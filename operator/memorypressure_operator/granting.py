@@ -1,0 +1,259 @@
+"""Rounds of the grant protocol: what `memorypressure.allotment` decides, carried out in the order that it demands.
+
+The ledger first, with its resourceVersion; then each grant, with the resourceVersion of the state that was looked at;
+any doubt ends the round. The rules themselves are in the core.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from memorypressure import allotment
+from memorypressure.allotment import GrantWrite, NodeView
+from memorypressure.grants import Grant, Lease
+from memorypressure.ledger import Entry, Ledger, adopted
+from memorypressure.reasons import Reason
+from memorypressure.spec import Limits, Mode, Policy, Share
+from memorypressure_operator.api import MERGE_PATCH, Api, own_path
+from memorypressure_operator.budget import Budgets, Store
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable
+from memorypressure_operator.reports import StateView, decode_state
+
+log = logging.getLogger(__name__)
+
+CAPABILITY = "CgroupKill"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What the decision loop knows of a node for its policy's round."""
+
+    node: str
+    mode: Mode  # what this policy wants there; Disabled where it is not in force
+    plan_uid: str
+    plan_generation: int
+    plan_current: bool
+    reporting: bool
+    under_pressure: bool
+    refill_slot: bool
+    held_elsewhere: bool  # another policy's ledger still counts an allowance of it
+
+
+@dataclass(slots=True)
+class Result:
+    """What a round did and found."""
+
+    armed: int = 0
+    raised: int = 0
+    again: bool = False  # something is under way: look again soon
+    waiting: Mapping[str, tuple[Reason, str]] = field(default_factory=dict)
+
+
+def grant_of(state: StateView) -> Grant | None:
+    """The grant in a state's spec; None where there is none. A malformed one counts as one that allows everything."""
+    value = state.spec.get("grant")
+    if value is None:
+        return None
+    return Grant(
+        incarnation=str(value["incarnation"]),
+        beat=int(value["beat"]),
+        kills_ceiling=int(value["killsCeiling"]),
+        plan_uid=str(value["planUID"]),
+        plan_generation=int(value["planGeneration"]),
+    )
+
+
+def lease_of(state: StateView) -> Lease | None:
+    lease = state.status.lease
+    return None if lease is None else Lease(lease.incarnation, lease.beat, lease.kills_total, lease.ceiling_seen)
+
+
+def grant_json(grant: Grant | None) -> dict[str, object] | None:
+    if grant is None:
+        return None
+    return {
+        "incarnation": grant.incarnation,
+        "beat": grant.beat,
+        "killsCeiling": grant.kills_ceiling,
+        "planUID": grant.plan_uid,
+        "planGeneration": grant.plan_generation,
+    }
+
+
+def nearness(state: StateView) -> float:
+    """Usable memory over the line, from the text that the node shows; infinity where it says nothing."""
+    text = state.status.lowest.usable_to_line if state.status.lowest else ""
+    try:
+        return float(text.rstrip("%").strip()) / 100 if text else math.inf
+    except ValueError:
+        return math.inf
+
+
+def view(facts: NodeFacts, state: StateView, has_kill_step: bool) -> NodeView:
+    """The node as the core wants it. `armable`: the agent can act, knows its plan and reports."""
+    ready = state.status.condition("Ready")
+    able = CAPABILITY in state.status.capabilities and (ready is None or ready.status != "False")
+    return NodeView(
+        node=facts.node,
+        mode=facts.mode,
+        grant=grant_of(state),
+        lease=lease_of(state),
+        plan_uid=facts.plan_uid,
+        plan_generation=facts.plan_generation,
+        armable=able and has_kill_step and facts.plan_current and facts.reporting and not facts.held_elsewhere,
+        under_pressure=facts.under_pressure,
+        nearness=nearness(state),
+        refill_slot=facts.refill_slot,
+    )
+
+
+def no_limits(limits: Limits) -> Limits:
+    """The limits of a policy that is gone: nothing rises any more."""
+    return replace(limits, kills_per_hour=0, max_standing_kills=Share(count=0))
+
+
+def adopt(states: Iterable[StateView], grant_seconds: int, used_before: bool) -> Ledger:
+    """The ledger where there is no ConfigMap: what the nodes say they hold counts."""
+    entries = []
+    for state in states:
+        lease, grant = lease_of(state), grant_of(state)
+        if lease is None:
+            used_before = used_before or grant is not None
+            continue
+        granted = grant.kills_ceiling if grant and grant.incarnation == lease.incarnation else 0
+        ceiling = max(granted, lease.ceiling_seen)
+        used_before = used_before or grant is not None or lease.kills_total > 0 or lease.ceiling_seen > 0
+        if ceiling > lease.kills_total:
+            beat = max(lease.beat, grant.beat if grant and granted else 0)
+            entries.append(Entry(state.name, lease.incarnation, ceiling, lease.kills_total, beat, grant_seconds))
+    return adopted(entries, used_before, grant_seconds)
+
+
+class Granting:
+    """Carries rounds out. `put_state` takes the API server's answer to a write into the registry."""
+
+    def __init__(
+        self,
+        api: Api,
+        budgets: Budgets,
+        holds: Callable[[], bool],
+        clock: Callable[[], float],
+        put_state: Callable[[str, StateView], None],
+    ) -> None:
+        self._api = api
+        self._budgets = budgets
+        self._holds = holds
+        self._clock = clock
+        self._put_state = put_state
+
+    def _now_ns(self) -> int:
+        return int(self._clock() * 1e9)
+
+    def round(
+        self,
+        store: Store,
+        limits: Limits,
+        policy: Policy | None,
+        facts: Mapping[str, NodeFacts],
+        states: Mapping[str, StateView],
+        in_force: int,
+    ) -> Result:
+        """One round of one policy. Raises ApiUnreachable and ApiRefused when the API server does not play along.
+
+        `facts` are the nodes in force and those that the ledger names; `states` their NodeMemoryStates.
+        """
+        desk = store.desk
+        if desk is None:
+            return self._withdraw_all(facts, states)
+        kills = policy is not None and any(step.kill is not None for step in policy.ladder)
+        views = [view(facts[node], state, kills) for node, state in states.items() if node in facts]
+        absent = frozenset(
+            entry.node for entry in desk.ledger.entries if entry.node not in states and self._absent(entry.node)
+        )
+        store.desk = desk = allotment.settled(desk, views, absent, self._now_ns())
+        decided = allotment.decide(desk, views, limits, in_force)
+        if not self._holds():
+            return Result(again=True)
+        if decided.write_ledger_first:
+            if not self._budgets.write(store, decided.desk.ledger, self._budgets.current_evictions(store)):
+                return Result(again=True)
+            store.desk = replace(decided.desk, ledger=store.written or decided.desk.ledger)
+        else:
+            store.desk = decided.desk
+        result = Result(waiting={each.node: (each.reason, each.message) for each in decided.waiting})
+        for write in decided.writes:
+            result.again = not self._write(store, write, states[write.node]) or result.again
+            result.raised += write.kind is allotment.WriteKind.RAISE
+        result.again = result.again or bool(store.desk.closings)
+        result.armed = self._armed(store, views, decided.writes)
+        return result
+
+    def _armed(self, store: Store, views: Iterable[NodeView], writes: Iterable[GrantWrite]) -> int:
+        assert store.desk is not None
+        changed = {write.node: write.grant for write in writes}
+        count = 0
+        for each in views:
+            grant = changed.get(each.node, each.grant)
+            if grant is None or each.lease is None or each.mode is not Mode.ENFORCE:
+                continue
+            count += grant.incarnation == each.lease.incarnation and grant.kills_ceiling > each.lease.kills_total
+        return count
+
+    def _absent(self, node: str) -> bool:
+        """Whether the API server itself says that the node has no state."""
+        try:
+            self._api.get(own_path("nodememorystates", node))
+        except ApiRefused as refusal:
+            if refusal.not_found:
+                return True
+            raise
+        return False
+
+    def _write(self, store: Store, write: GrantWrite, state: StateView) -> bool:
+        """True if the grant is certainly written; only then the desk notes it."""
+        if not self._holds():
+            return False
+        try:
+            answer = write_grant(self._api, state, write.grant)
+        except ApiRefused as refusal:
+            if not refusal.conflict and not refusal.not_found:
+                log.warning("grant of node %s not written: %s", write.node, refusal)
+            return False
+        except ApiUnreachable as error:
+            log.warning("grant of node %s in doubt: %s", write.node, error)
+            return False
+        assert store.desk is not None
+        store.desk = allotment.noted(store.desk, write, self._now_ns())
+        self._put_state(write.node, answer)
+        ceiling = write.grant.kills_ceiling if write.grant else None
+        log.debug("node %s: grant %s, ceiling %s (%s)", write.node, write.kind.value, ceiling, write.reason)
+        return True
+
+    def _withdraw_all(self, facts: Mapping[str, NodeFacts], states: Mapping[str, StateView]) -> Result:
+        """Without a readable ledger nothing stays granted."""
+        result = Result(again=True)
+        for node, state in states.items():
+            if node not in facts or facts[node].mode is Mode.DISABLED or state.spec.get("grant") is None:
+                continue
+            if not self._holds():
+                break
+            try:
+                self._put_state(node, write_grant(self._api, state, None))
+                log.warning("node %s: grant withdrawn, the policy's ledger cannot be used", node)
+            except ApiRefused as refusal:
+                if not refusal.conflict and not refusal.not_found:
+                    log.warning("node %s: grant not withdrawn: %s", node, refusal)
+        return result
+
+
+def write_grant(api: Api, state: StateView, grant: Grant | None) -> StateView:
+    """The state with the grant (None: without one), written on condition of its resourceVersion."""
+    body = {"metadata": {"resourceVersion": state.resource_version}, "spec": {"grant": grant_json(grant)}}
+    answer = api.request("PATCH", own_path("nodememorystates", state.name), body=body, content_type=MERGE_PATCH)
+    try:
+        return decode_state(answer.body)
+    except msgspec.MsgspecError as error:
+        raise ApiUnreachable(f"the answer to the grant of {state.name} is not understood: {error}") from None

@@ -1,0 +1,61 @@
+"""What the decision loop remembers between passes; all of it may be lost in a restart, and only caution follows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from memorypressure.selection import Selection
+from memorypressure.spec import Action
+from memorypressure_operator.pressure import Watch
+from memorypressure_operator.views import PodView
+
+HOUR_SECONDS = 3600.0
+
+
+@dataclass(slots=True)
+class Outstanding:
+    """An eviction whose pod is still there. Times on the monotonic clock."""
+
+    pod: PodView
+    policy: str
+    grace_seconds: int
+    since: float
+    deleted_again: bool = False
+
+
+@dataclass(slots=True)
+class NodeMemory:
+    """One node. `acted_at`: the last eviction or kill seen. `slot`: it counts for maxConcurrentNodes."""
+
+    watch: Watch = field(default_factory=Watch)
+    selection: Selection | None = None
+    outstanding: Outstanding | None = None
+    acted_at: float | None = None
+    victims: int = 0
+    slot: bool = False
+    pressed: bool | None = None  # UnderPressure as last told; None = not known yet
+    pressed_at: float | None = None
+    cleanups: dict[str, float] = field(default_factory=dict)  # uid of a killed pod -> when to try its eviction
+    actions_seen: frozenset[str] = frozenset()
+    first_look: bool = True
+    dry: set[Action] = field(default_factory=set)  # what DryRun told in this episode
+    denials: set[str] = field(default_factory=set)  # what was told as denied in this episode
+    retry_at: float = 0.0  # no eviction is tried before
+    plan_written: tuple[str, str] = ("", "")  # digest wanted, digest that the API server stored for it
+
+
+class Tally:
+    """Actions of one policy in the last hour, by kind."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._times: dict[str, list[float]] = {}
+        self.last_action_time = ""  # RFC 3339, of the last action done or told in DryRun
+
+    def add(self, kind: str, age_seconds: float = 0.0, time: str = "") -> None:
+        self._times.setdefault(kind, []).append(self._clock() - age_seconds)
+        self.last_action_time = max(self.last_action_time, time)
+
+    def count(self, kind: str) -> int:
+        recent = [time for time in self._times.get(kind, ()) if self._clock() - time < HOUR_SECONDS]
+        self._times[kind] = recent
+        return len(recent)

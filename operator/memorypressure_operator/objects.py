@@ -1,0 +1,102 @@
+"""The writes of the two per-node kinds: plans and states are created, changed and removed here, each on condition.
+
+Both carry an owner reference to the Node's UID, so that they go with it. A patch names what it expects to replace; if
+somebody wrote meanwhile nothing is applied and the next pass looks again.
+"""
+
+from typing import Any
+
+import msgspec
+
+from memorypressure_operator.api import GROUP, JSON_PATCH, MERGE_PATCH, Api, own_path
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable
+from memorypressure_operator.reports import PlanView, StateView, decode_plan, decode_state
+from memorypressure_operator.views import NodeView
+
+API_VERSION = f"{GROUP}/v1alpha1"
+
+
+def owner(node: NodeView) -> list[dict[str, str]]:
+    """metadata.ownerReferences of an object of this node."""
+    return [{"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid}]
+
+
+def write_plan(api: Api, node: NodeView, before: PlanView | None, spec: dict[str, Any]) -> PlanView | None:
+    """The plan as stored; None if somebody else changed it meanwhile. Raises ApiUnreachable, ApiRefused."""
+    try:
+        if before is None:
+            body = {
+                "apiVersion": API_VERSION,
+                "kind": "NodeMemoryPlan",
+                "metadata": {"name": node.name, "ownerReferences": owner(node)},
+                "spec": spec,
+            }
+            return _plan(api.request("POST", own_path("nodememoryplans"), body=body).body)
+        operations: list[dict[str, Any]] = [
+            {"op": "test", "path": "/metadata/uid", "value": before.uid},
+            {"op": "test", "path": "/metadata/generation", "value": before.generation},
+            {"op": "add", "path": "/metadata/ownerReferences", "value": owner(node)},
+            {"op": "replace", "path": "/spec", "value": spec},
+        ]
+        path = own_path("nodememoryplans", node.name)
+        return _plan(api.request("PATCH", path, body=operations, content_type=JSON_PATCH).body)
+    except ApiRefused as refusal:
+        if refusal.conflict or refusal.not_found or _test_failed(refusal):
+            return None
+        raise
+
+
+def delete_plan(api: Api, plan: PlanView) -> None:
+    """Removes the plan of a node without a policy; one that changed or is gone is left."""
+    body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": plan.uid}}
+    try:
+        api.request("DELETE", own_path("nodememoryplans", plan.name), body=body)
+    except ApiRefused as refusal:
+        if not refusal.conflict and not refusal.not_found:
+            raise
+
+
+def state_spec(node: str, mode: str, policy: str, plan: PlanView | None) -> dict[str, Any]:
+    """Spec of a NodeMemoryState without the grant; None stands for "not there"."""
+    reference = {"uid": plan.uid, "generation": plan.generation} if plan is not None else None
+    return {"nodeName": node, "mode": mode, "policyName": policy or None, "plan": reference}
+
+
+def write_state(api: Api, node: NodeView, before: StateView | None, spec: dict[str, Any]) -> StateView | None:
+    """The state as stored, its grant untouched; None if somebody wrote it meanwhile. Raises ApiUnreachable, ApiRefused."""
+    try:
+        if before is None:
+            body = {
+                "apiVersion": API_VERSION,
+                "kind": "NodeMemoryState",
+                "metadata": {"name": node.name, "ownerReferences": owner(node)},
+                "spec": {key: value for key, value in spec.items() if value is not None},
+            }
+            return _state(api.request("POST", own_path("nodememorystates"), body=body).body)
+        metadata = {"resourceVersion": before.resource_version, "ownerReferences": owner(node)}
+        path = own_path("nodememorystates", node.name)
+        answer = api.request("PATCH", path, body={"metadata": metadata, "spec": spec}, content_type=MERGE_PATCH)
+        return _state(answer.body)
+    except ApiRefused as refusal:
+        if refusal.conflict or refusal.not_found:
+            return None
+        raise
+
+
+def _test_failed(refusal: ApiRefused) -> bool:
+    """Whether a JSON patch was refused because a test did not hold (422), not because the result is invalid."""
+    return refusal.status == 422 and "test" in refusal.message.lower()
+
+
+def _plan(body: bytes) -> PlanView:
+    try:
+        return decode_plan(body)
+    except msgspec.MsgspecError as error:
+        raise ApiUnreachable(f"the API server's answer is no NodeMemoryPlan: {error}") from None
+
+
+def _state(body: bytes) -> StateView:
+    try:
+        return decode_state(body)
+    except msgspec.MsgspecError as error:
+        raise ApiUnreachable(f"the API server's answer is no NodeMemoryState: {error}") from None

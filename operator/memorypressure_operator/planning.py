@@ -1,0 +1,151 @@
+"""What a node's plan should be, from the registry's tables; which workloads it may name; how fast plans are written."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from memorypressure.plans import build_plan, candidate_nodes, empty_plan
+from memorypressure.protections import OwnPods, PodFacts, Surroundings, allows_disruption, excluded
+from memorypressure.reasons import Reason
+from memorypressure.spec import Policy, Unprotected
+from memorypressure.victims import Candidate
+from memorypressure_operator.registry import Registry
+from memorypressure_operator.reports import digest
+from memorypressure_operator.views import PodView, unix_seconds
+
+
+class TokenBucket:
+    """At most `per_second` takes a second over time, and as many at once."""
+
+    def __init__(self, per_second: float, clock: Callable[[], float]) -> None:
+        self._rate = per_second
+        self._size = max(1.0, per_second)
+        self._tokens = self._size
+        self._clock = clock
+        self._at = clock()
+
+    def take(self) -> bool:
+        now = self._clock()
+        self._tokens = min(self._size, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    def wait_seconds(self) -> float:
+        """Until the next token."""
+        return max(0.0, (1 - self._tokens) / self._rate)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A plan as it should be. `blocked`: nodes that have to give up a workload before this one may name it."""
+
+    spec: dict[str, Any]
+    digest: str
+    blocked: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Planner:
+    """Makes drafts. `urgency` of a node: 0 under pressure, 1 else."""
+
+    registry: Registry
+    namespace: str
+    urgency: Callable[[str], float]
+    _allowed: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+
+    @property
+    def own(self) -> OwnPods:
+        """Our own pods: all of the operator's namespace."""
+        return OwnPods(self.namespace)
+
+    def begin_pass(self) -> None:
+        """Forgets what was computed for the pass before."""
+        self._allowed.clear()
+
+    def draft(self, policy: Policy | None, node: str, pods: Iterable[PodView]) -> Draft:
+        """The plan that the node should have."""
+        if policy is None:
+            spec = empty_plan(node)
+            return Draft(spec, digest(spec))
+        blocked: set[str] = set()
+        limited = set()
+        with self.registry.lock:
+            for workload in {pod.workload for pod in pods if pod.owner and pod.node == node}:
+                others = self._in_the_way(policy, node, workload)
+                if others is not None:
+                    limited.add(workload)
+                    blocked |= others
+            result = build_plan(policy, node, pods, self.around, self.own, frozenset(limited))
+        spec = result.plan.to_json()
+        return Draft(spec, digest(spec), frozenset(blocked))
+
+    def _in_the_way(self, policy: Policy, node: str, workload: str) -> frozenset[str] | None:
+        """None if the node may name the workload's pods; else the nodes that have to give it up first (or none)."""
+        tables = self.registry.tables
+        nodes = tables.workload_nodes.get(workload, {})
+        share = policy.limits.max_victims_per_workload
+        holders = tables.holders.get(workload, set())
+        key = (policy.name, workload)
+        allowed = self._allowed.get(key)
+        if allowed is None:
+            placed = {name: count for name, count in nodes.items() if name}
+            allowed = candidate_nodes(share, placed, frozenset(holders), self.urgency)
+            self._allowed[key] = allowed
+        if node not in allowed:
+            return frozenset()
+        others = holders - {node}
+        if node in holders or len(others) < share.of(sum(nodes.values())):
+            return None
+        return frozenset(others - allowed)
+
+    def around(self, pod: PodFacts) -> Surroundings:
+        """What the cluster says about a pod; the registry's lock is held."""
+        tables = self.registry.tables
+        workload = f"{pod.namespace}/{pod.owner}"
+        budgets = tables.budgets_by_namespace.get(pod.namespace, {}).values()
+        return Surroundings(
+            namespace_labels=tables.namespaces.get(pod.namespace),
+            workload_pods=sum(tables.workload_nodes.get(workload, {}).values()) if pod.owner else None,
+            allows_disruption=allows_disruption(pod.namespace, pod.labels, budgets),
+        )
+
+    def veto(self, policy: Policy, pod: PodView) -> tuple[Reason, str] | None:
+        """Why the pod may not be evicted, by what is known now; None if it may.
+
+        PodDisruptionBudgets are not asked here: the Eviction API does that, with fresher figures, and answers 429.
+        """
+        rules = replace(policy.victims, unprotected=policy.victims.unprotected | {Unprotected.DISRUPTION_BUDGETS})
+        with self.registry.lock:
+            found = excluded(pod, rules, self.around(pod), self.own)
+        return None if found is None else (found.reason, found.message)
+
+    def eviction_candidates(self, policy: Policy, pods: Iterable[PodView]) -> list[Candidate]:
+        """The pods that may be evicted."""
+        return [
+            Candidate(
+                uid=pod.uid,
+                namespace=pod.namespace,
+                name=pod.name,
+                priority=pod.priority,
+                qos_class=pod.qos_class,
+                request_bytes=pod.request_bytes,
+                create_time_seconds=int(unix_seconds(pod.create_time) or 0),
+                workload=pod.owner,
+            )
+            for pod in pods
+            if self.veto(policy, pod) is None
+        ]
+
+    def allowance(self, policy: Policy, workload: str) -> int:
+        """How many pods of a workload may be evicted in 10 minutes."""
+        with self.registry.lock:
+            pods = sum(self.registry.tables.workload_nodes.get(workload, {}).values())
+        return policy.limits.max_victims_per_workload.of(pods)
+
+
+def ages(candidates: Iterable[Candidate], now_unix: float) -> Mapping[str, float]:
+    """Seconds since each was created: the least that it has been on its node is not known here."""
+    return {each.uid: max(0.0, now_unix - each.create_time_seconds) for each in candidates}

@@ -1,0 +1,447 @@
+"""The decision loop: one thread that looks at dirty nodes, and everything that is written in the cluster goes through it.
+
+A pass over a node, in order: policy in force, plan, state, what the report tells, taint, evictions. Beside the nodes
+there are rounds of grants (`granting`), policies' statuses (`surveying`) and the default policy. Nothing is remembered
+that a restart may not lose. Without the Lease the loop only waits.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from memorypressure.reasons import Reason
+from memorypressure.selection import select
+from memorypressure.spec import Action, Mode, Policy
+from memorypressure_operator import defaults, objects, pressure, tainter
+from memorypressure_operator.acting import Actor, Situation
+from memorypressure_operator.api import Api, own_path
+from memorypressure_operator.budget import Budgets, Store
+from memorypressure_operator.caps import capped, for_nodes
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable
+from memorypressure_operator.events import Event, EventWriter, node_subject
+from memorypressure_operator.granting import Granting
+from memorypressure_operator.health import Health
+from memorypressure_operator.leader import Leader
+from memorypressure_operator.memory import NodeMemory, Tally
+from memorypressure_operator.metrics import Metrics
+from memorypressure_operator.planning import Draft, Planner, TokenBucket, ages
+from memorypressure_operator.registry import Registry
+from memorypressure_operator.reports import PlanView, StateView
+from memorypressure_operator.rounds import Rounds
+from memorypressure_operator.settings import Settings
+from memorypressure_operator.surveying import Surveyor
+from memorypressure_operator.telling import OLD_SECONDS, Teller
+from memorypressure_operator.views import NodeView, PodView
+
+log = logging.getLogger(__name__)
+
+NODES_A_PASS = 50
+DEFAULT_GRANT_SECONDS = 900
+RETRY_SECONDS = 2.0
+NO_GRACE_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One node as a pass sees it; the registry may move on meanwhile."""
+
+    node: NodeView
+    memory: NodeMemory
+    policy: Policy | None
+    mode: Mode
+    draft: Draft
+    pods: dict[str, PodView]
+    plan: PlanView | None
+    state: StateView
+    now_ns: int
+
+
+class DecisionLoop(threading.Thread):
+    """Runs until `stop`. An unexpected failure of one pass is logged and counted, and the next pass goes on."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        api: Api,
+        registry: Registry,
+        leader: Leader,
+        events: EventWriter,
+        metrics: Metrics,
+        health: Health,
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(name="decisions", daemon=True)
+        self._settings = settings
+        self._api = api
+        self._registry = registry
+        self._leader = leader
+        self._events = events
+        self._metrics = metrics
+        self._health = health
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._term = 0
+        self._policies: dict[str, Policy] = {}
+        self._recheck = threading.Event()
+        self._rechecked_at = 0.0
+        self._default_final = not settings.default_policy_configmap
+        self._default_at = 0.0
+        self.memories: dict[str, NodeMemory] = {}
+        self._tallies: dict[str, Tally] = {}
+        self._planner = Planner(registry, settings.namespace, self._urgency)
+        self._bucket = TokenBucket(settings.plan_writes_per_second, clock)
+        self.budgets = Budgets(api, settings.namespace, settings.ledger_prefix, clock, metrics.ledger_conflicts.inc)
+        self._granting = Granting(api, self.budgets, leader.holds, clock, registry.put_state)
+        self._teller = Teller(events, metrics, self.tally)
+        self._actor = Actor(api, self.budgets, events, metrics, leader.holds, clock, self.tally)
+        self.rounds = Rounds(self._granting, self.budgets, registry, self.memories, clock, settings)
+        self._surveyor = Surveyor(api, registry, self.budgets, self.rounds, events, metrics, health, clock, settings)
+
+    # --- the thread ---
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._registry.dirty.add([])
+
+    def recheck_policies(self) -> None:
+        """Lists the policies again at the next pass: kopf does not report what was deleted while its watch was broken."""
+        self._recheck.set()
+
+    def tally(self, policy: str) -> Tally:
+        if policy not in self._tallies:
+            self._tallies[policy] = Tally(self._clock)
+        return self._tallies[policy]
+
+    def run(self) -> None:
+        self._health.loop_started = self._clock()
+        while not self._stopping.is_set():
+            self._registry.dirty.wait(0.5)
+            try:
+                self.once()
+            except (ApiUnreachable, ApiRefused) as error:
+                self._failed(type(error).__name__)
+                log.warning("decision loop: %s", error)
+                self._stopping.wait(1.0)
+            except Exception:
+                self._failed("Unexpected")
+                log.exception("a pass of the decision loop failed")
+                self._stopping.wait(1.0)
+                continue
+            self._health.last_reconcile = self._clock()
+
+    def _failed(self, why: str) -> None:
+        self._metrics.reconcile_errors.labels(why).inc()
+
+    def once(self) -> None:
+        """One pass. Raises ApiUnreachable and ApiRefused when the API server is away or refuses something."""
+        self._health.last_policy_event = self._registry.policies_at
+        self._health.last_node_report = max(self._registry.reported_at.values(), default=None)
+        if not self._registry.complete() or not self._leader.holds():
+            return
+        if self._leader.term != self._term:
+            self._begin_term()
+        self._refresh_policies()
+        self._planner.begin_pass()
+        names = self._registry.dirty.take(NODES_A_PASS)
+        self._metrics.dirty_nodes.set(len(self._registry.dirty))
+        for index, name in enumerate(names):
+            if self._stopping.is_set() or not self._leader.holds():
+                self._registry.dirty.add(names[index:])
+                return
+            try:
+                with self._metrics.reconcile_seconds.time():
+                    again = self._look(name)
+            except ApiUnreachable:
+                self._registry.dirty.add(names[index:], delay_seconds=RETRY_SECONDS)
+                raise
+            except ApiRefused as refusal:
+                self._failed("ApiRefused")
+                log.warning("node %s: %s", name, refusal)
+                again = max(RETRY_SECONDS, refusal.retry_after_seconds)
+            except Exception:
+                self._registry.dirty.add(names[index:], delay_seconds=RETRY_SECONDS)
+                raise
+            self._registry.dirty.add([name], delay_seconds=min(again, self._settings.resync_seconds))
+        self.rounds.run(self._policies)
+        self._surveyor.write(self._policies, self.memories, self._tallies)
+        self._create_default()
+
+    def _begin_term(self) -> None:
+        """Another replica may have acted since: all that is remembered is read anew."""
+        term = self._leader.term
+        self.budgets.forget()
+        for policy in self.budgets.names():
+            self.budgets.store(policy)
+        self.memories.clear()
+        self._list_policies()
+        self._registry.dirty.add(list(self._registry.tables.nodes))
+        self._term = term
+
+    def _refresh_policies(self) -> None:
+        if self._recheck.is_set() or self._clock() - self._rechecked_at >= self._settings.resync_seconds:
+            self._recheck.clear()
+            self._list_policies()
+        with self._registry.lock:
+            if not self._registry.policies_changed:
+                return
+            self._registry.policies_changed = False
+            entries = list(self._registry.tables.policies.values())
+        before = set(self._policies)
+        self._policies = {e.name: capped(e.policy, self._settings) for e in entries if e.policy is not None}
+        for name in self._policies.keys() - before:
+            self._metrics.add_policy(name)
+        for name in before - self._policies.keys():
+            self._metrics.remove_policy(name)
+        self._metrics.set_policies(policy.mode.value for policy in self._policies.values())
+
+    def _list_policies(self) -> None:
+        known = list(self._registry.tables.policies)
+        answer = self._api.get(own_path("memorypressurepolicies")).json()
+        for item in answer["items"]:
+            # items of a list carry neither
+            self._registry.put_policy({"apiVersion": answer["apiVersion"], "kind": "MemoryPressurePolicy", **item})
+        self._registry.keep_policies(known, {item["metadata"]["uid"] for item in answer["items"]})
+        self._rechecked_at = self._clock()
+
+    def _create_default(self) -> None:
+        if self._default_final or (self._clock() - self._default_at < 10.0 and self._default_at):
+            return
+        self._default_at = self._clock()
+        name = self._settings.default_policy_configmap
+        self._default_final = defaults.create_once(self._api, self._settings.namespace, name).final
+
+    # --- one node ---
+
+    def _look(self, name: str) -> float:
+        """One pass over a node; seconds until time alone may change something."""
+        now_ns = self._now_ns()
+        with self._registry.lock:
+            tables = self._registry.tables
+            node, state, plan = tables.nodes.get(name), tables.states.get(name), tables.plans.get(name)
+            pods = dict(tables.pods_by_node.get(name, {}))
+        if node is None:
+            self.memories.pop(name, None)
+            return self._settings.resync_seconds
+        memory = self.memories.setdefault(name, NodeMemory())
+        selection = memory.selection = select(self._policies.values(), node.labels)
+        policy, mode = selection.policy, selection.mode
+        draft = self._planner.draft(policy, name, pods.values())
+        plan, wait = self._write_plan(node, memory, plan, policy, draft)
+        written = self._write_state(node, state, policy, mode, plan)
+        if written is None:
+            return RETRY_SECONDS
+        look = Look(node, memory, policy, mode, draft, pods, plan, written, now_ns)
+        waits = [self._settings.resync_seconds, wait, self._watch(look)]
+        waits.append(self._taint(look))
+        waits.append(self._evict(look))
+        self.rounds.touch(policy.name if policy else "", name)
+        return max(0.05, min(waits))
+
+    def _now_ns(self) -> int:
+        return int(self._clock() * pressure.NS)
+
+    def _write_plan(
+        self, node: NodeView, memory: NodeMemory, plan: PlanView | None, policy: Policy | None, draft: Draft
+    ) -> tuple[PlanView | None, float]:
+        """(the plan that stands, seconds until its writing is to be tried again)."""
+        resync = self._settings.resync_seconds
+        if plan is None and policy is None:
+            return None, resync
+        if draft.blocked:
+            self._registry.dirty.add(draft.blocked)  # they give a workload up first
+            resync = 1.0
+        wanted = draft.digest
+        stands = plan is not None and plan.owner_uid == node.uid
+        if plan is not None and stands and (plan.digest == wanted or memory.plan_written == (wanted, plan.digest)):
+            return plan, resync
+        if policy is not None and not self.rounds.may_plan(node.name, policy.limits.grant_seconds):
+            return plan, 1.0  # a grant that is out would hold longer than its ledger knows
+        if not self._bucket.take():
+            return plan, self._bucket.wait_seconds()
+        stored = objects.write_plan(self._api, node, plan, draft.spec)
+        if stored is None:
+            return plan, 0.2
+        self._metrics.plan_writes.inc()
+        memory.plan_written = (wanted, stored.digest)
+        self._registry.put_plan(node.name, stored)
+        return stored, resync
+
+    def _urgency(self, name: str) -> float:
+        memory = self.memories.get(name)
+        return 0.0 if memory is not None and memory.watch.pressed else 1.0
+
+    def _write_state(
+        self, node: NodeView, state: StateView | None, policy: Policy | None, mode: Mode, plan: PlanView | None
+    ) -> StateView | None:
+        """The state with the orders of this pass; None if it could not be written now."""
+        ours = plan if policy is not None and plan is not None and plan.policy == policy.name else None
+        wanted = objects.state_spec(node.name, mode.value, policy.name if policy else "", ours)
+        if state is not None and state.owner_uid == node.uid:
+            if all(state.spec.get(key) == value for key, value in wanted.items()):
+                return state
+        stored = objects.write_state(self._api, node, state, wanted)
+        if stored is not None:
+            self._registry.put_state(node.name, stored)
+        return stored
+
+    def _watch(self, look: Look) -> float:
+        """Takes the report in: steps, episode, actions to be told and kills to be cleaned up after."""
+        memory, name = look.memory, look.node.name
+        reported_ns = int(self._registry.reported_at.get(name, self._clock()) * pressure.NS)
+        before = memory.watch
+        ladder = look.policy.ladder if look.policy else ()
+        memory.watch = pressure.advance(before, look.state.status, ladder, reported_ns, look.now_ns)
+        if memory.watch.pressed and memory.pressed_at is None:
+            memory.pressed_at = reported_ns / pressure.NS
+        if not memory.watch.pressed:
+            memory.pressed_at = None
+        if memory.watch.episode != before.episode:
+            memory.victims, memory.slot, memory.retry_at = 0, False, 0.0
+            memory.dry.clear()
+            memory.denials.clear()
+        if self._silent(look) or not look.node.ready:
+            memory.slot = False
+        for kill in self._teller.report(memory, look.node, look.state, look.policy.name if look.policy else ""):
+            memory.acted_at = max(memory.acted_at or 0.0, self._clock() - kill.age_seconds)
+            memory.slot = memory.slot or bool(memory.watch.episode)
+            memory.victims += 1
+            if kill.action.pod is not None and kill.age_seconds <= OLD_SECONDS:
+                memory.cleanups[kill.action.pod.uid] = 0.0
+        if memory.watch.episode_clear_since_ns is not None:
+            left_ns = memory.watch.episode_clear_since_ns + pressure.EPISODE_CLEAR_NS - look.now_ns
+            return left_ns / pressure.NS
+        return self._settings.resync_seconds
+
+    def _grant_seconds(self, look: Look) -> int:
+        return look.policy.limits.grant_seconds if look.policy else DEFAULT_GRANT_SECONDS
+
+    def _silent(self, look: Look) -> bool:
+        reported = self._registry.reported_at.get(look.node.name)
+        at_ns = None if reported is None else int(reported * pressure.NS)
+        return pressure.silent(at_ns, look.now_ns, self._grant_seconds(look))
+
+    def _fresh(self, name: str) -> bool:
+        changed = self._registry.changed_at.get(name)
+        return pressure.fresh(None if changed is None else int(changed * pressure.NS), self._now_ns())
+
+    # --- taint ---
+
+    def _taint(self, look: Look) -> float:
+        watch, node, policy = look.memory.watch, look.node, look.policy
+        status = watch.step(Action.TAINT)
+        reported = self._registry.reported_at.get(node.name, self._clock())
+        clear_ns = watch.clear_since_ns.get(Action.TAINT)
+        decision = tainter.decide(
+            tainter.TaintInput(
+                taints=node.taints,
+                mode=look.mode,
+                step=status.step if status else None,
+                matches=bool(status and status.due),
+                fresh=self._fresh(node.name),
+                silent=self._silent(look),
+                clear_seconds=None if clear_ns is None else (look.now_ns - clear_ns) / pressure.NS,
+                silent_seconds=self._clock() - reported,
+                beat_limit_seconds=pressure.beat_limit_ns(self._grant_seconds(look)) / pressure.NS,
+            )
+        )
+        name = policy.name if policy else ""
+        if decision.reason is Reason.WOULD_TAINT and policy and Action.TAINT not in look.memory.dry:
+            look.memory.dry.add(Action.TAINT)
+            self._tell_taint(look, decision.reason, f"node {node.name} {decision.message}", watch.episode)
+            self._metrics.actions.labels(name, "Taint", Mode.DRY_RUN.value, "Success").inc()
+            self.tally(name).add("dryRun")
+        if decision.changes and self._leader.holds():
+            outcome = tainter.apply(self._api, node, decision.effect)
+            if outcome is tainter.TaintOutcome.DONE:
+                log.info("node %s: %s", node.name, decision.message)
+                self._tell_taint(look, decision.reason, f"node {node.name} {decision.message}", str(look.now_ns))
+                if decision.effect is not None:
+                    self._observe_reaction(look.memory)
+                    self._metrics.actions.labels(name, "Taint", Mode.ENFORCE.value, "Success").inc()
+            return 1.0
+        return decision.again_seconds if decision.again_seconds is not None else self._settings.resync_seconds
+
+    def _tell_taint(self, look: Look, reason: Reason, note: str, key: str) -> None:
+        warning = reason is not Reason.UNTAINTED
+        event = Event(f"taint/{key}", node_subject(look.node), "TaintNode", reason, note, warning=warning)
+        self._events.tell(event)
+
+    def _observe_reaction(self, memory: NodeMemory) -> None:
+        if memory.pressed_at is not None:
+            self._metrics.reaction_seconds.observe(max(0.0, self._clock() - memory.pressed_at))
+            memory.pressed_at = None
+
+    # --- evictions ---
+
+    def _evict(self, look: Look) -> float:
+        memory, node, policy = look.memory, look.node, look.policy
+        waits = [self._settings.resync_seconds]
+        after = self._actor.follow(memory, node, look.pods)
+        if after is not None:
+            waits.append(after)
+        step = next((each for each in policy.ladder if each.evict), None) if policy else None
+        if look.mode is Mode.ENFORCE and memory.cleanups:
+            grace = step.evict.grace_period_seconds if step and step.evict else NO_GRACE_SECONDS
+            again = self._actor.clean_up(memory, node, look.pods, grace)
+            if again is not None:
+                waits.append(again)
+        status = memory.watch.step(Action.EVICT)
+        if policy is None or step is None or status is None or status.due_ns is None:
+            return min(waits)
+        if not status.due:
+            return min(*waits, (status.due_ns - look.now_ns) / pressure.NS)
+        before = memory.outstanding
+        denied = self._actor.act(memory, self._situation(look, policy), self._store(policy, look.mode))
+        if memory.outstanding is not before:
+            self._observe_reaction(memory)
+            waits.append(1.0)
+        if denied is not None and denied.again_seconds is not None:
+            waits.append(denied.again_seconds)
+        return min(*waits, 5.0)
+
+    def _store(self, policy: Policy, mode: Mode) -> Store | None:
+        return self.rounds.ready_store(policy) if mode is Mode.ENFORCE else None
+
+    def _situation(self, look: Look, policy: Policy) -> Situation:
+        name = look.node.name
+        effective = sum(
+            each.selection is not None
+            and each.selection.policy is not None
+            and each.selection.policy.name == policy.name
+            for each in self.memories.values()
+        )
+        limits = for_nodes(policy.limits, effective, self._settings)
+        candidates = self._planner.eviction_candidates(policy, look.pods.values())
+
+        def still() -> bool:
+            with self._registry.lock:
+                state = self._registry.tables.states.get(name)
+                entry = self._registry.tables.policies.get(policy.name)
+            if state is None or entry is None or entry.generation != policy.generation or entry.uid != policy.uid:
+                return False
+            active = {trigger.name for trigger in state.status.active_triggers}
+            step = next(each for each in policy.ladder if each.evict)
+            needed = [trigger in active for trigger in step.triggers]
+            holds = all(needed) if step.match.value == "All" else any(needed)
+            return holds and self._fresh(name) and state.spec.get("mode") == look.mode.value
+
+        return Situation(
+            node=look.node,
+            state=look.state,
+            policy=policy,
+            mode=look.mode,
+            step=next((each for each in policy.ladder if each.evict), None),
+            due=True,
+            fresh=self._fresh(name),
+            candidates=candidates,
+            ages=ages(candidates, time.time()),
+            pods=look.pods,
+            evictions_per_hour=limits.evictions_per_hour,
+            concurrent_nodes=self.rounds.slots(policy.name),
+            concurrent_limit=limits.max_concurrent_nodes.of(effective),
+            workload_allowance=lambda workload: self._planner.allowance(policy, workload),
+            protected=lambda pod: self._planner.veto(policy, pod),
+            still=still,
+        )

@@ -1,0 +1,196 @@
+"""When a policy's round of grants runs, and for which nodes; which ledger evictions are recorded in."""
+
+import logging
+from collections.abc import Callable, Mapping
+
+from memorypressure.ledger import Ledger
+from memorypressure.spec import Limits, Mode, Policy, limits_from
+from memorypressure_operator import pressure
+from memorypressure_operator.budget import Budgets, Store
+from memorypressure_operator.caps import for_nodes
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable
+from memorypressure_operator.granting import Granting, NodeFacts, Result, adopt, no_limits
+from memorypressure_operator.memory import NodeMemory
+from memorypressure_operator.registry import Registry
+from memorypressure_operator.reports import StateView
+from memorypressure_operator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+GAP_SECONDS = 0.5
+SOON_SECONDS = 1.0
+IDLE_SECONDS = 10.0
+
+
+class Rounds:
+    """All policies' rounds. `results` holds what the last round of each found."""
+
+    def __init__(
+        self,
+        granting: Granting,
+        budgets: Budgets,
+        registry: Registry,
+        memories: Mapping[str, NodeMemory],
+        clock: Callable[[], float],
+        settings: Settings,
+    ) -> None:
+        self._granting = granting
+        self._budgets = budgets
+        self._registry = registry
+        self._memories = memories
+        self._clock = clock
+        self._settings = settings
+        self._due: dict[str, float] = {}
+        self._ran: dict[str, float] = {}
+        self._limits: dict[str, Limits] = {}
+        self.results: dict[str, Result] = {}
+
+    def touch(self, policy: str, node: str) -> None:
+        """A node of the policy was looked at: its round, and that of every ledger that names the node, is due."""
+        now = self._clock()
+        for name, store in self._budgets.stores.items():
+            if name == policy or (store.desk is not None and store.desk.ledger.of_node(node)):
+                self._due[name] = min(self._due.get(name, now), now)
+        if policy:
+            self._due[policy] = min(self._due.get(policy, now), now)
+
+    def may_plan(self, node: str, grant_seconds: int) -> bool:
+        """Whether a plan with this grantSeconds may be written: no grant that is out may come to hold longer by it."""
+        for store in self._budgets.stores.values():
+            if store.desk is None:
+                if not store.problem:
+                    return False  # not read yet
+                continue
+            entries = store.desk.ledger.of_node(node)
+            if any(entry.rest and entry.grant_seconds < grant_seconds for entry in entries):
+                return False
+        return True
+
+    def ready_store(self, policy: Policy) -> Store:
+        """The policy's store, read if it was not. Raises ApiUnreachable, ApiRefused."""
+        store = self._budgets.store(policy.name)
+        self._budgets.refresh(store, lambda: self._adopt(policy.name, policy.limits.grant_seconds))
+        return store
+
+    def run(self, policies: Mapping[str, Policy]) -> None:
+        """The rounds that are due. Raises ApiUnreachable; what else the API server refuses delays one policy only."""
+        with self._registry.lock:
+            nodes = set(self._registry.tables.nodes)
+        if not nodes <= self._memories.keys():
+            return  # a node that was not looked at yet would count as one without a policy
+        now = self._clock()
+        enforced = {name for name, policy in policies.items() if policy.mode is Mode.ENFORCE}
+        for name in sorted(enforced | self._budgets.stores.keys()):
+            ran = self._ran.get(name)
+            due = self._due.get(name, now if ran is None else ran + IDLE_SECONDS)
+            if now < due or (ran is not None and now - ran < GAP_SECONDS):
+                continue
+            self._ran[name] = now
+            self._due.pop(name, None)
+            try:
+                result = self._round(name, policies.get(name))
+            except ApiRefused as refusal:
+                log.warning("policy %s: no round of grants: %s", name, refusal)
+                self._due[name] = now + SOON_SECONDS
+                continue
+            except ApiUnreachable:
+                self._due[name] = now + SOON_SECONDS
+                raise
+            self.results[name] = result
+            if result.again:
+                self._due[name] = now + SOON_SECONDS
+
+    def _round(self, name: str, policy: Policy | None) -> Result:
+        store = self._budgets.store(name)
+        if policy is not None:
+            self._limits[name] = policy.limits
+        limits = self._limits.get(name) or limits_from({})
+        self._budgets.refresh(store, lambda: self._adopt(name, limits.grant_seconds))
+        facts, states = self._facts(name, store)
+        in_force = sum(each.mode is not Mode.DISABLED for each in facts.values())
+        enforced = policy is not None and policy.mode is Mode.ENFORCE
+        limits = for_nodes(limits, in_force, self._settings) if enforced else no_limits(limits)
+        result = self._granting.round(store, limits, policy, facts, states, in_force)
+        self._budgets.write_lazily(store)
+        desk = store.desk
+        if policy is None and desk is not None:
+            nothing_left = not desk.ledger.entries and not desk.ledger.spent and not desk.ledger.quarantine_ns
+            if nothing_left and not self._budgets.current_evictions(store).records:
+                self._budgets.discard(store)
+        return result
+
+    def _facts(self, name: str, store: Store) -> tuple[dict[str, NodeFacts], dict[str, StateView]]:
+        desk = store.desk
+        named = {entry.node for entry in desk.ledger.entries} if desk is not None else set()
+        modes: dict[str, Mode] = {}
+        for node, memory in self._memories.items():
+            selection = memory.selection
+            if selection is not None and selection.policy is not None and selection.policy.name == name:
+                modes[node] = selection.mode
+        with self._registry.lock:
+            tables = self._registry.tables
+            states = {node: tables.states[node] for node in named | modes.keys() if node in tables.states}
+            plans = {node: tables.plans.get(node) for node in states}
+        facts = {}
+        for node in states:
+            memory = self._memories.get(node) or NodeMemory()
+            plan = plans[node]
+            selection = memory.selection
+            policy = selection.policy if selection is not None else None
+            current = plan is not None and plan.policy == name
+            facts[node] = NodeFacts(
+                node=node,
+                mode=modes.get(node, Mode.DISABLED),
+                plan_uid=plan.uid if plan is not None and current else "",
+                plan_generation=plan.generation if plan is not None and current else 0,
+                plan_current=current,
+                reporting=self._reporting(node, policy.limits.grant_seconds if policy else 900),
+                under_pressure=memory.watch.pressed,
+                refill_slot=memory.slot or self._slot_free(name, len(modes)),
+                held_elsewhere=self._held_elsewhere(node, name),
+            )
+        return facts, states
+
+    def _reporting(self, node: str, grant_seconds: int) -> bool:
+        at = self._registry.reported_at.get(node)
+        at_ns = None if at is None else int(at * pressure.NS)
+        return not pressure.silent(at_ns, int(self._clock() * pressure.NS), grant_seconds)
+
+    def slots(self, name: str) -> int:
+        """Nodes that count for the policy's maxConcurrentNodes."""
+        return sum(
+            memory.slot
+            for memory in self._memories.values()
+            if memory.selection is not None
+            and memory.selection.policy is not None
+            and memory.selection.policy.name == name
+        )
+
+    def _slot_free(self, name: str, in_force: int) -> bool:
+        limits = self._limits.get(name)
+        if limits is None:
+            return False
+        return self.slots(name) < for_nodes(limits, in_force, self._settings).max_concurrent_nodes.of(in_force)
+
+    def _held_elsewhere(self, node: str, name: str) -> bool:
+        for other, store in self._budgets.stores.items():
+            if other == name:
+                continue
+            if store.desk is None or any(entry.rest for entry in store.desk.ledger.of_node(node)):
+                return True  # an unread ledger may name it
+        return False
+
+    def _adopt(self, name: str, grant_seconds: int) -> Ledger:
+        """The ledger of a policy that has no ConfigMap, from what its nodes report."""
+        nodes = {
+            node
+            for node, memory in self._memories.items()
+            if memory.selection is not None
+            and memory.selection.policy is not None
+            and memory.selection.policy.name == name
+        }
+        with self._registry.lock:
+            states = [state for node, state in self._registry.tables.states.items() if node in nodes]
+            entry = self._registry.tables.policies.get(name)
+        exposure = (entry.status.get("exposure") or {}) if entry is not None else {}
+        return adopt(states, grant_seconds, bool(exposure.get("standingKills")))

@@ -1,0 +1,200 @@
+"""Policies' statuses, their Events and gauges: gathered from all nodes from time to time, written when they changed."""
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from memorypressure import ledger as ledger_module
+from memorypressure.reasons import Reason
+from memorypressure.selection import Survey, survey
+from memorypressure.spec import Mode, Policy, policy_hints
+from memorypressure_operator import pressure, status, tainter
+from memorypressure_operator.api import MERGE_PATCH, Api, own_path
+from memorypressure_operator.budget import Budgets
+from memorypressure_operator.caps import for_nodes
+from memorypressure_operator.errors import ApiRefused
+from memorypressure_operator.events import Event, EventWriter, policy_subject
+from memorypressure_operator.health import Health
+from memorypressure_operator.memory import NodeMemory, Tally
+from memorypressure_operator.metrics import Metrics
+from memorypressure_operator.registry import PolicyEntry, Registry
+from memorypressure_operator.rounds import Rounds
+from memorypressure_operator.settings import Settings
+from memorypressure_operator.status import Facts
+
+log = logging.getLogger(__name__)
+
+
+class Surveyor:
+    """Writes the statuses. Used by the decision loop only."""
+
+    def __init__(
+        self,
+        api: Api,
+        registry: Registry,
+        budgets: Budgets,
+        rounds: Rounds,
+        events: EventWriter,
+        metrics: Metrics,
+        health: Health,
+        clock: Callable[[], float],
+        settings: Settings,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._api = api
+        self._registry = registry
+        self._budgets = budgets
+        self._rounds = rounds
+        self._events = events
+        self._metrics = metrics
+        self._health = health
+        self._clock = clock
+        self._settings = settings
+        self._wall = wall
+        self._at: float | None = None
+        self._survey: tuple[object, Survey] | None = None
+
+    def write(
+        self, policies: Mapping[str, Policy], memories: Mapping[str, NodeMemory], tallies: Mapping[str, Tally]
+    ) -> None:
+        """Writes what changed, at most every `status_seconds`. Raises ApiUnreachable."""
+        now = self._clock()
+        if self._at is not None and now - self._at < self._settings.status_seconds:
+            return
+        self._at = now
+        with self._registry.lock:
+            entries = list(self._registry.tables.policies.values())
+            nodes = dict(self._registry.tables.nodes)
+        if not nodes.keys() <= memories.keys():
+            return
+        found = self._surveyed(policies)
+        live = self._live(memories)
+        self._metrics.tainted.set(sum(any(t.key == tainter.KEY for t in node.taints) for node in nodes.values()))
+        for entry in entries:
+            self._one(entry, policies.get(entry.name), found, live.get(entry.name, (0, 0)), tallies.get(entry.name))
+        self._echo(now)
+
+    def _echo(self, now: float) -> None:
+        """A status that was written comes back through kopf; if it never does, kopf's watch is silent."""
+        seen, due = self._registry.policies_at, self._health.policy_echo_due
+        if due is not None and seen is not None and seen >= due:
+            self._health.policy_echo_due = None
+
+    def _surveyed(self, policies: Mapping[str, Policy]) -> Survey:
+        with self._registry.lock:
+            version = (self._registry.nodes_version, id(policies))
+            labels = {name: node.labels for name, node in self._registry.tables.nodes.items()}
+        if self._survey is None or self._survey[0] != version:
+            self._survey = (version, survey(policies.values(), labels))
+        return self._survey[1]
+
+    def _live(self, memories: Mapping[str, NodeMemory]) -> dict[str, tuple[int, int]]:
+        """Policy -> (nodes that report in time, nodes under pressure)."""
+        now_ns = int(self._clock() * pressure.NS)
+        found: dict[str, tuple[int, int]] = {}
+        for node, memory in memories.items():
+            policy = memory.selection.policy if memory.selection is not None else None
+            state = self._registry.tables.states.get(node)
+            if policy is None or state is None:
+                continue
+            at = self._registry.reported_at.get(node)
+            at_ns = None if at is None or not state.status.last_report_time else int(at * pressure.NS)
+            reporting, pressed = found.get(policy.name, (0, 0))
+            quiet = pressure.silent(at_ns, now_ns, policy.limits.grant_seconds)
+            found[policy.name] = (reporting + (not quiet), pressed + (memory.watch.pressed and not quiet))
+        return found
+
+    def _one(
+        self, entry: PolicyEntry, policy: Policy | None, found: Survey, live: tuple[int, int], tally: Tally | None
+    ) -> None:
+        facts = self._facts(entry, policy, found, live, tally)
+        wanted = status.compute(entry, facts, self._wall().strftime("%Y-%m-%dT%H:%M:%SZ"))
+        if policy is not None:
+            self._gauges(policy, facts)
+        self._tell(entry, facts)
+        if wanted == entry.status:
+            return
+        try:
+            path = own_path("memorypressurepolicies", entry.name, "status")
+            body = {"metadata": {"uid": entry.uid}, "status": wanted}
+            answer = self._api.request("PATCH", path, body=body, content_type=MERGE_PATCH).json()
+        except ApiRefused as refusal:
+            if not refusal.not_found and not refusal.conflict:
+                log.warning("status of policy %s not written: %s", entry.name, refusal)
+            return
+        if self._health.policy_echo_due is None:
+            self._health.policy_echo_due = self._clock()
+        self._registry.put_status(entry.name, answer.get("status") or {})
+
+    def _facts(
+        self, entry: PolicyEntry, policy: Policy | None, found: Survey, live: tuple[int, int], tally: Tally | None
+    ) -> Facts:
+        if policy is None:
+            return Facts(counts=status.Counts())
+        standing = found.policies[policy.name]
+        result = self._rounds.results.get(policy.name)
+        store = self._budgets.stores.get(policy.name)
+        counts = status.Counts(
+            selected=standing.selected,
+            effective=standing.effective,
+            superseded=standing.superseded,
+            reporting=live[0],
+            under_pressure=live[1],
+            armed=result.armed if result is not None else 0,
+        )
+        limits = for_nodes(policy.limits, standing.effective, self._settings)
+        desk = store.desk if store is not None else None
+        ledger = desk.ledger if desk is not None else ledger_module.Ledger()
+        enforced = policy.mode is Mode.ENFORCE
+        exposure = ledger_module.exposure(ledger, limits, standing.effective)
+        evicted = len(self._budgets.current_evictions(store).records) if store is not None else 0
+        assert entry.policy is not None
+        return Facts(
+            counts=counts,
+            dry_run=tally.count("dryRun") if tally else 0,
+            evictions=evicted,
+            kills=tally.count("kills") if tally else 0,
+            denied=tally.count("denied") if tally else 0,
+            standing_kills=exposure.standing_kills,
+            worst_case_hour=exposure.worst_case_hour if enforced else ledger.spent + exposure.standing_kills,
+            evictions_left=limits.evictions_per_hour - evicted,
+            evictions_limit=limits.evictions_per_hour,
+            kills_left=limits.kills_per_hour - ledger.spent,
+            kills_limit=limits.kills_per_hour,
+            last_action_time=tally.last_action_time if tally else "",
+            ledger_problem=store.problem if store is not None else "",
+            quarantine_seconds=ledger.quarantine_ns / pressure.NS,
+            hints=tuple(str(hint) for hint in policy_hints(entry.policy)),
+            conflict=standing.message if standing.conflicted else "",
+            conflict_key=",".join(standing.tied_with),
+            conflicts=len(standing.tied_with),
+            dry_run_only=self._settings.dry_run_only and entry.policy.mode is Mode.ENFORCE,
+            actions_used={step.action.value: True for step in policy.ladder},
+        )
+
+    def _gauges(self, policy: Policy, facts: Facts) -> None:
+        metrics, name = self._metrics, policy.name
+        json = facts.counts.to_json()
+        metrics.set_nodes(name, {key[0].upper() + key[1:]: value for key, value in json.items()})
+        metrics.conflicts.labels(name).set(facts.conflicts)
+        metrics.budget_limit.labels(name, "Evict").set(facts.evictions_limit)
+        metrics.budget_limit.labels(name, "Kill").set(facts.kills_limit)
+        metrics.budget_remaining.labels(name, "Evict").set(max(0, facts.evictions_left))
+        metrics.budget_remaining.labels(name, "Kill").set(max(0, facts.kills_left))
+        metrics.exposure.labels(name, "Standing").set(facts.standing_kills)
+        metrics.exposure.labels(name, "WorstCaseHour").set(facts.worst_case_hour)
+        metrics.ledger_valid.labels(name).set(0 if facts.ledger_problem else 1)
+
+    def _tell(self, entry: PolicyEntry, facts: Facts) -> None:
+        subject = policy_subject(entry.name, entry.uid)
+        if facts.conflict:
+            key = f"conflict/{entry.generation}/{facts.conflict_key}"
+            self._events.tell(Event(key, subject, "Select", Reason.EQUAL_PRIORITY_OVERLAP, facts.conflict))
+        if facts.ledger_problem:
+            note = f"no kill is granted and no pod evicted: {facts.ledger_problem}"
+            self._events.tell(
+                Event(f"ledger/{facts.ledger_problem}", subject, "ReadLedger", Reason.LEDGER_INVALID, note)
+            )
+        if entry.policy is None:
+            note = f"the policy is not carried out: {entry.error}"
+            self._events.tell(Event(f"invalid/{entry.generation}", subject, "Accept", Reason.INVALID, note))

@@ -1,0 +1,114 @@
+"""From a node's report to Events and counters: each of its actions and transitions is told once.
+
+Agents have no right to write Events; what they did stands in their status, and the operator explains it on the objects
+that people look at: the pod, the node, the policy.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from memorypressure.reasons import Reason
+from memorypressure_operator.events import Event, EventWriter, node_subject, pod_subject
+from memorypressure_operator.memory import NodeMemory, Tally
+from memorypressure_operator.metrics import Metrics
+from memorypressure_operator.reports import ReportedAction, StateView
+from memorypressure_operator.views import NodeView, unix_seconds
+
+log = logging.getLogger(__name__)
+
+OLD_SECONDS = 3000.0
+"""Events live for an hour by default: an action older than this at first sight may have been told and forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """A kill of the node's that the operator sees for the first time."""
+
+    action: ReportedAction
+    age_seconds: float
+
+
+class Teller:
+    """Compares a report with what was seen before. Called by the leader only."""
+
+    def __init__(
+        self,
+        events: EventWriter,
+        metrics: Metrics,
+        tally: Callable[[str], Tally],
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._events = events
+        self._metrics = metrics
+        self._tally = tally
+        self._wall = wall
+
+    def report(self, memory: NodeMemory, node: NodeView, state: StateView, policy: str) -> list[Kill]:
+        """Tells what is new in the report; returns the new real kills, for the clean-up and the cool-down."""
+        self._transition(memory, node, state)
+        kills = []
+        current = [action for action in state.status.recent_actions if action.result != "Pending"]
+        for action in reversed(current):
+            if action.id in memory.actions_seen:
+                continue
+            age = self._age(action)
+            if age <= OLD_SECONDS:
+                self._action(node, action, policy, age, count=not memory.first_look)
+                if action.action == "Kill" and action.mode == "Enforce" and action.result == "Success":
+                    kills.append(Kill(action, age))
+        memory.actions_seen = frozenset(action.id for action in current)
+        memory.first_look = False
+        return kills
+
+    def _age(self, action: ReportedAction) -> float:
+        """Seconds since the action by wall clocks; only used to forget old ones."""
+        try:
+            then = unix_seconds(action.time)
+        except ValueError:
+            return 0.0
+        return 0.0 if then is None else max(0.0, self._wall().timestamp() - then)
+
+    def _action(self, node: NodeView, action: ReportedAction, policy: str, age: float, *, count: bool) -> None:
+        dry = action.mode == "DryRun"
+        denied = action.result == "Denied"
+        pod = action.pod
+        if policy:
+            kind = "denied" if denied else "dryRun" if dry else "kills" if action.action == "Kill" else "other"
+            self._tally(policy).add(kind, age)
+        if policy and count:
+            self._metrics.actions.labels(policy, action.action, action.mode, action.result).inc()
+            if denied:
+                self._metrics.denied.labels(action.action, action.reason or "Unknown").inc()
+        if action.action != "Kill" or denied:
+            return
+        reason = Reason.WOULD_KILL if dry else Reason.KILLED if action.result == "Success" else Reason.ACTION_FAILED
+        where = f"{pod.namespace}/{pod.name}" if pod else "unknown pod"
+        container = f" (container {pod.container})" if pod and pod.container else ""
+        verb = "would be killed" if dry else "was killed" if action.result == "Success" else "could not be killed"
+        freed = f"; {action.freed_bytes} bytes were freed" if action.freed_bytes is not None else ""
+        exit_code = "; its containers end with exit code 137" if reason is Reason.KILLED else ""
+        why = f"{action.reason}: {action.message}" if action.message else action.reason
+        note = f"pod {where}{container} {verb} for memory pressure on node {node.name}: {why}{freed}{exit_code}"
+        subject = pod_subject(pod.namespace, pod.name, pod.uid) if pod else None
+        key = f"{node.uid}/{action.id}"
+        on_node = node_subject(node)
+        if subject is not None:
+            self._events.tell(Event(key, subject, "KillPod", reason, note, related=on_node))
+        self._events.tell(Event(key, on_node, "KillPod", reason, note, related=subject))
+
+    def _transition(self, memory: NodeMemory, node: NodeView, state: StateView) -> None:
+        condition = state.status.condition("UnderPressure")
+        if condition is None or condition.status == "Unknown":
+            return
+        pressed = condition.status == "True"
+        if memory.pressed == pressed:
+            return
+        before, memory.pressed = memory.pressed, pressed
+        if before is None and not pressed:
+            return  # nothing is known to have been before
+        reason = Reason.PRESSURE_STARTED if pressed else Reason.PRESSURE_CLEARED
+        note = f"{condition.reason}: {condition.message}" if condition.message else condition.reason
+        key = f"{node.uid}/{condition.last_transition_time}"
+        self._events.tell(Event(key, node_subject(node), "Observe", reason, note, warning=pressed))

@@ -1,0 +1,107 @@
+"""The operator's ordinary path on the real API server: objects, grants, taint, eviction, status, Events."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.operator_lab import Lab, wait_for
+
+from memorypressure_tools.apiclient import MERGE_PATCH
+from memorypressure_tools.controlplane import ControlPlane
+
+
+@pytest.fixture
+def lab(crds: ControlPlane, prefix: str, namespace: str, tmp_path: Path) -> Iterator[Lab]:
+    made = Lab(crds, prefix, namespace, tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_node_without_a_policy_has_a_disabled_state_owned_by_the_node(lab: Lab) -> None:
+    node = lab.node()
+    lab.running()
+    state = wait_for(lambda: lab.state(node), "a state")
+    uid = lab.admin.must("GET", f"/api/v1/nodes/{node}")["metadata"]["uid"]
+    assert state["spec"] == {"nodeName": node, "mode": "Disabled"}
+    assert [owner["uid"] for owner in state["metadata"]["ownerReferences"]] == [uid]
+    assert lab.plan(node) is None
+
+
+def test_a_policy_becomes_a_plan_a_state_and_a_status_and_stays_untouched_itself(lab: Lab) -> None:
+    node = lab.node()
+    lab.workload(node, "web")
+    lab.running()
+    made = lab.policy()
+    wait_for(lambda: lab.planned(node) == {"web-0", "web-1"}, "both pods on the plan")
+    plan = lab.plan(node)
+    assert plan is not None
+    state = wait_for(
+        lambda: (lab.state(node) or {"spec": {}})["spec"].get("plan") and lab.state(node), "the plan's name"
+    )
+    assert state["spec"]["mode"] == "Enforce"
+    assert state["spec"]["policyName"] == made["metadata"]["name"]
+    assert state["spec"]["plan"] == {"uid": plan["metadata"]["uid"], "generation": plan["metadata"]["generation"]}
+    wait_for(lambda: lab.condition("Ready").get("status") == "True", "the policy is Ready")
+    status = lab.get_policy()["status"]
+    assert status["nodes"]["effective"] == 1
+    assert set(status["actions"].values()) == {0}
+    assert status["exposure"] == {"standingKills": 0, "worstCaseHour": 6}
+    meta = lab.get_policy()["metadata"]
+    assert "finalizers" not in meta
+    assert "annotations" not in meta
+    assert meta["generation"] == 1
+
+
+def test_a_node_is_armed_only_after_the_ledger_was_written(lab: Lab) -> None:
+    node = lab.node()
+    lab.workload(node, "web")
+    lab.running()
+    lab.policy()
+    agent = lab.agent(node)
+    wait_for(lambda: lab.allowed(agent) == 1, "an allowance of one kill")
+    ledger = lab.admin.must("GET", lab.ledger_path())
+    state = lab.state(node)
+    assert state is not None
+    assert int(ledger["metadata"]["resourceVersion"]) < int(state["metadata"]["resourceVersion"])
+    assert f'"{agent.incarnation}"' in ledger["data"]["ledger"]
+    wait_for(lambda: lab.get_policy()["status"]["exposure"]["standingKills"] == 1, "the exposure is shown")
+    assert lab.get_policy()["status"]["nodes"]["armed"] == 1
+
+
+def test_pressure_taints_and_evicts_and_the_taint_goes_after_the_hold_time(lab: Lab) -> None:
+    node = lab.node()
+    pods = lab.workload(node, "web")
+    operator = lab.running()
+    lab.policy()
+    agent = lab.agent(node)
+    wait_for(lambda: lab.planned(node), "a plan")
+    foreign = {"key": "example.com/foreign", "effect": "NoSchedule", "value": "x"}
+    lab.admin.must("PATCH", f"/api/v1/nodes/{node}", {"spec": {"taints": [foreign]}}, MERGE_PATCH)
+    top = [{"uid": pods[1]["metadata"]["uid"], "reliefBytes": 500 << 20, "overRequest": True}]
+    started = time.monotonic()
+    agent.press("low", top=top)
+    with lab.reporting(agent):
+        wait_for(lambda: lab.our_taints(node), "our taint")
+        print(f"tainted after {time.monotonic() - started:.2f} s")
+        assert foreign in lab.taints(node)
+        wait_for(lambda: lab.evicted(pods[1]), "the pod that brings most is evicted")
+        print(f"evicted after {time.monotonic() - started:.2f} s")
+        assert not lab.evicted(pods[0])
+        wait_for(lambda: lab.events("EvictedForMemory", kind="Pod"), "an Event on the pod")
+        wait_for(lambda: lab.events("Tainted", kind="Node"), "an Event on the node")
+        wait_for(lambda: lab.get_policy()["status"]["actions"]["evictions"] == 1, "the eviction is counted")
+    agent.clear()
+    cleared = time.monotonic()
+    wait_for(lambda: not lab.our_taints(node), "the taint is lifted", 30)
+    assert time.monotonic() - cleared > 9
+    assert foreign in lab.taints(node)
+    assert (
+        operator.metric(
+            "memorypressure_actions_total", policy=lab.prefix + "p", action="Evict", mode="Enforce", result="Success"
+        )
+        == 1
+    )
+    wait_for(lambda: lab.events("MemoryPressureCleared"), "the end of pressure is told")
+    assert operator.stop() == 0
+    assert "Traceback" not in operator.text()

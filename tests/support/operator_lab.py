@@ -1,0 +1,480 @@
+"""Everything that tests of the operator need around it: its process, nodes, pods, policies and simulated reports.
+
+`Lab` lives on the session's control plane, under a prefix of the test's own. The operator runs as the real process;
+agents are simulated by patching `nodememorystates/status` as administrator.
+"""
+
+import contextlib
+import copy
+import datetime as dt
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from memorypressure_tools.apiclient import MERGE_PATCH, ApiClient
+from memorypressure_tools.controlplane import ControlPlane
+from memorypressure_tools.standin import KubeletStandIn
+
+GROUP = "/apis/memorypressure.dev/v1alpha1"
+WAIT_SECONDS = 30.0
+Object = dict[str, Any]
+
+
+def now(offset_seconds: float = 0.0) -> str:
+    moment = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=offset_seconds)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def wait_for(check: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> Any:
+    """The first true result of `check`; fails with `what` after the limit."""
+    end = time.monotonic() + seconds
+    while True:
+        result = check()
+        if result:
+            return result
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.05)
+
+
+class OperatorProcess:
+    """`memorypressure-operator run` as a child process, with its log."""
+
+    def __init__(self, log: Path, arguments: list[str], environment: dict[str, str] | None = None) -> None:
+        self.log = log
+        self._file = log.open("ab")
+        words = arguments if arguments[:1] == ["remove-taints"] else ["run", *arguments]
+        command = [str(Path(sys.executable).parent / "memorypressure-operator"), *words]
+        clean = {k: v for k, v in os.environ.items() if k != "KUBECONFIG" and not k.startswith("MPO_")}
+        self.child = subprocess.Popen(
+            command, stdout=self._file, stderr=self._file, env=clean | (environment or {}), start_new_session=True
+        )
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def ports(self) -> tuple[int, int]:
+        """(metrics, health)."""
+        found = wait_for(lambda: self._ports(), f"the operator's ports in its log:\n{self.text()}")
+        return int(found.group(1)), int(found.group(2))
+
+    def _ports(self) -> re.Match[str] | None:
+        if self.child.poll() is not None:
+            raise AssertionError(f"the operator ended with {self.child.returncode}:\n{self.text()}")
+        return re.search(r"metrics port (\d+), health port (\d+)", self.text())
+
+    def probe(self, path: str) -> tuple[int, Object]:
+        url = f"http://127.0.0.1:{self.ports()[1]}{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports()[0]}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    def metric(self, name: str, **labels: str) -> float:
+        for line in self.metrics().splitlines():
+            found = re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line)
+            if found and dict(re.findall(r'(\w+)="([^"]*)"', found.group(1) or "")) == labels:
+                return float(found.group(2))
+        raise AssertionError(f"no series {name}{labels}")
+
+    def ready(self, seconds: float = WAIT_SECONDS) -> None:
+        wait_for(lambda: self.probe("/readyz")[0] == 200, "the operator is ready", seconds)
+
+    def leads(self, seconds: float = WAIT_SECONDS) -> None:
+        wait_for(lambda: self.probe("/healthz")[1]["leader"], "the operator holds the Lease", seconds)
+
+    def kill(self) -> None:
+        if self.child.poll() is None:
+            self.child.kill()
+        self.child.wait(10)
+        self._file.close()
+
+    def stop(self, seconds: float = 20.0) -> int:
+        """Its exit code after SIGTERM."""
+        if self.child.poll() is None:
+            self.child.send_signal(signal.SIGTERM)
+        try:
+            code = self.child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait(10)
+            raise AssertionError(f"no end {seconds} s after SIGTERM:\n{self.text()[-3000:]}") from None
+        finally:
+            self._file.close()
+        return code
+
+
+class Agent:
+    """One simulated node agent: keeps a status and patches it as a whole."""
+
+    def __init__(self, admin: ApiClient, node: str) -> None:
+        self._admin = admin
+        self.node = node
+        self.incarnation = f"{int(time.time_ns()):032x}.{7:032x}"
+        self.beat = 1
+        self.kills_total = 0
+        self.ceiling_seen = 0
+        self.triggers: dict[str, str] = {}
+        self.actions: list[Object] = []
+        self.top: list[Object] = []
+        self.lowest = "250%"
+        self._pressed_since = now()
+        self._number = 0
+
+    def report(self, **changes: Any) -> Object:
+        """Patches the status; `changes` are attributes to set first."""
+        for name, value in changes.items():
+            setattr(self, name, value)
+        self._number += 1
+        pressed = bool(self.triggers)
+        status: Object = {
+            "observedGeneration": 1,
+            "lastReportTime": now(self._number),  # moves with every report
+            "agentVersion": "0.1.0",
+            "capabilities": ["CgroupKill", "PSI"],
+            "lease": {
+                "incarnation": self.incarnation,
+                "beat": self.beat,
+                "killsTotal": self.kills_total,
+                "ceilingSeen": self.ceiling_seen,
+            },
+            "conditions": [
+                {
+                    "type": "Ready",
+                    "status": "True",
+                    "reason": "Reconciled",
+                    "message": "",
+                    "lastTransitionTime": self._pressed_since,
+                },
+                {
+                    "type": "UnderPressure",
+                    "status": "True" if pressed else "False",
+                    "reason": "AtomicReserveBreached" if pressed else "NoPressure",
+                    "message": "reserve: 41% of AtomicReserve" if pressed else "",
+                    "lastTransitionTime": self._pressed_since,
+                },
+            ],
+            "activeTriggers": [{"name": name, "since": since} for name, since in self.triggers.items()],
+            "lowest": {"node": "0", "zone": "0/Normal", "line": "AtomicReserve", "usableToLine": self.lowest},
+            "recentActions": self.actions,
+            "topPods": self.top,
+        }
+        path = f"{GROUP}/nodememorystates/{self.node}/status"
+        return self._admin.must("PATCH", path, {"status": status}, MERGE_PATCH)
+
+    def press(self, *triggers: str, top: list[Object] | None = None) -> None:
+        """Pressure as a node reports it: first without, so that the operator sees a change, then with the triggers."""
+        self._pressed_since = now()
+        self.report(triggers={name: now() for name in triggers}, top=top or [], lowest="41%")
+
+    def clear(self) -> None:
+        self._pressed_since = now()
+        self.report(triggers={}, top=[], lowest="250%")
+
+    def obey(self, state: Object) -> None:
+        """What a node does on new orders: a lower ceiling begins a beat (the acknowledgement)."""
+        grant = state["spec"].get("grant") or {}
+        ceiling = grant.get("killsCeiling", 0) if grant.get("incarnation") == self.incarnation else self.kills_total
+        if ceiling < self.ceiling_seen:
+            self.beat += 1
+        self.ceiling_seen = ceiling
+        self.report()
+
+    def kill(self, pod: Object, *, mode: str = "Enforce", identity: str = "") -> None:
+        """A kill as a node reports it."""
+        if mode == "Enforce":
+            self.kills_total += 1
+        meta = pod["metadata"]
+        action = {
+            "id": identity or f"a{len(self.actions) + 1}-{self.beat}",
+            "time": now(),
+            "action": "Kill",
+            "mode": mode,
+            "result": "Success",
+            "reason": "AtomicReserveBreached",
+            "message": "0/Normal at 41% of AtomicReserve for 40 ms",
+            "pod": {"uid": meta["uid"], "namespace": meta["namespace"], "name": meta["name"]},
+            "freedBytes": 123456789,
+        }
+        self.report(actions=[action, *self.actions][:10])
+
+
+class Lab:
+    """A test's corner of the cluster. Use as a context: everything started is stopped."""
+
+    def __init__(self, plane: ControlPlane, prefix: str, namespace: str, directory: Path) -> None:
+        self.plane = plane
+        self.admin = plane.admin
+        self.prefix = prefix
+        self.namespace = namespace  # of the workloads
+        self.home = f"{namespace}-op"  # of the operator
+        self.directory = directory
+        self.processes: list[OperatorProcess] = []
+        self._stack = contextlib.ExitStack()
+        self._numbers = 0
+        assert self.admin.request("POST", "/api/v1/namespaces", {"metadata": {"name": self.home}}).status in (201, 409)
+
+    def close(self) -> None:
+        self._stack.close()
+        for process in self.processes:
+            if process.child.poll() is None:
+                process.kill()
+
+    # --- the operator ---
+
+    def operator(self, *arguments: str, identity: str = "one", kubeconfig: Path | None = None) -> OperatorProcess:
+        """A started operator; quick settings, free ports."""
+        self._numbers += 1
+        quick = {
+            "--kubeconfig": str(kubeconfig or self.plane.kubeconfig),
+            "--namespace": self.home,
+            "--identity": identity,
+            "--bind-address": "127.0.0.1",
+            "--metrics-port": "0",
+            "--health-port": "0",
+            "--lease-seconds": "4",
+            "--renew-deadline-seconds": "2",
+            "--request-timeout-seconds": "2",
+            "--renew-timeout-seconds": "1",
+            "--renew-seconds": "0.3",
+            "--coalesce-seconds": "0.05",
+            "--status-seconds": "0.3",
+            "--resync-seconds": "5",
+            "--backoff-seconds": "0.1",
+            "--backoff-limit-seconds": "1",
+        }
+        words = [word for pair in quick.items() for word in pair if pair[0] not in arguments]
+        process = OperatorProcess(self.directory / f"operator-{self._numbers}.log", [*words, *arguments])
+        self.processes.append(process)
+        return process
+
+    def running(self, *arguments: str, identity: str = "one") -> OperatorProcess:
+        """An operator that is ready and leads."""
+        process = self.operator(*arguments, identity=identity)
+        process.ready()
+        process.leads()
+        return process
+
+    # --- nodes, pods, policies ---
+
+    def node(self, name: str = "n1", labels: dict[str, str] | None = None) -> str:
+        """A ready node; its kubelet is a stand-in that keeps the Lease."""
+        full = self.prefix + name
+        standin = KubeletStandIn(self.admin, [full])
+        standin.register(full, {"lab": self.prefix.rstrip("-"), **(labels or {})})
+        self._stack.enter_context(standin)
+        wait_for(lambda: not self.taints(full), f"node {full} has no taints")
+        return full
+
+    def taints(self, node: str) -> list[Object]:
+        return list(self.admin.must("GET", f"/api/v1/nodes/{node}")["spec"].get("taints") or [])
+
+    def our_taints(self, node: str) -> list[Object]:
+        return [taint for taint in self.taints(node) if taint["key"] == "memorypressure.dev/pressure"]
+
+    def workload(self, node: str, name: str, replicas: int = 2, **changes: Any) -> list[Object]:
+        """Running pods of one owner, a kind that no controller touches; it exists, or they would be collected."""
+        path = f"/api/v1/namespaces/{self.namespace}/podtemplates"
+        container = {"name": "main", "image": "none"}
+        template = {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}}
+        made = self.admin.request("POST", path, {"metadata": {"name": name}, "template": template})
+        uid = (made.body if made.status == 201 else self.admin.must("GET", f"{path}/{name}"))["metadata"]["uid"]
+        owner = {"apiVersion": "v1", "kind": "PodTemplate", "name": name, "uid": uid, "controller": True}
+        first = changes.pop("first", 0)
+        return [self.pod(node, f"{name}-{i}", owner=owner, **changes) for i in range(first, first + replicas)]
+
+    def pod(
+        self,
+        node: str,
+        name: str,
+        *,
+        owner: Object | None = None,
+        priority: int = 0,
+        memory: str = "64Mi",
+        annotations: dict[str, str] | None = None,
+        labels: dict[str, str] | None = None,
+        spec: Object | None = None,
+        namespace: str | None = None,
+    ) -> Object:
+        """A running pod bound to the node."""
+        meta: Object = {"name": name, "labels": {"app": name.rsplit("-", 1)[0], **(labels or {})}}
+        if annotations:
+            meta["annotations"] = annotations
+        if owner:
+            meta["ownerReferences"] = [owner]
+        container = {"name": "main", "image": "none", "resources": {"requests": {"memory": memory}}}
+        body: Object = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": meta,
+            "spec": {
+                "nodeName": node,
+                "containers": [container],
+                "terminationGracePeriodSeconds": 30,
+                "automountServiceAccountToken": False,
+                "tolerations": [{"operator": "Exists"}],
+                **(spec or {}),
+            },
+        }
+        path = f"/api/v1/namespaces/{namespace or self.namespace}/pods"
+        self.admin.must("POST", path, body)
+
+        def running() -> Object | None:
+            found: Object = self.admin.must("GET", f"{path}/{name}")
+            return found if found.get("status", {}).get("phase") == "Running" else None
+
+        return wait_for(running, f"pod {name} runs")
+
+    def pod_now(self, pod: Object) -> Object | None:
+        """The pod as it is, None when it is gone."""
+        meta = pod["metadata"]
+        answer = self.admin.request("GET", f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}")
+        return answer.body if answer.status == 200 and answer.body["metadata"]["uid"] == meta["uid"] else None
+
+    def evicted(self, pod: Object) -> bool:
+        found = self.pod_now(pod)
+        return found is None or "deletionTimestamp" in found["metadata"]
+
+    def policy(self, name: str = "p", *, mode: str = "Enforce", **changes: Any) -> Object:
+        """A policy for this lab's nodes: Taint at once, Evict at once, Kill; changes replace parts of the spec."""
+        spec: Object = {
+            "mode": mode,
+            "nodeSelector": {"matchLabels": {"lab": self.prefix.rstrip("-")}},
+            "triggers": [
+                {"name": "reserve", "type": "ZoneWatermark", "zoneWatermark": {"line": "AtomicReserve"}},
+                {"name": "low", "type": "ZoneWatermark", "zoneWatermark": {"line": "Low"}},
+            ],
+            "ladder": [
+                {
+                    "action": "Taint",
+                    "triggers": ["reserve", "low"],
+                    "taint": {"effect": "NoSchedule", "holdSeconds": 10},
+                },
+                {
+                    "action": "Evict",
+                    "triggers": ["reserve", "low"],
+                    "afterSeconds": 0,
+                    "evict": {"gracePeriodSeconds": 1},
+                },
+                {"action": "Kill", "triggers": ["reserve"], "afterSeconds": 0},
+            ],
+            "victims": {"minAgeSeconds": 0},
+            "limits": {
+                "cooldownSeconds": 10,
+                "maxVictimsPerWorkload": "100%",
+                "maxConcurrentNodes": "100%",
+                "maxStandingKills": "100%",
+                "grantSeconds": 180,
+            },
+        }
+        for key, value in changes.items():
+            if isinstance(value, dict) and isinstance(spec.get(key), dict):
+                spec[key] = {**spec[key], **value}
+            else:
+                spec[key] = copy.deepcopy(value)
+        body = {
+            "apiVersion": "memorypressure.dev/v1alpha1",
+            "kind": "MemoryPressurePolicy",
+            "metadata": {"name": self.prefix + name},
+            "spec": spec,
+        }
+        return self.admin.must("POST", f"{GROUP}/memorypressurepolicies", body)
+
+    def get_policy(self, name: str = "p") -> Object:
+        return self.admin.must("GET", f"{GROUP}/memorypressurepolicies/{self.prefix}{name}")
+
+    def condition(self, kind: str, name: str = "p") -> Object:
+        conditions = self.get_policy(name).get("status", {}).get("conditions", [])
+        return next((c for c in conditions if c["type"] == kind), {})
+
+    def ledger_path(self, name: str = "p") -> str:
+        return f"/api/v1/namespaces/{self.home}/configmaps/memory-pressure-ledger-{self.prefix}{name}"
+
+    # --- what the operator writes ---
+
+    def state(self, node: str) -> Object | None:
+        answer = self.admin.request("GET", f"{GROUP}/nodememorystates/{node}")
+        return answer.body if answer.status == 200 else None
+
+    def plan(self, node: str) -> Object | None:
+        answer = self.admin.request("GET", f"{GROUP}/nodememoryplans/{node}")
+        return answer.body if answer.status == 200 else None
+
+    def planned(self, node: str) -> set[str]:
+        """Names of the pods on the node's plan."""
+        plan = self.plan(node)
+        return {pod["name"] for pod in (plan or {"spec": {}})["spec"].get("pods") or []}
+
+    def grant(self, node: str) -> Object:
+        return ((self.state(node) or {"spec": {}})["spec"].get("grant")) or {}
+
+    def allowed(self, agent: Agent) -> int:
+        """Kills that the node's grant allows beyond those done."""
+        grant = self.grant(agent.node)
+        return (
+            int(grant.get("killsCeiling", 0)) - agent.kills_total
+            if grant.get("incarnation") == agent.incarnation
+            else 0
+        )
+
+    def agent(self, node: str) -> Agent:
+        """A simulated agent that has reported twice, so that the operator has seen it report."""
+        wait_for(lambda: self.state(node), f"the operator makes the state of {node}")
+        agent = Agent(self.admin, node)
+        agent.report()
+        time.sleep(0.2)
+        agent.report()
+        return agent
+
+    def events(self, reason: str = "", *, kind: str = "") -> list[Object]:
+        """Our Events about objects of this lab, by reason and kind of object."""
+        items = []
+        for namespace in ("default", self.namespace):
+            path = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
+            items += self.admin.must("GET", path)["items"]
+        return [
+            event
+            for event in items
+            if event.get("reportingController") == "memorypressure.dev/operator"
+            and (
+                event["regarding"]["name"].startswith(self.prefix)
+                or event["regarding"].get("namespace") == self.namespace
+            )
+            and reason in ("", event["reason"])
+            and kind in ("", event["regarding"]["kind"])
+        ]
+
+    @contextlib.contextmanager
+    def reporting(self, *agents: Agent, every_seconds: float = 1.0) -> Iterator[None]:
+        """Keeps the agents' reports coming, as under pressure."""
+        stop = threading.Event()
+
+        def loop() -> None:
+            while not stop.wait(every_seconds):
+                for agent in agents:
+                    with contextlib.suppress(Exception):  # the API server may be away on purpose
+                        agent.report()
+
+        thread = threading.Thread(target=loop, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(10)
