@@ -19,7 +19,7 @@ setup: ## .venv with the locked dependencies; console scripts in .venv/bin
 	@command -v $(PYTHON) >/dev/null || { echo "missing: Python 3.11 or newer ($(PYTHON) is not on PATH)" >&2; exit 3; }
 	@$(PYTHON) tools/setup_venv.py
 
-demo: setup ## this machine watched for some seconds, then a recorded flood replayed (under a minute, no root)
+demo: setup ## this machine live, a recorded flood replayed, then a cluster: chart, flood, kill (KEEP=1 keeps it running)
 	@$(BIN)/python tools/demo.py $(ARGS)
 
 test: setup tools ## all tests but the long ones; a real control plane is built for the first run (about 10 minutes)

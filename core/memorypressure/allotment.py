@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 
 from memorypressure.desk import Closing, Desk, GrantWrite, NodeView, Seen, WriteKind, noted, opened, settled
 from memorypressure.grants import Grant, Lease
-from memorypressure.ledger import MAX_ENTRIES, Entry, max_standing, with_entry
+from memorypressure.ledger import MAX_ENTRIES, Entry, against_raising, max_standing, with_entry
 from memorypressure.reasons import Reason
 from memorypressure.spec_values import Limits, Mode
 
@@ -82,6 +82,7 @@ class _Allotment:
         self.desk = desk
         self.ledger = desk.ledger
         self.limits = limits
+        self.nodes = nodes
         self.most = max_standing(limits, nodes)
         self.views = sorted(views, key=lambda view: (not view.under_pressure, view.nearness, view.node))
         self.writes: dict[str, GrantWrite] = {}
@@ -261,23 +262,16 @@ class _Allotment:
         return True
 
     def _refusal(self, view: NodeView, lease: Lease, more: int, new: bool) -> Waiting | None:
-        ledger, limits = self.ledger, self.limits
+        ledger = self.ledger
         held = ledger.entry(lease.incarnation)
         if held is not None and (held.lost or held.counted > lease.kills_total):
             message = "its former allowance counts as killed; it must report that it has seen the end of it"
             return Waiting(view.node, Reason.NO_GRANT, message)
-        if ledger.quarantine_ns > 0:
-            message = f"the ledger was lost; nothing is granted for {ledger.quarantine_ns // _NS} s more"
-            return Waiting(view.node, Reason.LEDGER_QUARANTINE, message)
         if more and lease.kills_total and not view.refill_slot:
             return Waiting(view.node, Reason.CONCURRENT_NODES, "maxConcurrentNodes others are being helped")
-        # Also where nothing is added: what an old cache seemed to show may be counted here and given to another already.
-        if ledger.standing + more > self.most:
-            message = f"{ledger.standing} kills are outstanding, maxStandingKills is {self.most}"
-            return Waiting(view.node, Reason.STANDING_LIMIT, message)
-        if ledger.standing + ledger.spent + more > self.most + limits.kills_per_hour:
-            message = f"{ledger.spent} kills in the last hour, killsPerHour is {limits.kills_per_hour}"
-            return Waiting(view.node, Reason.BUDGET_EXHAUSTED, message)
+        against = against_raising(ledger, self.limits, self.nodes, more)
+        if against is not None:
+            return Waiting(view.node, *against)
         if new and len(ledger.entries) >= MAX_ENTRIES:
             return Waiting(view.node, Reason.STANDING_LIMIT, f"the ledger holds {MAX_ENTRIES} incarnations, its limit")
         return None

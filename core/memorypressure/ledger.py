@@ -23,6 +23,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from memorypressure.reasons import Reason
 from memorypressure.spec_values import Limits
 
 VERSION = 1
@@ -115,12 +116,21 @@ def exposure(ledger: Ledger, limits: Limits, nodes: int) -> Exposure:
     return Exposure(standing, max(standing + ledger.spent, max_standing(limits, nodes) + limits.kills_per_hour))
 
 
-def room(ledger: Ledger, limits: Limits, nodes: int) -> int:
-    """By how much ceilings may rise now, all together."""
+def against_raising(ledger: Ledger, limits: Limits, nodes: int, more: int) -> tuple[Reason, str] | None:
+    """Why ceilings may not rise by `more` kills now, None if they may.
+
+    Also asked where nothing is added (a withdrawn allowance is handed back): while the sums are too high nothing rises.
+    """
+    most = max_standing(limits, nodes)
     if ledger.quarantine_ns > 0:
-        return 0
-    standing, most = ledger.standing, max_standing(limits, nodes)
-    return max(0, min(most - standing, most + limits.kills_per_hour - standing - ledger.spent))
+        message = f"the ledger was lost; nothing is granted for {ledger.quarantine_ns // _NS} s more"
+        return Reason.LEDGER_QUARANTINE, message
+    if ledger.standing + more > most:
+        return Reason.STANDING_LIMIT, f"{ledger.standing} kills are outstanding, maxStandingKills is {most}"
+    if ledger.standing + ledger.spent + more > most + limits.kills_per_hour:
+        message = f"{ledger.spent} kills in the last hour, killsPerHour is {limits.kills_per_hour}"
+        return Reason.BUDGET_EXHAUSTED, message
+    return None
 
 
 def aged(ledger: Ledger, elapsed_ns: int) -> Ledger:

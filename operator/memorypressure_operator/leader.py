@@ -18,6 +18,8 @@ from memorypressure_operator.errors import ApiRefused, ApiUnreachable, OperatorE
 
 log = logging.getLogger(__name__)
 
+_REPEAT_SECONDS = 30.0
+
 
 class Requests(Protocol):
     """The part of `api.Api` that is used."""
@@ -57,6 +59,7 @@ class Leader:
         self._term = 0
         self._seen: tuple[str, str] | None = None  # holder and resourceVersion last read
         self._seen_at = 0.0
+        self._told = ("", 0.0)
         self.holder = ""
 
     def holds(self) -> bool:
@@ -75,13 +78,20 @@ class Leader:
         try:
             held = self._attempt()
         except (ApiUnreachable, ApiRefused) as error:
-            conflict = isinstance(error, ApiRefused) and error.conflict
-            (log.info if conflict else log.warning)("lease %s not renewed: %s", self._settings.name, error)
+            if not (isinstance(error, ApiRefused) and error.conflict):
+                self._tell(str(error))
             return False
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             log.error("lease %s is not understood (%r); delete it if it is not ours", self._settings.name, error)
             return False
         return held
+
+    def _tell(self, problem: str) -> None:
+        """Logs a failure when it is a new one, and again each 30 s."""
+        now = self._clock()
+        if problem != self._told[0] or now - self._told[1] >= _REPEAT_SECONDS:
+            self._told = (problem, now)
+            log.warning("lease %s not renewed: %s", self._settings.name, problem)
 
     def _attempt(self) -> bool:
         sent = self._clock()

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from memorypressure.ledger import Ledger
+from memorypressure.reasons import Reason
 from memorypressure.spec import Limits, Mode, Policy, limits_from
 from memorypressure_operator import pressure
 from memorypressure_operator.budget import Budgets, Store
@@ -11,7 +12,7 @@ from memorypressure_operator.caps import for_nodes
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable
 from memorypressure_operator.granting import Granting, NodeFacts, Result, adopt, no_limits
 from memorypressure_operator.memory import NodeMemory
-from memorypressure_operator.registry import Registry
+from memorypressure_operator.registry import PolicyEntry, Registry
 from memorypressure_operator.reports import StateView
 from memorypressure_operator.settings import Settings
 
@@ -192,5 +193,16 @@ class Rounds:
         with self._registry.lock:
             states = [state for node, state in self._registry.tables.states.items() if node in nodes]
             entry = self._registry.tables.policies.get(name)
-        exposure = (entry.status.get("exposure") or {}) if entry is not None else {}
-        return adopt(states, grant_seconds, bool(exposure.get("standingKills")))
+        return adopt(states, grant_seconds, bool(self._budgets.store(name).problem) or _used_before(entry))
+
+
+def _used_before(entry: PolicyEntry | None) -> bool:
+    """Whether the policy's own status says that grants existed; without a status of ours nothing ever did.
+
+    Nodes may have been cut off with a grant that no report shows; the status then is what remembers.
+    """
+    if entry is None:
+        return True
+    exposure = entry.status.get("exposure") or {}
+    broken = any(c.get("reason") == Reason.LEDGER_INVALID for c in entry.status.get("conditions") or ())
+    return bool(exposure.get("standingKills")) or broken

@@ -147,6 +147,11 @@ class Surveyor:
         ledger = desk.ledger if desk is not None else ledger_module.Ledger()
         enforced = policy.mode is Mode.ENFORCE
         exposure = ledger_module.exposure(ledger, limits, standing.effective)
+        worst = exposure.worst_case_hour if enforced else ledger.spent + exposure.standing_kills
+        shown = (exposure.standing_kills, worst)
+        if desk is None and enforced:  # not readable: what was last known may still be out
+            known = entry.status.get("exposure") or {}
+            shown = (int(known.get("standingKills") or 0), int(known.get("worstCaseHour") or worst))
         evicted = len(self._budgets.current_evictions(store).records) if store is not None else 0
         assert entry.policy is not None
         return Facts(
@@ -155,8 +160,8 @@ class Surveyor:
             evictions=evicted,
             kills=tally.count("kills") if tally else 0,
             denied=tally.count("denied") if tally else 0,
-            standing_kills=exposure.standing_kills,
-            worst_case_hour=exposure.worst_case_hour if enforced else ledger.spent + exposure.standing_kills,
+            standing_kills=shown[0],
+            worst_case_hour=shown[1],
             evictions_left=limits.evictions_per_hour - evicted,
             evictions_limit=limits.evictions_per_hour,
             kills_left=limits.kills_per_hour - ledger.spent,

@@ -100,7 +100,7 @@ class _EmptyDir(msgspec.Struct):
 
 class _Volume(msgspec.Struct, rename="camel"):
     empty_dir: _EmptyDir | None = None
-    host_path: msgspec.Raw | None = None
+    host_path: dict[str, Any] | None = None  # not msgspec.Raw: a union with None refuses objects
 
 
 class _PodMeta(msgspec.Struct, rename="camel"):

@@ -8,7 +8,7 @@ import pytest
 
 from memorypressure_tools import toolcache
 from memorypressure_tools.controlplane import ControlPlane, Options
-from memorypressure_tools.helm import CHART, NAMESPACE, RELEASE, Helm
+from memorypressure_tools.helm import CHART, NAMESPACE, RELEASE, Helm, Manifest
 
 # The nodes of these tests have no kubelet: nobody may taint them, or evict their pods, while a test looks at them.
 CONTROLLERS = "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller"
@@ -38,12 +38,18 @@ def scenarios() -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def rendered(helm: Helm, scenarios: dict[str, Path]) -> dict[str, list[Manifest]]:
+    """The objects of every scenario; not to be changed."""
+    return {name: helm.template(file) for name, file in scenarios.items()}
+
+
+@pytest.fixture(scope="session")
 def fresh_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Cluster]]:
     """Starts a control plane in which nothing has ever been installed; all of them end with the session."""
     planes: list[ControlPlane] = []
 
     def start() -> Cluster:
-        plane = ControlPlane(Options(controller_manager_flags=[CONTROLLERS]))
+        plane = ControlPlane(Options(scheduler=False, controller_manager_flags=[CONTROLLERS]))
         try:
             plane.start()
         except toolcache.ToolMissingError as error:

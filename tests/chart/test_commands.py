@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from memorypressure_tools.helm import Helm
+from memorypressure_tools.helm import Manifest
 
 COMMANDS = (
     ("DaemonSet", "sentinel", ("memorypressure-agent", "sentinel")),
@@ -31,13 +31,13 @@ def help_of(program: str, subcommand: str) -> str:
 
 @pytest.mark.parametrize(("kind", "name", "command"), COMMANDS, ids=[name for _, name, _ in COMMANDS])
 def test_every_flag_in_every_scenario_is_in_the_help_of_the_real_command(
-    helm: Helm, scenarios: dict[str, Path], kind: str, name: str, command: tuple[str, str]
+    rendered: dict[str, list[Manifest]], kind: str, name: str, command: tuple[str, str]
 ) -> None:
     known = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", help_of(*command)))
     assert "--help" in known
     seen: set[str] = set()
-    for scenario, file in scenarios.items():
-        for workload in (m for m in helm.template(file) if m["kind"] == kind):
+    for scenario, manifests in rendered.items():
+        for workload in (m for m in manifests if m["kind"] == kind):
             for container in workload["spec"]["template"]["spec"]["containers"]:
                 if container["name"] != name:
                     continue
@@ -49,9 +49,9 @@ def test_every_flag_in_every_scenario_is_in_the_help_of_the_real_command(
     assert seen
 
 
-def test_every_variable_in_an_argument_is_in_the_environment(helm: Helm, scenarios: dict[str, Path]) -> None:
-    for file in scenarios.values():
-        for workload in (m for m in helm.template(file) if m["kind"] in {"DaemonSet", "Deployment", "Job"}):
+def test_every_variable_in_an_argument_is_in_the_environment(rendered: dict[str, list[Manifest]]) -> None:
+    for manifests in rendered.values():
+        for workload in (m for m in manifests if m["kind"] in {"DaemonSet", "Deployment", "Job"}):
             for container in workload["spec"]["template"]["spec"]["containers"]:
                 used = set(re.findall(r"\$\((\w+)\)", " ".join(container["args"])))
                 assert used <= {variable["name"] for variable in container.get("env", [])}

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,12 +51,17 @@ def wait_until(what: str, done: Callable[[], bool], seconds: float = 30.0) -> No
 def served(plane: ControlPlane) -> None:
     """Returns when every kind is served.
 
-    Before that, the deletion of a definition gets stuck (`could not list instances: storage is (re)initializing`, 1.37.2)
-    and is tried again only minutes later.
+    Before that, the deletion of a definition gets stuck (1.37.2: `could not list instances: storage is
+    (re)initializing`) and is tried again only minutes later.
     """
     for name in definitions(plane):
-        path = f"/apis/memorypressure.dev/v1alpha1/{name.partition('.')[0]}"
-        wait_until(f"{name} is served", lambda path=path: plane.admin.request("GET", path).status == 200)
+        wait_until(
+            f"{name} is served", partial(_answers, plane, f"{POLICIES.rpartition('/')[0]}/{name.partition('.')[0]}")
+        )
+
+
+def _answers(plane: ControlPlane, path: str) -> bool:
+    return plane.admin.request("GET", path).status == 200
 
 
 def agent(plane: ControlPlane) -> dict[str, Any]:
@@ -237,7 +243,7 @@ def test_uninstall_stops_where_the_taints_cannot_be_removed_and_goes_on_without_
     install(clean, *values)
     job_kubelet(clean.plane, lambda _: False)
     with pytest.raises(HelmError, match="remove-taints"):
-        uninstall(clean, "--timeout", "3s")
+        uninstall(clean, "--timeout", "2s")
     assert agent(clean.plane)  # nothing but the hook was touched
     uninstall(clean, "--no-hooks")
     assert clean.plane.admin.request("GET", f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets").body["items"] == []

@@ -8,7 +8,7 @@ import yaml
 
 from memorypressure.version import VERSION
 from memorypressure_operator import events, tainter
-from memorypressure_tools.helm import CHART, Helm, find
+from memorypressure_tools.helm import CHART, Helm, Manifest, find
 
 REPOSITORY = CHART.parent.parent
 WORKLOADS = {"DaemonSet", "Deployment", "Job"}
@@ -23,22 +23,25 @@ CLUSTER_SCOPED = {
 
 
 def pod_spec(workload: dict[str, Any]) -> dict[str, Any]:
-    return workload["spec"]["template"]["spec"]
+    spec: dict[str, Any] = workload["spec"]["template"]["spec"]
+    return spec
 
 
 def container(workload: dict[str, Any], name: str) -> dict[str, Any]:
-    return {c["name"]: c for c in pod_spec(workload)["containers"]}[name]
+    found: dict[str, Any] = {c["name"]: c for c in pod_spec(workload)["containers"]}[name]
+    return found
 
 
 def policy_of(manifests: list[dict[str, Any]]) -> dict[str, Any]:
     configuration = [m for m in manifests if m["kind"] == "ConfigMap"]
     assert [list(c["data"]) for c in configuration] == [["policy.yaml"]]
-    return yaml.safe_load(configuration[0]["data"]["policy.yaml"])
+    policy: dict[str, Any] = yaml.safe_load(configuration[0]["data"]["policy.yaml"])
+    return policy
 
 
 def notes(helm: Helm, *words: str) -> str:
-    arguments = ["install", "memory-pressure", CHART, "-n", "memory-pressure", "--dry-run=client", *words]
-    return helm.run(*arguments).split("\nNOTES:\n", 1)[1]
+    release = ("memory-pressure", CHART, "-n", "memory-pressure")
+    return helm.run("install", *release, "--dry-run=client", *words).split("\nNOTES:\n", 1)[1]
 
 
 def test_lint_finds_nothing(helm: Helm) -> None:
@@ -206,9 +209,9 @@ def test_a_spec_of_the_user_replaces_the_default_one_as_a_whole(helm: Helm, scen
     assert policy["spec"]["victims"]["maxPriority"] == 1999999999  # an integer: a float would be refused by the server
 
 
-def test_no_policy_object_is_in_the_chart(helm: Helm, scenarios: dict[str, Path]) -> None:
-    for file in scenarios.values():
-        assert not [m for m in helm.template(file) if m["apiVersion"].startswith("memorypressure.dev/")]
+def test_no_policy_object_is_in_the_chart(rendered: dict[str, list[Manifest]]) -> None:
+    for manifests in rendered.values():
+        assert not [m for m in manifests if m["apiVersion"].startswith("memorypressure.dev/")]
 
 
 def test_without_a_default_policy_the_operator_is_told_of_none(helm: Helm) -> None:
@@ -227,7 +230,7 @@ def test_the_operator_is_told_the_name_of_the_config_map(helm: Helm) -> None:
 def test_only_a_changed_default_policy_changes_the_checksum_that_restarts_the_operator(helm: Helm) -> None:
     def checksum(values: dict[str, Any]) -> str:
         deployment = find(helm.template(values), "Deployment")
-        return deployment["spec"]["template"]["metadata"]["annotations"]["checksum/default-policy"]
+        return str(deployment["spec"]["template"]["metadata"]["annotations"]["checksum/default-policy"])
 
     assert checksum({}) == checksum({"agent.profile": "Kill"})
     assert checksum({}) != checksum({"defaultPolicy.mode": "Enforce"})

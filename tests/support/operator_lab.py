@@ -235,6 +235,7 @@ class Lab:
         for process in self.processes:
             if process.child.poll() is None:
                 process.kill()
+            print(f"--- {process.log.name}\n{process.text()[-4000:]}")  # pytest shows it for a test that failed
 
     # --- the operator ---
 

@@ -1,8 +1,9 @@
 """The demo's full form: a real API server, the chart by Helm, operator and agents as processes, a flood, a kill.
 
 What is real: API server, controller manager, scheduler, Helm, the chart's rights and admission policies, node-bound
-tokens, operator, reporters, sentinels, the victim and its cgroup. What is not, and is said so in the output: the flooded
-node's kernel files, which follow a recording, and the kubelets, for which a stand-in renews Leases and ends pods.
+tokens, operator, reporters, sentinels, the victim and its cgroup. What is not, and is said so in the output: the
+flooded node's kernel files, which follow a recording, and the kubelets, for which a stand-in renews Leases and ends
+pods.
 """
 
 import contextlib
@@ -35,6 +36,10 @@ SLOWDOWN: Final = 2.0
 SKIP_SECONDS: Final = 5.0
 """The recording's first seconds, before the flood reaches the reserve, are not played."""
 EXIT_MISSING: Final = 3
+FIRST_COOLDOWN_SECONDS: Final = 60.0
+"""A sentinel with a new journal kills nothing for so long: the one before it may have been in a cool-down."""
+KILL_AFTER_SECONDS: Final = 12.0
+"""From the start of the flood to a due Kill step: 10 s of afterSeconds, and the way down."""
 TOOLS: Final = [*toolcache.CONTROL_PLANE, "helm"]
 STATES: Final = "/apis/memorypressure.dev/v1alpha1/nodememorystates"
 
@@ -149,6 +154,7 @@ class _Demo:
         self.flood = stack.enter_context(contextlib.closing(FloodNode(self.directory / "flood-demo", IDLE, FLOOD)))
         mount = cgroup_mount()
         self._start_agent(self.node, Path("/proc"), Path("/sys"), mount)
+        self.sentinel_started = time.monotonic()
         self._start_agent(objects.FLOOD_NODE, self.flood.files.proc, self.flood.files.sys, self.cgroup_root)
 
     # --- what is set up ---
@@ -176,13 +182,13 @@ class _Demo:
         path = f"/apis/policy/v1/namespaces/{objects.NAMESPACE}/poddisruptionbudgets"
         admin.must("POST", path, objects.BUDGET)
         self.pods = {name: self._pod_of(name) for name, _, _ in objects.WORKLOADS}
-        self._until("the budget's status", lambda: self._budget_current())
+        self._until("the budget's status", self._budget_current)
         self.seen.note("workloads", f"{', '.join(self.pods)} scheduled to {objects.FLOOD_NODE}")
 
     def _budget_current(self) -> bool:
         path = f"/apis/policy/v1/namespaces/{objects.NAMESPACE}/poddisruptionbudgets/{objects.GUARDED}"
         status = self.plane.admin.must("GET", path).get("status", {})
-        return status.get("currentHealthy") == 1 and status.get("observedGeneration", 0) >= 1
+        return bool(status.get("currentHealthy") == 1 and status.get("observedGeneration", 0) >= 1)
 
     def _pod_of(
         self, app: str, namespace: str = objects.NAMESPACE, label: str = "app", node: str = ""
@@ -253,7 +259,7 @@ class _Demo:
         )
 
     def _child(self, name: str, script: str, *arguments: str) -> None:
-        command = [Path(sys.executable).with_name(script), *arguments]
+        command: list[str | Path] = [Path(sys.executable).with_name(script), *arguments]
         self.children.append(Child(name, command, self.plane.logs / f"{name}.log", self.directory))
 
     def _stop_children(self) -> None:
@@ -264,7 +270,7 @@ class _Demo:
 
     def _get(self, path: str) -> dict[str, Any] | None:
         answer = self.plane.admin.request("GET", f"/apis/memorypressure.dev/v1alpha1/{path}")
-        return answer.body if answer.status == 200 else None  # noqa: PLR2004
+        return answer.body if answer.status == 200 else None
 
     def _until(self, what: str, check: Callable[[], Any], seconds: float = 60.0) -> Any:
         """The first true answer of `check`. NotSeenError after that long, or at once when a process of ours ended."""
@@ -303,7 +309,7 @@ class _Demo:
             answer.status == 404
             or answer.body["metadata"]["uid"] != meta["uid"]
             or "deletionTimestamp" in answer.body["metadata"]
-        )  # noqa: PLR2004
+        )
 
     def _armed(self) -> dict[str, Any] | None:
         state = self._get(f"nodememorystates/{objects.FLOOD_NODE}") or {}
@@ -331,6 +337,14 @@ class _Demo:
         grant = self._until("a grant for flood-demo that its sentinel has seen", self._armed)
         seen.note("armed", f"flood-demo may kill up to {grant['killsCeiling']}, beat {grant['beat']} echoed")
         self._print_objects()
+
+        wait_seconds = self.sentinel_started + FIRST_COOLDOWN_SECONDS - KILL_AFTER_SECONDS - time.monotonic()
+        if wait_seconds > 0:
+            print(
+                f"   {wait_seconds:.0f} s of patience: a sentinel with a new journal begins with a full cool-down",
+                flush=True,
+            )
+            time.sleep(wait_seconds)
 
         print("\n== 5. the flood: times from its start", flush=True)
         seen.began = time.monotonic()
@@ -390,15 +404,10 @@ class _Demo:
 
     def _print_end(self) -> None:
         self._kubectl("get", "mpp,nms")
-        columns = "TIME:.metadata.creationTimestamp,REASON:.reason,ON:.regarding.name,NOTE:.note"
-        self._kubectl(
-            "get",
-            "events.events.k8s.io",
-            "-A",
-            "--sort-by=.metadata.creationTimestamp",
-            "-o",
-            f"custom-columns={columns}",
-        )
+        columns = "TIME:.eventTime,REASON:.reason,KIND:.regarding.kind,NAME:.regarding.name,NOTE:.note"
+        ours = "reportingController=memorypressure.dev/operator"
+        words = ["get", "events.events.k8s.io", "-A", "--sort-by=.eventTime", f"--field-selector={ours}"]
+        self._kubectl(*words, "-o", f"custom-columns={columns}")
         print("\n== all of it was seen in API objects:")
         for seconds, what, _ in self.seen.rows[
             self.seen.rows.index(next(r for r in self.seen.rows if r[1] == "pressure")) :

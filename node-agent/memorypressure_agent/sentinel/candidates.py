@@ -5,7 +5,7 @@ keeps a descriptor from being closed (and its number from meaning another file) 
 """
 
 import os
-import threading
+import _thread
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -57,7 +57,7 @@ class Candidates:
         self._clock = clock
         self._pods: dict[str, _Pod] = {}
         self._seen: dict[str, tuple[int, int]] = {}
-        self._lock = threading.Lock()
+        self._lock = _thread.allocate_lock()
         self._failures: list[str] = []
         self.wanted: frozenset[str] = frozenset()
         """UIDs of the plan's pods; the sampler replaces it, the next refresh follows."""

@@ -4,7 +4,7 @@ It is started before the first sample and never decides anything. The sampler ha
 replacing attributes, both atomic in CPython, and wakes it by an event.
 """
 
-import threading
+import _thread
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,9 +24,30 @@ CAPABILITY_EVERY_NS: Final = 30_000_000_000
 STATUS_EVERY_NS: Final = 1_000_000_000
 FOLLOW_SECONDS: Final = 0.02
 PROGRESS_EVERY_NS: Final = 200_000_000
+STOP_SECONDS: Final = 5.0
 FOLLOW_AT_MOST_NS: Final = 120_000_000_000
 MOST_RELEASED: Final = 64
 """Processes of a victim whose memory is taken from them; the rest exit by themselves."""
+
+
+class Wake:
+    """Wakes one waiting thread. `threading.Event` in small: importing threading would cost 0.4 MiB (see `lean`)."""
+
+    def __init__(self) -> None:
+        self._lock = _thread.allocate_lock()
+        self._lock.acquire()
+
+    def set(self) -> None:
+        """Ends the running wait, or the next one at once."""
+        if self._lock.locked():
+            try:
+                self._lock.release()
+            except RuntimeError:  # somebody else did between the two lines
+                return
+
+    def wait(self, seconds: float) -> None:
+        """Returns after `set()`, or after that time."""
+        self._lock.acquire(timeout=seconds)
 
 
 @dataclass(slots=True)
@@ -42,8 +63,8 @@ class _Followed:
     emptied: bool = False
 
 
-class Helper(threading.Thread):
-    """Runs until `stop()`. Everything public but `run` is for the sampler's thread."""
+class Helper:
+    """Runs from `start()` to `stop()`. Everything public is for the sampler's thread."""
 
     def __init__(
         self,
@@ -55,7 +76,6 @@ class Helper(threading.Thread):
         can_release: bool,
     ) -> None:
         """`write_status` is called about once a second; `kill_capability` tells why nothing can be killed, or ''."""
-        super().__init__(name="helper", daemon=True)
         self.candidates = candidates
         self.kill_failure = kill_capability()
         """Why `cgroup.kill` cannot be written; empty when it can."""
@@ -66,7 +86,8 @@ class Helper(threading.Thread):
         self._write_status = write_status
         self._kill_capability = kill_capability
         self._can_release = can_release
-        self._woken = threading.Event()
+        self._woken = Wake()
+        self._ended = Wake()
         self._stopping = False
         self._near = False
         self._hold = False
@@ -132,20 +153,24 @@ class Helper(threading.Thread):
         """Ends the thread and waits for it."""
         self._stopping = True
         self.wake()
-        self.join(timeout=5)
+        self._ended.wait(STOP_SECONDS)
 
-    def run(self) -> None:
-        """The thread."""
+    def start(self) -> None:
+        """Starts the thread."""
+        _thread.start_new_thread(self._run, ())
+
+    def _run(self) -> None:
         try:
             while not self._stopping:
                 self._woken.wait(FOLLOW_SECONDS if self._kills else self._pause_seconds())
-                self._woken.clear()
                 self._turn()
             self._write_status()
             self._log.flush()
         except BaseException as error:
             self.failure = error
             raise
+        finally:
+            self._ended.set()
 
     def _pause_seconds(self) -> float:
         figures = FIGURES_NEAR_NS if self._near else FIGURES_FAR_NS
