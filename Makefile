@@ -10,7 +10,7 @@ LOCK := $(BIN)/uv pip compile --quiet --no-annotate --universal --python-version
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench soak tools controlplane lock clean
+.PHONY: help setup demo test lint format bench soak tools controlplane generate lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,10 @@ tools: setup ## the pinned servers and tools in the cache, built where they are 
 
 controlplane: setup ## a real control plane on loopback until Ctrl-C; ARGS=--background returns, see CONTRIBUTING.md
 	@$(BIN)/python -m memorypressure_tools up $(ARGS)
+
+generate: setup ## what is made of other files: the chart's copy of crds/, the tables of its README
+	@$(BIN)/python tools/sync_crds.py
+	@$(BIN)/python tools/chart_readme.py
 
 lock: setup ## requirements/*.txt made anew from pyproject.toml, newest versions
 	$(LOCK) --upgrade --extra dev pyproject.toml -o requirements/dev.txt

@@ -11,13 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from memorypressure.grants import Grant, Leave
-from memorypressure.plans import MAX_PODS, candidate_json
 from memorypressure.records import RecordError, unix_ns_from
 from memorypressure.schema import SpecError
 from memorypressure.spec import ladder_from, limits_from, triggers_from, victims_from
-from memorypressure.spec_json import ladder_json, limits_json, triggers_json, victims_json
 from memorypressure.spec_values import Limits, Mode, QosClass, Step, Trigger, VictimRules
-from memorypressure.victims import FIRST_SYSTEM_CRITICAL_PRIORITY, Candidate, is_pod_uid
+from memorypressure.victims import FIRST_SYSTEM_CRITICAL_PRIORITY, MAX_PODS, Candidate, is_pod_uid
 
 VERSION = 1
 MAX_BYTES = 1 << 20
@@ -85,6 +83,10 @@ def orders_from(
 
 def encode(orders: Orders) -> bytes:
     """The orders file's content; write it under another name and rename it."""
+    # Not at the top: the sentinel, which only decodes, keeps in memory what it imports.
+    from memorypressure.plans import candidate_json
+    from memorypressure.spec_json import ladder_json, limits_json, triggers_json, victims_json
+
     grant = orders.grant
     value = {
         "version": VERSION,

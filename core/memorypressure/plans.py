@@ -9,9 +9,7 @@ from memorypressure.reasons import Reason
 from memorypressure.records import RecordError, rfc3339, unix_ns_from
 from memorypressure.spec_json import ladder_json, limits_json, triggers_json, victims_json
 from memorypressure.spec_values import Limits, Policy, Share, Step, Trigger, VictimRules
-from memorypressure.victims import Candidate, Excluded
-
-MAX_PODS = 250
+from memorypressure.victims import MAX_PODS, Candidate, Excluded
 
 
 @dataclass(frozen=True, slots=True)

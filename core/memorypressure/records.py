@@ -13,6 +13,9 @@ from typing import Any
 from memorypressure.reasons import Reason
 from memorypressure.spec_values import Action, Mode
 
+MAX_WORST_CHARACTERS = 128
+"""The API's bound for `worst`."""
+
 Input = str | int | bool | tuple[str, ...]
 
 
@@ -178,7 +181,7 @@ class EpisodeRecord:
         out: dict[str, Any] = {
             "id": self.id,
             "start": rfc3339(self.start_unix_ns),
-            "worst": self.worst,
+            "worst": self.worst[:MAX_WORST_CHARACTERS],
             "reason": self.reason.value,
             "actions": self.actions,
             "outcome": self.outcome.value,

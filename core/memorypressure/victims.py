@@ -15,6 +15,8 @@ from memorypressure.spec_values import Criterion, KillUnit, VictimRules
 
 FIRST_SYSTEM_CRITICAL_PRIORITY = 2_000_000_000
 """Priority of `system-cluster-critical`, the lower of the two built-in classes (KEP-268)."""
+MAX_PODS = 250
+"""Candidates that a plan holds at most."""
 SANDBOX_MAX_BYTES = 2 * 1024 * 1024
 
 _UID = re.compile(r"[0-9A-Za-z-]{1,64}\Z")

@@ -16,7 +16,7 @@ from memorypressure_operator.api import Api
 from memorypressure_operator.budget import Budgets, Store
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable
 from memorypressure_operator.events import Event, EventWriter, node_subject, pod_subject
-from memorypressure_operator.evictions import Denied, Room
+from memorypressure_operator.evictions import Denied, EvictionLog, Room
 from memorypressure_operator.evictor import Outcome
 from memorypressure_operator.memory import NodeMemory, Outstanding, Tally
 from memorypressure_operator.metrics import Metrics
@@ -71,6 +71,7 @@ class Actor:
         self._holds = holds
         self._clock = clock
         self._tally = tally
+        self._shadow: dict[str, tuple[EvictionLog, float]] = {}  # what DryRun would have evicted, per policy
 
     # --- what is under way ---
 
@@ -107,7 +108,7 @@ class Actor:
         return 5.0
 
     def clean_up(self, memory: NodeMemory, node: NodeView, pods: Mapping[str, PodView], grace: int) -> float | None:
-        """Evicts pods whose containers the node killed, so that they do not come back in place; not counted as evictions.
+        """Evicts pods whose containers the node killed, lest they come back in place; not counted as evictions.
 
         A budget's 429 leaves the pod (on a tainted node) and tries again. Seconds until the next try, None for none.
         """
@@ -162,13 +163,25 @@ class Actor:
         if now < memory.retry_at:
             return Denied(Reason.DISRUPTION_BUDGET, "waiting before the next try", again_seconds=memory.retry_at - now)
         record = self._budgets.current_evictions(store)
+        if self._inherit(memory, situation, record, step.evict.grace_period_seconds):
+            return Denied(Reason.WAITING_FOR_VICTIM, "a pod evicted before this process started has not ended yet")
         room = self._room(memory, situation, record, now)
         refused = evictions.limits_allow(policy, room)
         if refused is not None:
             return self._denied(memory, situation, refused)
         return self._try_candidates(memory, situation, store, step.evict.grace_period_seconds)
 
-    def _room(self, memory: NodeMemory, situation: Situation, record: evictions.EvictionLog, now: float) -> Room:
+    def _inherit(self, memory: NodeMemory, situation: Situation, record: EvictionLog, grace: int) -> bool:
+        """Takes over an eviction that an earlier process began: its pod is still ending."""
+        for pod in situation.pods.values():
+            age = record.age_of(pod.uid) if pod.terminating else None
+            if age is not None and age < grace + evictions.TERMINATION_SLACK_SECONDS + evictions.GIVE_UP_SECONDS:
+                memory.outstanding = Outstanding(pod, situation.policy.name, grace, self._clock() - age)
+                memory.slot = True
+                return True
+        return False
+
+    def _room(self, memory: NodeMemory, situation: Situation, record: EvictionLog, now: float) -> Room:
         since = [now - memory.acted_at] if memory.acted_at is not None else []
         recorded = record.since_on(situation.node.name)
         if recorded is not None:
@@ -181,17 +194,31 @@ class Actor:
             concurrent_limit=situation.concurrent_limit,
             has_slot=memory.slot,
             since_action=min(since, default=None),
-            victims_in_episode=memory.victims,
+            victims_in_episode=memory.victims + self._inherited_victims(memory, situation, record, now),
         )
+
+    @staticmethod
+    def _inherited_victims(memory: NodeMemory, situation: Situation, record: EvictionLog, now: float) -> int:
+        return record.on_node(situation.node.name, now - memory.born) if memory.inherited else 0
 
     def _dry(self, memory: NodeMemory, situation: Situation) -> Denied | None:
         if Action.EVICT in memory.dry:
             return Denied(Reason.DRY_RUN, "told once in this episode")
+        now = self._clock()
+        log_before, at = self._shadow.get(situation.policy.name, (EvictionLog(), now))
+        shadow = log_before.aged(now - at)
+        refused = evictions.limits_allow(situation.policy, self._room(memory, situation, shadow, now))
+        if refused is not None:
+            return self._denied(memory, situation, refused)
         ranking = evictions.ranked(situation.policy, situation.candidates, situation.state.status, situation.ages)
         if ranking.chosen is None:
             return self._denied(memory, situation, Denied(ranking.reason, ranking.message))
         chosen = ranking.chosen.candidate
         memory.dry.add(Action.EVICT)
+        self._shadow[situation.policy.name] = (
+            shadow.with_record(situation.node.name, situation.pods[chosen.uid].workload, chosen.uid),
+            now,
+        )
         note = (
             f"pod {chosen.namespace}/{chosen.name} would be evicted from node {situation.node.name}: {ranking.message}"
         )

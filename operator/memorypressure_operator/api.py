@@ -45,6 +45,7 @@ class Answer:
     body: bytes
 
     def json(self) -> Any:
+        """The decoded body."""
         return json.loads(self.body)
 
 
@@ -114,6 +115,7 @@ class Lines:
             raise ApiUnreachable(f"stream broke: {type(error).__name__}: {error}") from None
 
     def close(self) -> None:
+        """Ends the stream; wakes a reader that waits for the next line."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
             connection = self._response.connection
             if connection is not None and connection.sock is not None:
@@ -133,6 +135,7 @@ class Api:
 
     @property
     def server(self) -> str:
+        """The API server's URL."""
         return str(self.credentials.configuration.host)
 
     def request(
@@ -157,6 +160,7 @@ class Api:
         return Answer(response.status, data)
 
     def get(self, path: str, *, query: Mapping[str, str] | None = None, accept: str = JSON) -> Answer:
+        """A GET; raises as `request`."""
         return self.request("GET", path, query=query, accept=accept)
 
     @contextlib.contextmanager
@@ -232,18 +236,22 @@ def segment(name: str) -> str:
 
 
 def node_path(name: str) -> str:
+    """Path of a Node."""
     return f"/api/v1/nodes/{segment(name)}"
 
 
 def pod_path(namespace: str, name: str) -> str:
+    """Path of a Pod."""
     return f"/api/v1/namespaces/{segment(namespace)}/pods/{segment(name)}"
 
 
 def config_map_path(namespace: str, name: str = "") -> str:
+    """Path of a ConfigMap, or of a namespace's ConfigMaps."""
     return f"/api/v1/namespaces/{segment(namespace)}/configmaps" + (f"/{segment(name)}" if name else "")
 
 
 def lease_path(namespace: str, name: str = "") -> str:
+    """Path of a Lease, or of a namespace's Leases."""
     base = f"/apis/coordination.k8s.io/v1/namespaces/{segment(namespace)}/leases"
     return base + (f"/{segment(name)}" if name else "")
 

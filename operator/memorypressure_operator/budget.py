@@ -21,7 +21,7 @@ from memorypressure_operator.evictions import EvictionLog, RecordError
 log = logging.getLogger(__name__)
 
 LABEL = "memorypressure.dev/ledger"
-POLL_SECONDS = 20.0
+POLL_SECONDS = 10.0
 """Age beyond which the ConfigMap is read again, to notice edits and other writers."""
 LAZY_SECONDS = 30.0
 """Age beyond which counted kills and released allowances are written although no ceiling rises."""

@@ -32,6 +32,7 @@ class Created(StrEnum):
 
     @property
     def final(self) -> bool:
+        """Whether no further attempt is needed."""
         return self in (Created.CREATED, Created.EXISTS, Created.BEFORE)
 
 

@@ -13,11 +13,11 @@ class CredentialsError(OperatorError):
     """No usable kubeconfig or service account was found; the message names the file."""
 
 
-class ApiUnreachable(OperatorError):
-    """The request got no answer: connection refused, reset, TLS failure or timeout. Whether it took effect is unknown."""
+class ApiUnreachable(OperatorError):  # noqa: N818  named for what the API server is
+    """The request got no answer (refused, reset, TLS failure, timeout); whether it took effect is unknown."""
 
 
-class ApiRefused(OperatorError):
+class ApiRefused(OperatorError):  # noqa: N818  same
     """The API server answered with a status of 300 or more."""
 
     def __init__(
@@ -37,6 +37,7 @@ class ApiRefused(OperatorError):
 
     @property
     def not_found(self) -> bool:
+        """404: the object is gone, or its kind is not served."""
         return self.status == 404
 
     @property

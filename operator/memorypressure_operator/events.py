@@ -39,19 +39,23 @@ class Subject:
     uid: str
 
     def reference(self) -> dict[str, str]:
+        """The ObjectReference."""
         reference = {"apiVersion": self.api_version, "kind": self.kind, "name": self.name, "uid": self.uid}
         return reference | ({"namespace": self.namespace} if self.namespace else {})
 
 
 def pod_subject(namespace: str, name: str, uid: str) -> Subject:
+    """A Pod."""
     return Subject("v1", "Pod", namespace, name, uid)
 
 
 def node_subject(node: NodeView) -> Subject:
+    """A Node."""
     return Subject("v1", "Node", "", node.name, node.uid)
 
 
 def policy_subject(name: str, uid: str) -> Subject:
+    """A MemoryPressurePolicy."""
     return Subject("memorypressure.dev/v1alpha1", "MemoryPressurePolicy", "", name, uid)
 
 
@@ -70,7 +74,7 @@ class Event:
     @property
     def name(self) -> str:
         """At most 253 characters, lower case: the subject's name and a hash of what is told."""
-        told = "\0".join((self.key, self.regarding.kind, self.regarding.uid, self.reason))
+        told = f"{self.key}\0{self.regarding.kind}\0{self.regarding.uid}\0{self.reason}"
         return f"{self.regarding.name[:200].rstrip('.-')}.{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
     @property
@@ -82,7 +86,9 @@ class Event:
 class Requests(Protocol):
     """The part of `api.Api` that is used."""
 
-    def request(self, method: str, path: str, *, body: object = ...) -> object: ...
+    def request(self, method: str, path: str, *, body: object = ...) -> object:
+        """As `api.Api.request`."""
+        ...
 
 
 class EventWriter(threading.Thread):
@@ -128,6 +134,7 @@ class EventWriter(threading.Thread):
             log.warning("%d events are not written", self._queue.qsize())
 
     def run(self) -> None:
+        """Writes what is queued until `stop`."""
         while True:
             event = self._queue.get()
             if event is None:

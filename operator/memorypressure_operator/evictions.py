@@ -70,6 +70,14 @@ class EvictionLog:
         """Evictions of a workload's pods in the last 10 minutes."""
         return sum(r.workload == workload and r.age_seconds < WORKLOAD_SECONDS for r in self.records)
 
+    def on_node(self, node: str, older_than_seconds: float = 0.0) -> int:
+        """Evictions on a node that are at least so old."""
+        return sum(r.node == node and r.age_seconds >= older_than_seconds for r in self.records)
+
+    def age_of(self, uid: str) -> float | None:
+        """Seconds since a pod's eviction was recorded."""
+        return min((r.age_seconds for r in self.records if r.uid == uid), default=None)
+
     def since_on(self, node: str) -> float | None:
         """Seconds since the last eviction on a node."""
         return min((r.age_seconds for r in self.records if r.node == node), default=None)

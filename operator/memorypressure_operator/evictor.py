@@ -79,8 +79,9 @@ def read_pod(api: Api, pod: PodView) -> PodView | None:
 
 
 def delete_again(api: Api, pod: PodView, grace_period_seconds: int) -> tuple[Outcome, str]:
-    """Deletes a pod that is terminating already with a shorter grace. At least 1 s: 0 would drop the object while
-    its processes may still run (kubelet not asked), and a StatefulSet would start the pod twice.
+    """Deletes a pod that is terminating already with a shorter grace.
+
+    At least 1 s: 0 would drop the object while its processes may still run, and a StatefulSet would start it twice.
     """
     options = {
         "apiVersion": "v1",

@@ -67,11 +67,13 @@ def grant_of(state: StateView) -> Grant | None:
 
 
 def lease_of(state: StateView) -> Lease | None:
+    """status.lease as the core's value; None where the node has not reported one."""
     lease = state.status.lease
     return None if lease is None else Lease(lease.incarnation, lease.beat, lease.kills_total, lease.ceiling_seen)
 
 
 def grant_json(grant: Grant | None) -> dict[str, object] | None:
+    """spec.grant; None removes it."""
     if grant is None:
         return None
     return {
@@ -188,19 +190,8 @@ class Granting:
             result.again = not self._write(store, write, states[write.node]) or result.again
             result.raised += write.kind is allotment.WriteKind.RAISE
         result.again = result.again or bool(store.desk.closings)
-        result.armed = self._armed(store, views, decided.writes)
+        result.armed = _armed(views, decided.writes)
         return result
-
-    def _armed(self, store: Store, views: Iterable[NodeView], writes: Iterable[GrantWrite]) -> int:
-        assert store.desk is not None
-        changed = {write.node: write.grant for write in writes}
-        count = 0
-        for each in views:
-            grant = changed.get(each.node, each.grant)
-            if grant is None or each.lease is None or each.mode is not Mode.ENFORCE:
-                continue
-            count += grant.incarnation == each.lease.incarnation and grant.kills_ceiling > each.lease.kills_total
-        return count
 
     def _absent(self, node: str) -> bool:
         """Whether the API server itself says that the node has no state."""
@@ -225,8 +216,8 @@ class Granting:
         except ApiUnreachable as error:
             log.warning("grant of node %s in doubt: %s", write.node, error)
             return False
-        assert store.desk is not None
-        store.desk = allotment.noted(store.desk, write, self._now_ns())
+        if store.desk is not None:
+            store.desk = allotment.noted(store.desk, write, self._now_ns())
         self._put_state(write.node, answer)
         ceiling = write.grant.kills_ceiling if write.grant else None
         log.debug("node %s: grant %s, ceiling %s (%s)", write.node, write.kind.value, ceiling, write.reason)
@@ -257,3 +248,15 @@ def write_grant(api: Api, state: StateView, grant: Grant | None) -> StateView:
         return decode_state(answer.body)
     except msgspec.MsgspecError as error:
         raise ApiUnreachable(f"the answer to the grant of {state.name} is not understood: {error}") from None
+
+
+def _armed(views: Iterable[NodeView], writes: Iterable[GrantWrite]) -> int:
+    """Nodes that hold an allowance after these writes."""
+    changed = {write.node: write.grant for write in writes}
+    count = 0
+    for each in views:
+        grant = changed.get(each.node, each.grant)
+        if grant is None or each.lease is None or each.mode is not Mode.ENFORCE:
+            continue
+        count += grant.incarnation == each.lease.incarnation and grant.kills_ceiling > each.lease.kills_total
+    return count

@@ -35,7 +35,7 @@ def make_registry(policies: Registry, credentials: Credentials, settings: Settin
         if type == "DELETED":
             policies.remove_policy(str(name))
         else:
-            policies.put_policy(dict(body))
+            policies.put_policy(dict(body), watched=True)
 
     return registry
 

@@ -81,7 +81,7 @@ class HealthServer:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class's name
-                log.debug("health: " + format, *args)
+                log.debug("health: %s", format % args)
 
         self._server = ThreadingHTTPServer((address, port), Handler)
         self._server.daemon_threads = True
@@ -89,8 +89,10 @@ class HealthServer:
         self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
 
     def start(self) -> None:
+        """Begins to answer."""
         self._thread.start()
 
     def stop(self) -> None:
+        """Stops answering and frees the port."""
         self._server.shutdown()
         self._server.server_close()

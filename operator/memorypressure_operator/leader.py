@@ -24,7 +24,9 @@ _REPEAT_SECONDS = 30.0
 class Requests(Protocol):
     """The part of `api.Api` that is used."""
 
-    def request(self, method: str, path: str, *, body: Any = ..., timeout_seconds: float | None = ...) -> Any: ...
+    def request(self, method: str, path: str, *, body: Any = ..., timeout_seconds: float | None = ...) -> Any:
+        """As `api.Api.request`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +188,11 @@ class LeaderThread(threading.Thread):
         self._stopping = threading.Event()
 
     def stop(self) -> None:
+        """Ends after the attempt under way."""
         self._stopping.set()
 
     def run(self) -> None:
+        """Attempts in a loop."""
         held = False
         while not self._stopping.is_set():
             self._leader.attempt()

@@ -176,7 +176,7 @@ async def _kopf(operator: Operator) -> int:
     stop = asyncio.Event()
 
     async def watch() -> None:
-        while not operator.failed() and not operator.stopping.is_set():
+        while not operator.failed() and not operator.stopping.is_set():  # noqa: ASYNC110  threads set no asyncio events
             await asyncio.sleep(0.5)
         stop.set()
 

@@ -37,6 +37,8 @@ class NodeMemory:
     cleanups: dict[str, float] = field(default_factory=dict)  # uid of a killed pod -> when to try its eviction
     actions_seen: frozenset[str] = frozenset()
     first_look: bool = True
+    born: float = 0.0
+    inherited: bool = False  # its episode began before this process looked: evictions on record count for it
     dry: set[Action] = field(default_factory=set)  # what DryRun told in this episode
     denials: set[str] = field(default_factory=set)  # what was told as denied in this episode
     retry_at: float = 0.0  # no eviction is tried before
@@ -52,10 +54,12 @@ class Tally:
         self.last_action_time = ""  # RFC 3339, of the last action done or told in DryRun
 
     def add(self, kind: str, age_seconds: float = 0.0, time: str = "") -> None:
+        """Counts an action that happened so long ago."""
         self._times.setdefault(kind, []).append(self._clock() - age_seconds)
         self.last_action_time = max(self.last_action_time, time)
 
     def count(self, kind: str) -> int:
+        """Actions of the last hour."""
         recent = [time for time in self._times.get(kind, ()) if self._clock() - time < HOUR_SECONDS]
         self._times[kind] = recent
         return len(recent)

@@ -46,16 +46,6 @@ def write_plan(api: Api, node: NodeView, before: PlanView | None, spec: dict[str
         raise
 
 
-def delete_plan(api: Api, plan: PlanView) -> None:
-    """Removes the plan of a node without a policy; one that changed or is gone is left."""
-    body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": plan.uid}}
-    try:
-        api.request("DELETE", own_path("nodememoryplans", plan.name), body=body)
-    except ApiRefused as refusal:
-        if not refusal.conflict and not refusal.not_found:
-            raise
-
-
 def state_spec(node: str, mode: str, policy: str, plan: PlanView | None) -> dict[str, Any]:
     """Spec of a NodeMemoryState without the grant; None stands for "not there"."""
     reference = {"uid": plan.uid, "generation": plan.generation} if plan is not None else None
@@ -63,7 +53,7 @@ def state_spec(node: str, mode: str, policy: str, plan: PlanView | None) -> dict
 
 
 def write_state(api: Api, node: NodeView, before: StateView | None, spec: dict[str, Any]) -> StateView | None:
-    """The state as stored, its grant untouched; None if somebody wrote it meanwhile. Raises ApiUnreachable, ApiRefused."""
+    """The state as stored, its grant untouched; None if somebody wrote it meanwhile. Raises as `Api.request`."""
     try:
         if before is None:
             body = {

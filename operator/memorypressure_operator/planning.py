@@ -25,6 +25,7 @@ class TokenBucket:
         self._at = clock()
 
     def take(self) -> bool:
+        """Takes a token if there is one."""
         now = self._clock()
         self._tokens = min(self._size, self._tokens + (now - self._at) * self._rate)
         self._at = now
@@ -45,6 +46,7 @@ class Draft:
     spec: dict[str, Any]
     digest: str
     blocked: frozenset[str] = frozenset()
+    beyond_limit: int = 0  # eligible pods that the plan has no room for
 
 
 @dataclass(slots=True)
@@ -80,7 +82,8 @@ class Planner:
                     blocked |= others
             result = build_plan(policy, node, pods, self.around, self.own, frozenset(limited))
         spec = result.plan.to_json()
-        return Draft(spec, digest(spec), frozenset(blocked))
+        beyond = sum(each.reason is Reason.PLAN_LIMIT for each in result.excluded)
+        return Draft(spec, digest(spec), frozenset(blocked), beyond)
 
     def _in_the_way(self, policy: Policy, node: str, workload: str) -> frozenset[str] | None:
         """None if the node may name the workload's pods; else the nodes that have to give it up first (or none)."""

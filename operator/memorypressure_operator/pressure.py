@@ -32,9 +32,11 @@ class Watch:
 
     @property
     def pressed(self) -> bool:
+        """Whether any trigger was active in the last report."""
         return bool(self.active_since_ns)
 
     def step(self, action: Action) -> StepStatus | None:
+        """The ladder's step with this action, as it stands; None without one."""
         return next((each for each in self.steps if each.step.action is action), None)
 
 

@@ -1,4 +1,4 @@
-"""The decision loop: one thread that looks at dirty nodes, and everything that is written in the cluster goes through it.
+"""The decision loop: one thread that looks at dirty nodes; all that is written in the cluster goes through it.
 
 A pass over a node, in order: policy in force, plan, state, what the report tells, taint, evictions. Beside the nodes
 there are rounds of grants (`granting`), policies' statuses (`surveying`) and the default policy. Nothing is remembered
@@ -38,6 +38,8 @@ from memorypressure_operator.views import NodeView, PodView
 log = logging.getLogger(__name__)
 
 NODES_A_PASS = 50
+RECHECK_SECONDS = 60.0
+"""Age beyond which policies are listed beside kopf's watch."""
 DEFAULT_GRANT_SECONDS = 900
 RETRY_SECONDS = 2.0
 NO_GRACE_SECONDS = 10
@@ -102,19 +104,22 @@ class DecisionLoop(threading.Thread):
     # --- the thread ---
 
     def stop(self) -> None:
+        """Ends after the pass under way; nothing new is begun."""
         self._stopping.set()
         self._registry.dirty.add([])
 
     def recheck_policies(self) -> None:
-        """Lists the policies again at the next pass: kopf does not report what was deleted while its watch was broken."""
+        """Lists the policies at the next pass: kopf does not tell what was deleted while its watch was broken."""
         self._recheck.set()
 
     def tally(self, policy: str) -> Tally:
+        """The policy's counts."""
         if policy not in self._tallies:
             self._tallies[policy] = Tally(self._clock)
         return self._tallies[policy]
 
     def run(self) -> None:
+        """Passes until `stop`."""
         self._health.loop_started = self._clock()
         while not self._stopping.is_set():
             self._registry.dirty.wait(0.5)
@@ -180,7 +185,8 @@ class DecisionLoop(threading.Thread):
         self._term = term
 
     def _refresh_policies(self) -> None:
-        if self._recheck.is_set() or self._clock() - self._rechecked_at >= self._settings.resync_seconds:
+        recheck_seconds = min(RECHECK_SECONDS, self._settings.resync_seconds)
+        if self._recheck.is_set() or self._clock() - self._rechecked_at >= recheck_seconds:
             self._recheck.clear()
             self._list_policies()
         with self._registry.lock:
@@ -224,7 +230,10 @@ class DecisionLoop(threading.Thread):
         if node is None:
             self.memories.pop(name, None)
             return self._settings.resync_seconds
-        memory = self.memories.setdefault(name, NodeMemory())
+        memory = self.memories.get(name)
+        if memory is None:
+            pressed = state is not None and bool(state.status.active_triggers)
+            memory = self.memories[name] = NodeMemory(born=self._clock(), inherited=pressed)
         selection = memory.selection = select(self._policies.values(), node.labels)
         policy, mode = selection.policy, selection.mode
         draft = self._planner.draft(policy, name, pods.values())
@@ -264,6 +273,8 @@ class DecisionLoop(threading.Thread):
         if stored is None:
             return plan, 0.2
         self._metrics.plan_writes.inc()
+        if draft.beyond_limit:
+            log.warning("node %s: %d eligible pods are not on the plan, it holds 250", node.name, draft.beyond_limit)
         memory.plan_written = (wanted, stored.digest)
         self._registry.put_plan(node.name, stored)
         return stored, resync
@@ -278,9 +289,9 @@ class DecisionLoop(threading.Thread):
         """The state with the orders of this pass; None if it could not be written now."""
         ours = plan if policy is not None and plan is not None and plan.policy == policy.name else None
         wanted = objects.state_spec(node.name, mode.value, policy.name if policy else "", ours)
-        if state is not None and state.owner_uid == node.uid:
-            if all(state.spec.get(key) == value for key, value in wanted.items()):
-                return state
+        same = state is not None and all(state.spec.get(key) == value for key, value in wanted.items())
+        if state is not None and same and state.owner_uid == node.uid:
+            return state
         stored = objects.write_state(self._api, node, state, wanted)
         if stored is not None:
             self._registry.put_state(node.name, stored)
@@ -298,6 +309,7 @@ class DecisionLoop(threading.Thread):
         if not memory.watch.pressed:
             memory.pressed_at = None
         if memory.watch.episode != before.episode:
+            memory.inherited = memory.inherited and not before.episode and bool(memory.watch.episode)
             memory.victims, memory.slot, memory.retry_at = 0, False, 0.0
             memory.dry.clear()
             memory.denials.clear()

@@ -75,6 +75,8 @@ class PolicyEntry:
 
 @dataclass(slots=True)
 class Tables:
+    """All objects, by key; read under the registry's lock."""
+
     nodes: dict[str, NodeView] = field(default_factory=dict)
     states: dict[str, StateView] = field(default_factory=dict)
     plans: dict[str, PlanView] = field(default_factory=dict)
@@ -105,8 +107,8 @@ class Registry:
 
     # --- policies, fed by kopf ---
 
-    def put_policy(self, body: Mapping[str, Any]) -> None:
-        """Takes a policy object as it is; an invalid one stays known, with its errors."""
+    def put_policy(self, body: Mapping[str, Any], *, watched: bool = False) -> None:
+        """Takes a policy object; an invalid one stays known, with its errors. `watched`: kopf's watch sent it."""
         meta = body["metadata"]
         policy, error = None, ""
         try:
@@ -122,7 +124,8 @@ class Registry:
             status=body.get("status") or {},
         )
         with self.lock:
-            self.policies_at = self._clock()
+            if watched:
+                self.policies_at = self._clock()
             before = self.tables.policies.get(entry.name)
             if before is not None and before.uid == entry.uid and before.generation > entry.generation:
                 return
@@ -146,8 +149,8 @@ class Registry:
                     self.remove_policy(name)
 
     def remove_policy(self, name: str) -> None:
+        """Forgets a policy that was deleted."""
         with self.lock:
-            self.policies_at = self._clock()
             if self.tables.policies.pop(name, None) is not None:
                 self._policies_moved()
 
@@ -158,9 +161,11 @@ class Registry:
     # --- what the streams ask for ---
 
     def synced(self, table: str) -> bool:
+        """Whether the stream has sent this table's whole state once."""
         return table in self._synced
 
     def mark_synced(self, table: str) -> None:
+        """The stream has sent this table's whole state."""
         with self.lock:
             self._synced.add(table)
             self.dirty.add(self.tables.nodes)
@@ -172,6 +177,7 @@ class Registry:
     # --- nodes ---
 
     def put_node(self, name: str, view: NodeView) -> None:
+        """A node appeared or changed."""
         with self.lock:
             before = self.tables.nodes.get(name)
             self.tables.nodes[name] = view
@@ -181,6 +187,7 @@ class Registry:
                 self.dirty.add([name])
 
     def remove_node(self, name: str) -> None:
+        """A node is gone."""
         with self.lock:
             if self.tables.nodes.pop(name, None) is not None:
                 self.nodes_version += 1
@@ -189,6 +196,7 @@ class Registry:
     # --- states ---
 
     def put_state(self, name: str, view: StateView) -> None:
+        """A state appeared or changed; new active triggers make its node urgent."""
         with self.lock:
             before = self.tables.states.get(name)
             self.tables.states[name] = view
@@ -203,6 +211,7 @@ class Registry:
             self.dirty.add([name], urgent=fresh and bool(triggers))
 
     def remove_state(self, name: str) -> None:
+        """A state is gone."""
         with self.lock:
             self.reported_at.pop(name, None)
             self.changed_at.pop(name, None)
@@ -212,6 +221,7 @@ class Registry:
     # --- plans ---
 
     def put_plan(self, name: str, view: PlanView) -> None:
+        """A plan appeared or changed."""
         with self.lock:
             before = self.tables.plans.get(name)
             if before is not None and before.uid == view.uid and before.generation > view.generation:
@@ -222,6 +232,7 @@ class Registry:
                 self.dirty.add([name])
 
     def remove_plan(self, name: str) -> None:
+        """A plan is gone."""
         with self.lock:
             before = self.tables.plans.pop(name, None)
             self._hold(name, before, None)
@@ -241,6 +252,7 @@ class Registry:
     # --- pods ---
 
     def put_pod(self, uid: str, view: PodView) -> None:
+        """A pod appeared or changed."""
         with self.lock:
             before = self.tables.pods.get(uid)
             if before == view:
@@ -255,6 +267,7 @@ class Registry:
                 nodes[view.node] = nodes.get(view.node, 0) + 1
 
     def remove_pod(self, uid: str) -> None:
+        """A pod is gone."""
         with self.lock:
             view = self.tables.pods.pop(uid, None)
             self._forget(view)
@@ -280,6 +293,7 @@ class Registry:
     # --- namespaces and budgets: what changes there concerns the nodes with pods of the namespace ---
 
     def put_namespace(self, name: str, labels: dict[str, str]) -> None:
+        """A namespace appeared or changed its labels."""
         with self.lock:
             before = self.tables.namespaces.get(name)
             self.tables.namespaces[name] = labels
@@ -287,10 +301,12 @@ class Registry:
                 self._touch_namespace(name)
 
     def remove_namespace(self, name: str) -> None:
+        """A namespace is gone."""
         with self.lock:
             self.tables.namespaces.pop(name, None)
 
     def put_budget(self, key: tuple[str, str], view: DisruptionBudget) -> None:
+        """A PodDisruptionBudget appeared or changed."""
         with self.lock:
             before = self.tables.budgets.get(key)
             self.tables.budgets[key] = view
@@ -299,6 +315,7 @@ class Registry:
                 self._touch_namespace(key[0])
 
     def remove_budget(self, key: tuple[str, str]) -> None:
+        """A PodDisruptionBudget is gone."""
         with self.lock:
             if self.tables.budgets.pop(key, None) is not None:
                 self.tables.budgets_by_namespace[key[0]].pop(key[1], None)
@@ -328,9 +345,7 @@ SINKS: dict[str, tuple[str, str, str]] = {
 class TableSink:
     """One table of the registry as the `streams.Sink` of one stream."""
 
-    def __init__(
-        self, registry: Registry, resource: str, on_synced: Callable[[str], None] = lambda resource: None
-    ) -> None:
+    def __init__(self, registry: Registry, resource: str, on_synced: Callable[[str], None]) -> None:
         table, put, remove = SINKS[resource]
         self._registry = registry
         self._resource = resource
@@ -340,10 +355,12 @@ class TableSink:
         self.remove: Callable[[Any], None] = getattr(registry, remove)
 
     def keys(self) -> set[Any]:
+        """Keys of the rows held."""
         with self._registry.lock:
             return set(self._rows)
 
     def synced(self) -> None:
+        """The table is complete."""
         self._registry.mark_synced(self._resource)
         self._on_synced(self._resource)
 

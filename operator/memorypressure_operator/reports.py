@@ -1,4 +1,4 @@
-"""NodeMemoryState and NodeMemoryPlan as the operator reads them: the node's report, and what was written to it before."""
+"""NodeMemoryState and NodeMemoryPlan as the operator reads them: the node's report, and its own earlier writes."""
 
 import hashlib
 import json
@@ -9,6 +9,8 @@ import msgspec
 
 
 class OwnerReference(msgspec.Struct, frozen=True):
+    """One of metadata.ownerReferences."""
+
     kind: str = ""
     uid: str = ""
 
@@ -22,6 +24,8 @@ class _Meta(msgspec.Struct, rename="camel"):
 
 
 class Condition(msgspec.Struct, frozen=True, rename="camel"):
+    """One of status.conditions."""
+
     type: str
     status: str
     reason: str = ""
@@ -39,6 +43,8 @@ class ReportedLease(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ActiveTrigger(msgspec.Struct, frozen=True):
+    """One of status.activeTriggers; `since` is the node's clock and only ever a name."""
+
     name: str
     since: str = ""
 
@@ -52,12 +58,16 @@ class Lowest(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Episode(msgspec.Struct, frozen=True):
+    """One of status.recentEpisodes; `end` None while it lasts."""
+
     id: str = ""
     start: str = ""
     end: str | None = None
 
 
 class PodReference(msgspec.Struct, frozen=True):
+    """The pod of an action."""
+
     uid: str
     namespace: str
     name: str
@@ -79,6 +89,8 @@ class ReportedAction(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class TopPod(msgspec.Struct, frozen=True, rename="camel"):
+    """One of status.topPods."""
+
     uid: str
     relief_bytes: int = 0
     over_request: bool = False
@@ -100,6 +112,7 @@ class StateStatus(msgspec.Struct, frozen=True, rename="camel"):
     top_pods: tuple[TopPod, ...] = ()
 
     def condition(self, kind: str) -> Condition | None:
+        """The condition of this type, None if it was not reported."""
         return next((c for c in self.conditions if c.type == kind), None)
 
 

@@ -19,6 +19,8 @@ from memorypressure_operator.settings import Settings
 log = logging.getLogger(__name__)
 
 GAP_SECONDS = 0.5
+GAP_FACTOR = 10.0
+"""A round may take a tenth of the time: in a large cluster rounds come less often."""
 SOON_SECONDS = 1.0
 IDLE_SECONDS = 10.0
 
@@ -43,6 +45,7 @@ class Rounds:
         self._settings = settings
         self._due: dict[str, float] = {}
         self._ran: dict[str, float] = {}
+        self._took: dict[str, float] = {}
         self._limits: dict[str, Limits] = {}
         self.results: dict[str, Result] = {}
 
@@ -84,7 +87,8 @@ class Rounds:
         for name in sorted(enforced | self._budgets.stores.keys()):
             ran = self._ran.get(name)
             due = self._due.get(name, now if ran is None else ran + IDLE_SECONDS)
-            if now < due or (ran is not None and now - ran < GAP_SECONDS):
+            gap = max(GAP_SECONDS, GAP_FACTOR * self._took.get(name, 0.0))
+            if now < due or (ran is not None and now - ran < gap):
                 continue
             self._ran[name] = now
             self._due.pop(name, None)
@@ -98,6 +102,7 @@ class Rounds:
                 self._due[name] = now + SOON_SECONDS
                 raise
             self.results[name] = result
+            self._took[name] = self._clock() - now
             if result.again:
                 self._due[name] = now + SOON_SECONDS
 
@@ -133,6 +138,7 @@ class Rounds:
             states = {node: tables.states[node] for node in named | modes.keys() if node in tables.states}
             plans = {node: tables.plans.get(node) for node in states}
         facts = {}
+        slot_free, held_elsewhere = self._slot_free(name, len(modes)), self._held_elsewhere(name)
         for node in states:
             memory = self._memories.get(node) or NodeMemory()
             plan = plans[node]
@@ -147,8 +153,8 @@ class Rounds:
                 plan_current=current,
                 reporting=self._reporting(node, policy.limits.grant_seconds if policy else 900),
                 under_pressure=memory.watch.pressed,
-                refill_slot=memory.slot or self._slot_free(name, len(modes)),
-                held_elsewhere=self._held_elsewhere(node, name),
+                refill_slot=memory.slot or slot_free,
+                held_elsewhere=held_elsewhere is None or node in held_elsewhere,
             )
         return facts, states
 
@@ -173,13 +179,16 @@ class Rounds:
             return False
         return self.slots(name) < for_nodes(limits, in_force, self._settings).max_concurrent_nodes.of(in_force)
 
-    def _held_elsewhere(self, node: str, name: str) -> bool:
+    def _held_elsewhere(self, name: str) -> set[str] | None:
+        """Nodes for which another policy's ledger still counts an allowance; None: an unread one may name any."""
+        held: set[str] = set()
         for other, store in self._budgets.stores.items():
             if other == name:
                 continue
-            if store.desk is None or any(entry.rest for entry in store.desk.ledger.of_node(node)):
-                return True  # an unread ledger may name it
-        return False
+            if store.desk is None:
+                return None
+            held |= {entry.node for entry in store.desk.ledger.entries if entry.rest}
+        return held
 
     def _adopt(self, name: str, grant_seconds: int) -> Ledger:
         """The ledger of a policy that has no ConfigMap, from what its nodes report."""

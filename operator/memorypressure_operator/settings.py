@@ -70,7 +70,7 @@ class Settings:
     renew_timeout_seconds: float = _option(3.0, "Limit of one renewal's request.", 0.1, 60)
 
     coalesce_seconds: float = _option(0.2, "How long changes of one node are collected before it is looked at.", 0, 60)
-    resync_seconds: float = _option(60.0, "Each node is looked at at least this often.", 1, 3600)
+    resync_seconds: float = _option(300.0, "Each node is looked at at least this often.", 1, 3600)
     status_seconds: float = _option(2.0, "Shortest time between two status writes of one policy.", 0.1, 600)
     stuck_seconds: float = _option(
         60.0, "Age of the last pass of the decision loop beyond which /healthz fails.", 1, 3600

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from memorypressure.reasons import Reason
-from memorypressure.spec import Mode
+from memorypressure.spec import Mode, Policy
 from memorypressure_operator.registry import PolicyEntry
 
 MESSAGE_MAX = 4096
@@ -23,6 +23,7 @@ class Counts:
     armed: int = 0
 
     def to_json(self) -> dict[str, int]:
+        """status.nodes."""
         return {
             "selected": self.selected,
             "effective": self.effective,
@@ -105,20 +106,19 @@ def _conditions(entry: PolicyEntry, facts: Facts) -> list[Row]:
         ]
     hints = "; ".join(facts.hints)
     accepted = ("Accepted", "True", Reason.ACCEPTED, f"valid; {hints}" if hints else "the policy is valid")
-    return [accepted, _ready(entry, facts), _conflicted(facts), _budget(facts)]
+    return [accepted, _ready(entry.policy, facts), _conflicted(facts), _budget(facts)]
 
 
-def _ready(entry: PolicyEntry, facts: Facts) -> Row:
-    assert entry.policy is not None
+def _ready(policy: Policy, facts: Facts) -> Row:
     counts = facts.counts
     if facts.ledger_problem:
         return ("Ready", "False", Reason.LEDGER_INVALID, f"no kill is granted: {facts.ledger_problem}")
-    if entry.policy.mode is Mode.DISABLED:
+    if policy.mode is Mode.DISABLED:
         return ("Ready", "True", Reason.MODE_DISABLED, "mode is Disabled: nodes only watch")
     notes = [f"in force on {counts.effective} of {counts.selected} selected nodes, {counts.reporting} report in time"]
     if facts.quarantine_seconds > 0:
         notes.append(f"the ledger is new: nothing is granted for {facts.quarantine_seconds / 60:.0f} min")
-    if facts.dry_run_only and entry.policy.mode is Mode.ENFORCE:
+    if facts.dry_run_only and policy.mode is Mode.ENFORCE:
         notes.append("the operator runs with --dry-run-only: Enforce is treated as DryRun")
     return ("Ready", "True", Reason.RECONCILED, "; ".join(notes))
 

@@ -23,9 +23,13 @@ log = logging.getLogger(__name__)
 class Sink(Protocol):
     """Where a stream puts what it decodes. Keys are what `Source.key` makes of an object."""
 
-    def put(self, key: Any, view: Any) -> None: ...
+    def put(self, key: Any, view: Any) -> None:
+        """Takes an object that appeared or changed."""
+        ...
 
-    def remove(self, key: Any) -> None: ...
+    def remove(self, key: Any) -> None:
+        """Drops an object; one that is not held is fine."""
+        ...
 
     def keys(self) -> "set[Any]":
         """Keys of all objects held: those that a new initial state does not name are removed."""
@@ -107,18 +111,18 @@ class Source:
         self.strict = strict
 
 
-class _Expired(Exception):
+class _Expired(Exception):  # noqa: N818  a signal between methods
     """410 Gone: the resourceVersion is too old, the state must be sent anew."""
 
 
-class _Undecodable(Exception):
+class _Undecodable(Exception):  # noqa: N818  same
     """A strict source sent an object that is not understood."""
 
 
 class Stream(threading.Thread):
     """Keeps one Sink up to date until `stop`. Never ends by itself; failures are logged and retried with backoff."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  settings by keyword
         self,
         api: Api,
         source: Source,
@@ -129,7 +133,7 @@ class Stream(threading.Thread):
         page_size: int,
         backoff_seconds: float,
         backoff_limit_seconds: float,
-        on_restart: Callable[[str], None] = lambda reason: None,
+        on_restart: Callable[[str], None],
     ) -> None:
         super().__init__(name=f"stream-{source.name}", daemon=True)
         self._api = api
@@ -148,12 +152,14 @@ class Stream(threading.Thread):
         self._expected: set[Any] | None = None  # keys that the initial state has not named yet
 
     def stop(self) -> None:
+        """Ends the thread, also while it waits for the server."""
         self._stopping.set()
         lines = self._open
         if lines is not None:
             lines.close()
 
     def run(self) -> None:
+        """Streams until `stop`."""
         wait = 0.0
         while not self._stopping.is_set():
             try:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 class Surveyor:
     """Writes the statuses. Used by the decision loop only."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  wiring
         self,
         api: Api,
         registry: Registry,
@@ -72,9 +72,9 @@ class Surveyor:
         self._metrics.tainted.set(sum(any(t.key == tainter.KEY for t in node.taints) for node in nodes.values()))
         for entry in entries:
             self._one(entry, policies.get(entry.name), found, live.get(entry.name, (0, 0)), tallies.get(entry.name))
-        self._echo(now)
+        self._echo()
 
-    def _echo(self, now: float) -> None:
+    def _echo(self) -> None:
         """A status that was written comes back through kopf; if it never does, kopf's watch is silent."""
         seen, due = self._registry.policies_at, self._health.policy_echo_due
         if due is not None and seen is not None and seen >= due:
@@ -153,7 +153,6 @@ class Surveyor:
             known = entry.status.get("exposure") or {}
             shown = (int(known.get("standingKills") or 0), int(known.get("worstCaseHour") or worst))
         evicted = len(self._budgets.current_evictions(store).records) if store is not None else 0
-        assert entry.policy is not None
         return Facts(
             counts=counts,
             dry_run=tally.count("dryRun") if tally else 0,
@@ -169,11 +168,11 @@ class Surveyor:
             last_action_time=tally.last_action_time if tally else "",
             ledger_problem=store.problem if store is not None else "",
             quarantine_seconds=ledger.quarantine_ns / pressure.NS,
-            hints=tuple(str(hint) for hint in policy_hints(entry.policy)),
+            hints=tuple(str(hint) for hint in policy_hints(entry.policy or policy)),
             conflict=standing.message if standing.conflicted else "",
             conflict_key=",".join(standing.tied_with),
             conflicts=len(standing.tied_with),
-            dry_run_only=self._settings.dry_run_only and entry.policy.mode is Mode.ENFORCE,
+            dry_run_only=self._settings.dry_run_only and (entry.policy or policy).mode is Mode.ENFORCE,
             actions_used={step.action.value: True for step in policy.ladder},
         )
 

@@ -66,11 +66,12 @@ class PodView(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def workload(self) -> str:
-        """ "namespace/Kind/name": what limits per workload count by; a pod without an owner is its own workload."""
+        """What limits per workload count by: namespace/Kind/name; a pod without an owner is its own workload."""
         return f"{self.namespace}/{self.owner or 'Pod/' + self.name}"
 
     @property
     def finished(self) -> bool:
+        """Whether all its containers have ended for good."""
         return self.phase in ("Succeeded", "Failed")
 
     @property
@@ -160,7 +161,7 @@ def decode_pod(raw: bytes) -> PodView:
         owner=sys.intern(_workload(owner, meta.labels or {})) if owner else "",
         static=_MIRROR in annotations or (owner is not None and owner.kind == "Node"),
         daemon_set=owner is not None and owner.kind == "DaemonSet",
-        # As the cluster autoscaler's drain rules: hostPath, and emptyDir unless it is memory, which a restart loses too.
+        # As the cluster autoscaler's drain rules: hostPath, and emptyDir unless it is memory, which is lost anyway.
         local_storage=any(
             v.host_path is not None or (v.empty_dir is not None and v.empty_dir.medium != "Memory") for v in volumes
         ),
@@ -171,7 +172,7 @@ def decode_pod(raw: bytes) -> PodView:
 
 
 def _workload(owner: _Owner, labels: Mapping[str, str]) -> str:
-    """Kind/name; a ReplicaSet made by a Deployment (its name ends with the template's hash) counts as the Deployment."""
+    """Kind/name; a ReplicaSet of a Deployment (its name ends with the template's hash) counts as the Deployment."""
     suffix = "-" + labels.get(_TEMPLATE_HASH, "")
     if owner.kind == "ReplicaSet" and len(suffix) > 1 and owner.name.endswith(suffix):
         return "Deployment/" + owner.name.removesuffix(suffix)

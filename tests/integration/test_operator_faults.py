@@ -310,10 +310,11 @@ def test_an_edited_ledger_disarms_and_says_how_to_go_on(lab: Lab, edit: str) -> 
     operator = lab.running()
     node, agent = armed_node(lab)
     pods = lab.workload(node, "web")
-    data = lab.admin.must("GET", lab.ledger_path())["data"]
-    text = data["ledger"].replace('"counted": 0', '"counted": 1') if edit == "number" else "{"
+    ledger = json.loads(lab.admin.must("GET", lab.ledger_path())["data"]["ledger"])
+    ledger["entries"][0]["counted"] += 1
+    text = json.dumps(ledger) if edit == "number" else "{"
     lab.admin.must("PATCH", lab.ledger_path(), {"data": {"ledger": text}}, MERGE_PATCH)
-    agent.press("low")
+    agent.press("low", top=[{"uid": pods[0]["metadata"]["uid"], "reliefBytes": 500 << 20, "overRequest": True}])
     with lab.reporting(agent):
         wait_for(lambda: lab.condition("Ready").get("reason") == "LedgerInvalid", "the condition says so", 60)
         wait_for(lambda: lab.allowed(agent) <= 0, "nothing stays granted")

@@ -21,7 +21,7 @@ _KERNEL_PARTS = ("kernel_stack", "pagetables", "sec_pagetables", "percpu", "vmal
 _NUMA_PARTS = frozenset(
     ("anon", "kernel_stack", "pagetables", "sec_pagetables", "slab_reclaimable", "slab_unreclaimable")
 )
-_READ_BYTES = 1 << 16
+_READ_BYTES = 1 << 13
 _OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 
 

@@ -6,6 +6,7 @@ interpreter without `site` that imports nothing but the standard library and cor
 """
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -96,12 +97,15 @@ def become_lean(settings: SentinelSettings) -> None:
     """Replaces this process by `lean` with the same settings; does not return."""
     from memorypressure_agent.sentinel import lean
 
+    # So that whatever had to be compiled is cached: compiling in the lean process would leave it 4 MiB larger.
+    importlib.import_module("memorypressure_agent.sentinel.service")
     places = [
         os.path.dirname(os.path.dirname(os.path.abspath(str(p.__file__))))
         for p in (memorypressure, memorypressure_agent)
     ]
     words = [sys.executable, "-I", "-S", str(lean.__file__), json.dumps({"path": places, "settings": asdict(settings)})]
-    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    # One heap for both threads, and grown in small steps: what is asked for in advance counts as used once it is touched.
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_TOP_PAD_": "16384"}
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, words, environment)  # noqa: S606 (the interpreter that runs this very code)

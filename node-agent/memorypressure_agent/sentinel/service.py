@@ -21,6 +21,7 @@ from memorypressure_agent.sentinel.readings import Readings
 from memorypressure_agent.sentinel.sampler import Clocks, Sampler
 from memorypressure_agent.sentinel.settings import SentinelSettings
 
+SETTLED_ROUNDS: Final = 3
 STOP_SIGNALS: Final = frozenset((signal.SIGTERM, signal.SIGINT))
 LOCK_EVERY_NS: Final = 2_000_000_000
 PROGRAM: Final = "memorypressure-agent sentinel"
@@ -73,7 +74,7 @@ class Service:
     def loop(self) -> int:
         """Samples until a signal comes; the exit code."""
         sampler, helper = self._sampler, self._helper
-        self._settle()
+        process.stop_collecting()
         self._try_lock()
         helper.start()
         self._announce()
@@ -86,6 +87,8 @@ class Service:
                 print(f"{PROGRAM}: error: the helper thread ended: {helper.failure!r}", file=sys.stderr)
                 return EXIT_FAILED
             self._try_lock()
+            if sampler.counts.rounds == SETTLED_ROUNDS:
+                self._settle()
             due = max(began + period, monotonic_ns())
             left = due - monotonic_ns()
             if signal.sigtimedwait(STOP_SIGNALS, max(0, left) / 1e9) is not None:
@@ -98,7 +101,6 @@ class Service:
 
     def _settle(self) -> None:
         """Makes the process small and keeps it in memory; what is not allowed becomes a capability that is missing."""
-        process.stop_collecting()
         process.give_back_startup_pages()
         self._capabilities = {
             "MemoryLocked": process.lock_memory(),
