@@ -6,9 +6,10 @@ line every counted zone has `free <= line + free CMA`, or is closed and has `fre
 the other zones have `free <= managed + error`. The gate is the sum of these bounds.
 
 It is computed from the last full reading (at most a second old); what may move in between is bounded, not assumed:
-free CMA by the zone's CMA total and its counter's error (by all of the zone before 5.12, where the total is not printed: the gate then never
-shuts), boost by the most the kernel would set (`boost_watermark()` in mm/page_alloc.c). What is not bounded is a change
-of min, protection or managed (sysctl, THP, hotplug): it counts from the next full reading, which restarts all windows.
+free CMA by the zone's CMA total and its counter's error (by all of the zone before 5.12, where the total is not
+printed: the gate then never shuts), boost by the most the kernel would set (`boost_watermark()` in mm/page_alloc.c).
+What is not bounded is a change of min, protection or managed (sysctl, THP, hotplug): it counts from the next full
+reading, which restarts all windows.
 """
 
 import re

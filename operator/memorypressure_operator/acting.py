@@ -18,14 +18,14 @@ from memorypressure_operator.errors import ApiRefused, ApiUnreachable
 from memorypressure_operator.events import Event, EventWriter, node_subject, pod_subject
 from memorypressure_operator.evictions import Denied, EvictionLog, Room
 from memorypressure_operator.evictor import Outcome
-from memorypressure_operator.memory import NodeMemory, Outstanding, Tally
+from memorypressure_operator.memory import NodeMemory, Outstanding, Tally, now_text
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.reports import PodReference, StateView
 from memorypressure_operator.views import NodeView, PodView
 
 log = logging.getLogger(__name__)
 
-CLEANUP_RETRY_SECONDS = 20.0
+CLEANUP_RETRY_SECONDS = 10.0
 REFUSED_RETRY_SECONDS = 10.0
 
 
@@ -224,7 +224,7 @@ class Actor:
         )
         self._tell(memory, situation, chosen, Reason.WOULD_EVICT, note)
         self._count(situation, "Success")
-        self._tally(situation.policy.name).add("dryRun")
+        self._tally(situation.policy.name).add("dryRun", time=now_text())
         return None
 
     def _try_candidates(self, memory: NodeMemory, situation: Situation, store: Store, grace: int) -> Denied | None:
@@ -307,6 +307,7 @@ class Actor:
         triggers = ", ".join(sorted(trigger.name for trigger in situation.state.status.active_triggers))
         self._tell(memory, situation, candidate, Reason.EVICTED, f"{note}; active triggers: {triggers}")
         self._count(situation, "Success" if sure else "Failed")
+        self._tally(situation.policy.name).add("evictions", time=now_text())
         log.info("%s", note)
 
     # --- telling ---
@@ -322,8 +323,8 @@ class Actor:
         self._metrics.denied.labels("Evict", denied.reason).inc()
         self._tally(situation.policy.name).add("denied")
         self._count(situation, "Denied")
-        subject = f"pod {candidate.namespace}/{candidate.name}" if candidate else "no pod"
-        log.info("node %s: %s evicted: %s: %s", situation.node.name, subject, denied.reason, denied.message)
+        subject = f"not pod {candidate.namespace}/{candidate.name}" if candidate else "no pod"
+        log.info("node %s: %s is evicted now: %s: %s", situation.node.name, subject, denied.reason, denied.message)
         if candidate is not None:
             note = f"pod {candidate.namespace}/{candidate.name} was not evicted: {denied.message}"
             self._tell(memory, situation, candidate, denied.reason, note)

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import urllib3.exceptions
+import yaml
 from kubernetes.client.api_client import ApiClient
 from kubernetes.client.configuration import Configuration
 from kubernetes.client.exceptions import ApiException
@@ -69,10 +70,10 @@ class Credentials:
                 load_kube_config(config_file=self._kubeconfig, client_configuration=configuration)
             else:
                 load_incluster_config(client_configuration=configuration)
-        except (ConfigException, OSError, ValueError, TypeError) as error:
+        except (ConfigException, OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
             where = f"kubeconfig {self._kubeconfig}" if self._kubeconfig else "service account of this pod"
             hint = "" if self._kubeconfig else "; outside a pod give --kubeconfig FILE"
-            raise CredentialsError(f"{where} cannot be used: {error}{hint}") from None
+            raise CredentialsError(f"{where} cannot be used: {_short(error)}{hint}") from None
         configuration.retries = False
         configuration.connection_pool_maxsize = 16
         return configuration

@@ -25,6 +25,17 @@ from memorypressure_operator.reports import StateView, decode_state
 log = logging.getLogger(__name__)
 
 CAPABILITY = "CgroupKill"
+HELD_BACK = frozenset(
+    (
+        Reason.COOLDOWN,
+        Reason.BUDGET_EXHAUSTED,
+        Reason.FUTILE,
+        Reason.NO_VICTIM,
+        Reason.MOVABLE_FREE,
+        Reason.LOCK_HELD,
+    )
+)
+"""Reasons of ActionBlocked that no grant changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +105,12 @@ def nearness(state: StateView) -> float:
         return math.inf
 
 
+def held_back(state: StateView) -> bool:
+    """Whether the node says that it could not use an allowance now: a node under pressure that can comes first."""
+    blocked = state.status.condition("ActionBlocked")
+    return blocked is not None and blocked.status == "True" and blocked.reason in HELD_BACK
+
+
 def view(facts: NodeFacts, state: StateView, has_kill_step: bool) -> NodeView:
     """The node as the core wants it. `armable`: the agent can act, knows its plan and reports."""
     ready = state.status.condition("Ready")
@@ -106,7 +123,7 @@ def view(facts: NodeFacts, state: StateView, has_kill_step: bool) -> NodeView:
         plan_uid=facts.plan_uid,
         plan_generation=facts.plan_generation,
         armable=able and has_kill_step and facts.plan_current and facts.reporting and not facts.held_elsewhere,
-        under_pressure=facts.under_pressure,
+        under_pressure=facts.under_pressure and not held_back(state),
         nearness=nearness(state),
         refill_slot=facts.refill_slot,
     )

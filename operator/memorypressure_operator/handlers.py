@@ -64,7 +64,7 @@ class Backoffs(Iterable[float]):
 
     def __iter__(self) -> Iterator[float]:
         for attempt in itertools.count():
-            yield min(20.0, 2.0**attempt) * random.uniform(0.7, 1.3)  # noqa: S311  jitter
+            yield min(20.0, 2.0 ** min(attempt, 5)) * random.uniform(0.7, 1.3)  # noqa: S311  jitter
 
 
 def connection(credentials: Credentials, token_reload_seconds: float) -> kopf.ConnectionInfo:

@@ -172,22 +172,32 @@ def run(settings: Settings) -> int:
 
 
 async def _kopf(operator: Operator) -> int:
-    """Kopf in this thread's loop until it is told to stop; 1 if it or one of our threads failed."""
-    stop = asyncio.Event()
+    """Kopf in this thread's loop until a signal or a failure; 1 if it or one of our threads failed.
+
+    kopf takes the signals for itself, and after one of them waits 5 s for tasks that never end. So we take them back
+    when it has started, and cancel it: that takes no time.
+    """
+    ready = asyncio.Event()
+    registry = make_registry(operator.registry, operator.api.credentials, operator.settings)
+    work = asyncio.create_task(
+        kopf.operator(registry=registry, clusterwide=True, standalone=True, ready_flag=ready), name="kopf"
+    )
 
     async def watch() -> None:
-        while not operator.failed() and not operator.stopping.is_set():  # noqa: ASYNC110  threads set no asyncio events
-            await asyncio.sleep(0.5)
-        stop.set()
+        ours = False
+        while not operator.failed() and not operator.stopping.is_set():
+            await asyncio.sleep(0.2)
+            if ready.is_set() and not ours:
+                ours = True
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    asyncio.get_running_loop().add_signal_handler(number, operator.stopping.set)
+        work.cancel()
 
     watcher = asyncio.create_task(watch(), name="watch-threads")
     try:
-        await kopf.operator(
-            registry=make_registry(operator.registry, operator.api.credentials, operator.settings),
-            clusterwide=True,
-            standalone=True,
-            stop_flag=stop,
-        )
+        await work
+    except asyncio.CancelledError:
+        log.debug("kopf was ended")
     except Exception:
         log.exception("kopf failed")
         return 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from memorypressure.selection import Selection
 from memorypressure.spec import Action
@@ -9,6 +10,11 @@ from memorypressure_operator.pressure import Watch
 from memorypressure_operator.views import PodView
 
 HOUR_SECONDS = 3600.0
+
+
+def now_text() -> str:
+    """This moment as the API writes times."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(slots=True)
@@ -54,7 +60,7 @@ class Tally:
         self.last_action_time = ""  # RFC 3339, of the last action done or told in DryRun
 
     def add(self, kind: str, age_seconds: float = 0.0, time: str = "") -> None:
-        """Counts an action that happened so long ago."""
+        """Counts an action that happened so long ago; `time` (RFC 3339) where it was done or told as done."""
         self._times.setdefault(kind, []).append(self._clock() - age_seconds)
         self.last_action_time = max(self.last_action_time, time)
 

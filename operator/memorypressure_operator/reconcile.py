@@ -24,7 +24,7 @@ from memorypressure_operator.events import Event, EventWriter, node_subject
 from memorypressure_operator.granting import Granting
 from memorypressure_operator.health import Health
 from memorypressure_operator.leader import Leader
-from memorypressure_operator.memory import NodeMemory, Tally
+from memorypressure_operator.memory import NodeMemory, Tally, now_text
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.planning import Draft, Planner, TokenBucket, ages
 from memorypressure_operator.registry import Registry
@@ -363,7 +363,7 @@ class DecisionLoop(threading.Thread):
             look.memory.dry.add(Action.TAINT)
             self._tell_taint(look, decision.reason, f"node {node.name} {decision.message}", watch.episode)
             self._metrics.actions.labels(name, "Taint", Mode.DRY_RUN.value, "Success").inc()
-            self.tally(name).add("dryRun")
+            self.tally(name).add("dryRun", time=now_text())
         if decision.changes and self._leader.holds():
             outcome = tainter.apply(self._api, node, decision.effect)
             if outcome is tainter.TaintOutcome.DONE:
@@ -371,6 +371,7 @@ class DecisionLoop(threading.Thread):
                 self._tell_taint(look, decision.reason, f"node {node.name} {decision.message}", str(look.now_ns))
                 if decision.effect is not None:
                     self._observe_reaction(look.memory)
+                    self.tally(name).add("taints", time=now_text())
                     self._metrics.actions.labels(name, "Taint", Mode.ENFORCE.value, "Success").inc()
             return 1.0
         return decision.again_seconds if decision.again_seconds is not None else self._settings.resync_seconds

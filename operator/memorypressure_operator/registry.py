@@ -199,9 +199,9 @@ class Registry:
         """A state appeared or changed; new active triggers make its node urgent."""
         with self.lock:
             before = self.tables.states.get(name)
-            self.tables.states[name] = view
             if before is not None and before.uid == view.uid and _newer(before.resource_version, view.resource_version):
                 return  # the answer to our own write was newer than this event
+            self.tables.states[name] = view
             if before is None or before.status != view.status:
                 self.reported_at[name] = self._clock()
                 if before is not None:

@@ -87,12 +87,12 @@ def patch(taints: tuple[Taint, ...], effect: str | None) -> list[dict[str, Any]]
 
     Its first operation tests the whole list as seen: if anybody changed a taint meanwhile, nothing is applied.
     """
-    before: list[Any] = msgspec.to_builtins(taints)
+    if [taint.effect for taint in taints if taint.key == KEY] == ([effect] if effect else []):
+        return []
+    before: list[Any] = list(msgspec.to_builtins(taints))
     after = [entry for entry in before if entry["key"] != KEY]
     if effect is not None:
         after.append({"key": KEY, "effect": effect})
-    if after == before:
-        return []
     test = {"op": "test", "path": "/spec/taints", "value": before or None}  # null: the list is absent
     if not after:
         return [test, {"op": "remove", "path": "/spec/taints"}]

@@ -76,7 +76,7 @@ class Teller:
         pod = action.pod
         if policy:
             kind = "denied" if denied else "dryRun" if dry else "kills" if action.action == "Kill" else "other"
-            self._tally(policy).add(kind, age)
+            self._tally(policy).add(kind, age, "" if denied else action.time)
         if policy and count:
             self._metrics.actions.labels(policy, action.action, action.mode, action.result).inc()
             if denied:

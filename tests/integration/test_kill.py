@@ -16,9 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from memorypressure.orders import Orders, encode
-from memorypressure.spec_values import Mode
 from support.cgrouptree import MIB, CgroupTree, Memory
 from support.sentinellab import (
     MEMORY_USER,
@@ -32,6 +29,9 @@ from support.sentinellab import (
     orders,
     real_pods,
 )
+
+from memorypressure.orders import Orders, encode
+from memorypressure.spec_values import Mode
 
 VICTIM = "8f1f6d1e-6ad0-4a7e-9f0e-2f8d6a3c1b11"
 BYSTANDER = "0c2b8d7e-1111-4a7e-9f0e-2f8d6a3c1b22"
@@ -238,7 +238,9 @@ def test_orders_that_are_not_understood_disarm_until_valid_ones_come(lab: Sentin
     eventually(lab.armed, "valid orders are taken over first")
     for case, (make, reason, words) in BAD_ORDERS.items():
         lab.give(make(valid))
-        eventually(lambda words=words: words in lab.status()["orders"]["message"], f"orders {case} are refused: {words}")
+        eventually(
+            lambda words=words: words in lab.status()["orders"]["message"], f"orders {case} are refused: {words}"
+        )
         found = lab.status()["orders"]
         assert (found["standing"], found["reason"]) == ("Invalid", reason), case
         assert "disarmed" in found["message"]
@@ -295,6 +297,37 @@ def test_a_second_sentinel_on_the_same_journal_observes_until_the_first_is_gone(
     first.wait(timeout=5)
     lab.flood()
     eventually(lambda: f"{VICTIM}/c0de01" in pods.dead(), "the second takes over")
+    assert lab.kills_total() == 1
+
+
+def test_a_sentinel_whose_journal_was_replaced_ends_and_has_killed_nothing(lab: SentinelLab, pods: RealPods) -> None:
+    lab.give(_valid(lab.known_past()))
+    sentinel = lab.start()
+    eventually(lab.armed, "the orders are taken over")
+    lab.journal_path.rename(lab.directory / "stolen")
+    lab.flood()
+    assert sentinel.wait(timeout=10) == 1
+    assert "was removed or replaced" in lab.log()
+    assert pods.alive() == EVERYTHING
+    (lab.directory / "stolen").rename(lab.journal_path)
+    assert lab.kills_total() == 0
+
+
+def test_a_restarted_sentinel_tells_how_the_kill_before_it_ended(lab: SentinelLab, pods: RealPods) -> None:
+    lab.give(orders(*CANDIDATES, grant=grant_for(lab.known_past(), ceiling=2)))
+    sentinel = lab.start()
+    eventually(lab.armed, "the orders are taken over")
+    lab.flood()
+    eventually(lambda: lab.kills_total() == 1, "the kill", seconds=20)
+    sentinel.kill()
+    sentinel.wait(timeout=5)
+    told = len(lab.records("action"))
+    lab.start()
+    (action,) = eventually(lambda: lab.records("action"), "the kill's end is recorded once", seconds=20)
+    assert action["record"]["pod"]["uid"] == VICTIM
+    assert told <= 1
+    assert pods.dead() in ({f"{VICTIM}/c0de01", f"{VICTIM}/c0de02"}, set())
+    time.sleep(SETTLED_SECONDS)
     assert lab.kills_total() == 1
 
 

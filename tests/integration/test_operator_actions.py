@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from support.operator_lab import GROUP, Agent, Lab, wait_for
 
+from memorypressure_tools import toolcache
 from memorypressure_tools.apiclient import MERGE_PATCH
 from memorypressure_tools.controlplane import ControlPlane
 
@@ -61,7 +63,7 @@ def test_an_eviction_that_a_budget_refuses_goes_to_the_next_pod(lab: Lab) -> Non
     assert not lab.evicted(held[0])
     assert told[0]["regarding"]["name"] == "held-0"
     assert operator.metric("memorypressure_actions_denied_total", action="Evict", reason="DisruptionBudget") == 1
-    assert lab.get_policy()["status"]["actions"]["evictions"] == 1
+    wait_for(lambda: lab.get_policy()["status"]["actions"]["evictions"] == 1, "one eviction is counted")
 
 
 def test_two_budgets_on_one_pod_are_a_refusal_not_a_failure(lab: Lab) -> None:
@@ -95,7 +97,7 @@ def test_one_victim_at_a_time_then_the_cool_down_then_the_next(lab: Lab) -> None
 def test_a_pod_that_outlives_its_grace_is_deleted_again_with_a_shorter_one(lab: Lab) -> None:
     lab.running()
     node, agent = ready_node(
-        lab, ladder=[{"action": "Evict", "triggers": ["low"], "afterSeconds": 0, "evict": {"gracePeriodSeconds": 4}}]
+        lab, ladder=[{"action": "Evict", "triggers": ["low"], "afterSeconds": 0, "evict": {"gracePeriodSeconds": 2}}]
     )
     pods = lab.workload(node, "stuck")
     path = f"/api/v1/namespaces/{lab.namespace}/pods/stuck-0"
@@ -124,7 +126,7 @@ def test_a_killed_pod_is_evicted_afterwards_also_when_no_eviction_is_left(lab: L
     assert lab.events("Killed", kind="Node")
     assert not lab.evicted(pods[1])
     wait_for(lambda: lab.get_policy()["status"]["actions"]["kills"] == 1, "the kill is counted")
-    assert lab.get_policy()["status"]["actions"]["evictions"] == 0
+    assert lab.get_policy()["status"]["actions"]["evictions"] == 0, "a clean-up is none"
 
 
 def test_a_killed_pod_with_a_budget_stays_and_its_eviction_is_tried_again(lab: Lab) -> None:
@@ -299,6 +301,27 @@ def test_a_stale_report_acts_on_nothing_after_a_restart(lab: Lab) -> None:
     wait_for(lambda: lab.our_taints(node) and lab.evicted(pods[0]), "acts on a fresh report")
 
 
+def test_another_policy_arms_the_node_only_after_the_first_ones_allowance_is_released(lab: Lab) -> None:
+    lab.running()
+    node, agent = ready_node(lab)
+    wait_for(lambda: lab.allowed(agent) == 1, "armed by the first")
+    agent.obey(lab.state(node) or {})
+    lab.policy("q", priority=5)
+    wait_for(lambda: (lab.state(node) or {})["spec"]["policyName"] == lab.prefix + "q", "the second is in force")
+    wait_for(lambda: lab.allowed(agent) <= 0, "the first one's allowance is withdrawn")
+    agent.obey(lab.state(node) or {})
+    wait_for(lambda: lab.allowed(agent) == 1, "armed by the second, after the acknowledgement")
+    first, second = (json.loads(lab.admin.must("GET", lab.ledger_path(n))["data"]["ledger"]) for n in ("p", "q"))
+    wait_for(
+        lambda: not json.loads(lab.admin.must("GET", lab.ledger_path("p"))["data"]["ledger"])["entries"],
+        "the first ledger lets go",
+        60,
+    )
+    assert [entry["node"] for entry in second["entries"]] == [node]
+    assert first["version"] == second["version"]
+
+
+@pytest.mark.needs("promtool")
 def test_metrics_are_what_prometheus_wants(lab: Lab) -> None:
     operator = lab.running()
     node, _ = ready_node(lab)
@@ -306,6 +329,9 @@ def test_metrics_are_what_prometheus_wants(lab: Lab) -> None:
     text = operator.metrics()
     names = set(re.findall(r"^# TYPE (\S+) counter", text, re.MULTILINE))
     assert all(name.endswith("_total") for name in names)
+    promtool = toolcache.ensure(["promtool"])["promtool"]
+    checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
     assert 'memorypressure_build_info{component="operator",version="' in text
     assert operator.metric("memorypressure_operator_leader") == 1
     for resource in ("pods", "nodes", "nodememorystates", "nodememoryplans", "namespaces", "poddisruptionbudgets"):

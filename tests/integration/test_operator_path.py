@@ -91,6 +91,7 @@ def test_pressure_taints_and_evicts_and_the_taint_goes_after_the_hold_time(lab: 
         wait_for(lambda: lab.events("EvictedForMemory", kind="Pod"), "an Event on the pod")
         wait_for(lambda: lab.events("Tainted", kind="Node"), "an Event on the node")
         wait_for(lambda: lab.get_policy()["status"]["actions"]["evictions"] == 1, "the eviction is counted")
+        assert lab.get_policy()["status"]["lastActionTime"]
     agent.clear()
     cleared = time.monotonic()
     wait_for(lambda: not lab.our_taints(node), "the taint is lifted", 30)

@@ -65,7 +65,7 @@ class OperatorProcess:
 
     def ports(self) -> tuple[int, int]:
         """(metrics, health)."""
-        found = wait_for(lambda: self._ports(), f"the operator's ports in its log:\n{self.text()}")
+        found = wait_for(self._ports, f"the operator's ports in its log:\n{self.text()}")
         return int(found.group(1)), int(found.group(2))
 
     def _ports(self) -> re.Match[str] | None:
@@ -235,7 +235,9 @@ class Lab:
         for process in self.processes:
             if process.child.poll() is None:
                 process.kill()
-            print(f"--- {process.log.name}\n{process.text()[-4000:]}")  # pytest shows it for a test that failed
+            print(
+                f"--- {process.log.name}\n{process.text()[-4000:]}", file=sys.stderr
+            )  # pytest shows it for a failed test
 
     # --- the operator ---
 

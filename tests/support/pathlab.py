@@ -5,31 +5,38 @@ cgroup v2 tree for its pods. `Versions` keeps every version of some objects that
 """
 
 import json
-import os
 import signal
-import ssl
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
+import pytest
 import urllib3
 
-from memorypressure.grants import Grant
-from memorypressure_agent.host.clocks import boot_ns, read_boot_id
+from memorypressure_agent.host.clocks import read_boot_id
 from memorypressure_agent.host.journal import Journal
+from memorypressure_tools.apiclient import MERGE_PATCH
 from memorypressure_tools.controlplane import ControlPlane
+from memorypressure_tools.processes import Child
 from memorypressure_tools.standin import KubeletStandIn
-from support.operator_lab import GROUP, Lab, Object, OperatorProcess, wait_for
-from support.sentinellab import MEMORY_USER, SCRIPT, RealPods, SentinelLab, cgroup2_mount
+from support.operator_lab import GROUP, Lab, Object, wait_for
+from support.sentinellab import PAUSE, SCRIPT, RealPods, SentinelLab, cgroup2_mount, real_pods
 
-COOLDOWN_SECONDS = 10.0
-"""The shortest that the API and the sentinel's own command line allow."""
-BEHIND_A_REPORT_SECONDS = 30.0
+SETTLED_SECONDS = 1.0
+"""A hundred rounds of 10 ms: what was to be killed would be dead by then."""
+LONG_SECONDS = 45.0
 """A transition waits up to 5 s for its report, a refill some rounds of the operator; the rest is a busy machine."""
+
+
+def needs_real_pods() -> None:
+    """Skips a test where no cgroup v2 tree with cgroup.kill can be made."""
+    made = real_pods()
+    if isinstance(made, str):
+        pytest.skip(made)
+    for _ in made:
+        pass  # it could be made, and is gone again
 
 
 class PathLab(Lab):
@@ -38,14 +45,13 @@ class PathLab(Lab):
     def __init__(self, plane: ControlPlane, prefix: str, namespace: str, directory: Path) -> None:
         super().__init__(plane, prefix, namespace, directory)
         self.nodes: list[PathNode] = []
-        self.operators: list[OperatorProcess] = []
-        self._token = self._agent_token()
+        self.token_file = self._agent_token()
 
     def _agent_token(self) -> Path:
-        """A token file with the agent's rights in the chart's ClusterRole."""
+        """A token with the rights of the chart's ClusterRole for agents."""
         group = "memorypressure.dev"
         rules = [
-            {"apiGroups": [group], "resources": ["nodememorystates"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": [group], "resources": ["nodememorystates"], "verbs": ["get", "watch"]},
             {"apiGroups": [group], "resources": ["nodememoryplans"], "verbs": ["get"]},
             {"apiGroups": [group], "resources": ["nodememorystates/status"], "verbs": ["patch"]},
         ]
@@ -61,7 +67,7 @@ class PathLab(Lab):
         return file
 
     def close(self) -> None:
-        """Ends operators first: what they see of ending nodes is nothing to act upon."""
+        """Ends the operators first, so that they do not act upon the end of the nodes."""
         for process in self.processes:
             if process.child.poll() is None:
                 process.child.send_signal(signal.SIGCONT)
@@ -71,98 +77,370 @@ class PathLab(Lab):
         super().close()
 
     def path_policy(self, case: str, *, mode: str = "Enforce", ladder: list[Object] | None = None, **limits: Any) -> str:
-        """The name of a policy for the nodes of a case: kills at once on `reserve`, victims by priority."""
+        """The name of a policy for the nodes of a case; unless told otherwise it kills, and does so at once."""
+        alone = ["SingletonWorkloads"]  # what is left of a workload after a kill
+        watermark = {"line": "AtomicReserve", "belowMilliseconds": 30, "withinMilliseconds": 50}
         self.policy(
             case,
             mode=mode,
             nodeSelector={"matchLabels": {"case": self.prefix + case}},
-            triggers=[
-                {
-                    "name": "reserve",
-                    "type": "ZoneWatermark",
-                    "zoneWatermark": {"line": "AtomicReserve", "belowMilliseconds": 30, "withinMilliseconds": 50},
-                }
-            ],
+            triggers=[{"name": "reserve", "type": "ZoneWatermark", "zoneWatermark": watermark}],
             ladder=ladder or [{"action": "Kill", "triggers": ["reserve"], "afterSeconds": 0}],
-            victims={"order": ["Priority", "Youngest"], "minRelief": 0, "minAgeSeconds": 0},
+            # The cgroups may have no memory figures here (cgroup v1 beside v2), so relief does not rank.
+            victims={"order": ["Priority", "Youngest"], "minRelief": 0, "minAgeSeconds": 0, "unprotected": alone},
             limits={"maxStandingKills": 1, "maxVictimsPerEpisode": 1, **limits},
         )
         return case
 
-    def path_node(self, case: str, name: str = "", *, pods: int = 3, past_known: bool = True) -> "PathNode":
-        """A node of a case with its pods, its agent started; `past_known` spares it a new journal's cool-down."""
+    def path_node(self, case: str, name: str = "", *, pods: int = 2, start: bool = True) -> "PathNode":
+        """A node of a case with its pods; its agent knows that there was no kill before, so no cool-down runs."""
         node = PathNode(self, case, name or case, pods)
         self.nodes.append(node)
-        if past_known:
-            node.machine.known_past()
-        node.start_sentinel()
-        node.start_reporter()
+        node.machine.known_past()
+        if start:
+            node.start()
         return node
 
+    def explain(self, case: str) -> str:
+        """The ends of the logs: the operators', and those of the nodes that the thread of that name made."""
+        operators = [f"--- operator:\n{process.text()[-3000:]}" for process in self.processes]
+        return "\n".join([*operators, *(node.tail() for node in self.nodes if node.made_by == case)])
+
     def edit_policy(self, case: str, **spec: Any) -> None:
-        """A merge patch of the policy's spec."""
-        self.merge(f"{GROUP}/memorypressurepolicies/{self.prefix}{case}", {"spec": spec})
+        """Merges `spec` into the policy's."""
+        path = f"{GROUP}/memorypressurepolicies/{self.prefix}{case}"
+        self.admin.must("PATCH", path, {"spec": spec}, MERGE_PATCH)
 
-    def merge(self, path: str, body: Object) -> Object:
-        answer: Object = self.admin.must("PATCH", path, body, "application/merge-patch+json")
-        return answer
-
-    def ledger(self, case: str) -> Object:
-        """The ledger's content."""
-        found: Object = json.loads(self.admin.must("GET", self.ledger_path(case))["data"]["ledger"])
-        return found
-
-    def entries(self, case: str) -> dict[str, Object]:
-        """The ledger's entries by incarnation."""
-        return {entry["incarnation"]: entry for entry in self.ledger(case)["entries"]}
-
-    def status_of(self, case: str) -> Object:
+    def policy_status(self, case: str) -> Object:
+        """The policy's status, empty before there is one."""
         found: Object = self.get_policy(case).get("status") or {}
         return found
 
+    def ledger(self, case: str) -> Object:
+        """The ledger's content."""
+        return ledger_of(self.admin.must("GET", self.ledger_path(case)))
 
-class PathNode:
-    """One node with its agent; `victims` are its pods in the order in which they have to die."""
+    def entry(self, case: str, incarnation: str) -> Object:
+        """The ledger's entry of an incarnation, empty where there is none."""
+        entries = self.ledger(case)["entries"]
+        return next((each for each in entries if each["incarnation"] == incarnation), {})
+
+    def ledger_versions(self) -> "Versions":
+        """All versions of the ledgers from now on."""
+        return Versions(self.plane, f"/api/v1/namespaces/{self.home}/configmaps")
+
+    def state_versions(self) -> "Versions":
+        """All versions of the NodeMemoryStates from now on."""
+        return Versions(self.plane, f"{GROUP}/nodememorystates")
+
+
+class NodeAgent:
+    """The agent of a node: a sentinel and a reporter as processes, on a machine, a journal and orders of their own."""
+
+    def __init__(self, lab: PathLab, name: str, directory: Path, cgroup_root: Path) -> None:
+        self.lab = lab
+        self.name = name
+        self.directory = directory
+        self.machine = SentinelLab(directory, cgroup_root)
+        self.made_by = threading.current_thread().name
+        self.sentinel: Child | None = None
+        self.reporter: Child | None = None
+
+    # --- its processes ---
+
+    def start(self) -> None:
+        """Starts sentinel and reporter."""
+        self.start_sentinel()
+        self.start_reporter()
+
+    def start_sentinel(self) -> None:
+        """Starts the sentinel on the journal and orders that are there."""
+        machine = self.machine
+        roots = {"proc": machine.machine.proc, "sys": machine.machine.sys, "cgroup": machine.cgroup_root}
+        self.sentinel = self._child("sentinel", *[f"--{name}-root={path}" for name, path in roots.items()])
+
+    def start_reporter(self) -> None:
+        """Starts the reporter."""
+        plane = self.lab.plane
+        link = [f"--server={plane.url}", f"--token-file={self.lab.token_file}"]
+        link += [f"--ca-file={plane.authority.certificate_file}", f"--node-name={self.name}"]
+        self.reporter = self._child("reporter", "--metrics-address=127.0.0.1", "--metrics-port=0", *link)
+
+    def _child(self, command: str, *words: str) -> Child:
+        files = [f"--orders={self.machine.orders_path}", f"--journal={self.machine.journal_path}"]
+        log = self.directory / f"{command}.log"
+        return Child(f"{command} of {self.name}", [SCRIPT, command, *files, *words], log, self.directory)
+
+    def kill_sentinel(self) -> None:
+        """SIGKILL."""
+        assert self.sentinel is not None
+        self.sentinel.stop(hard=True)
+
+    def freeze_reporter(self) -> None:
+        """Neither orders nor reports pass until `thaw_reporter`."""
+        assert self.reporter is not None
+        self.reporter.send(signal.SIGSTOP)
+
+    def thaw_reporter(self) -> None:
+        """Ends `freeze_reporter`."""
+        assert self.reporter is not None
+        self.reporter.send(signal.SIGCONT)
+
+    def replace_journal(self) -> str:
+        """Restarts the sentinel on a new journal, one that knows its past; the new incarnation."""
+        self.kill_sentinel()
+        self.machine.journal_path.unlink()
+        incarnation = self.machine.known_past()
+        self.start_sentinel()
+        return incarnation
+
+    def age_beats(self, seconds: float) -> None:
+        """Makes the beats in the journal that much older, while no sentinel runs."""
+        journal = Journal(str(self.machine.journal_path), read_boot_id())
+        beats = tuple(replace(beat, boot_ns=beat.boot_ns - int(seconds * 1e9)) for beat in journal.grants.beats)
+        journal.write_grants(replace(journal.grants, beats=beats))
+        journal.close()
+
+    def stop(self) -> None:
+        """Ends both processes."""
+        for child in (self.reporter, self.sentinel):
+            if child is not None:
+                child.stop()
+
+    def close(self) -> None:
+        """Ends both processes and closes the files."""
+        self.stop()
+        self.machine.close()
+
+    # --- what is seen of it on the machine ---
+
+    @property
+    def incarnation(self) -> str:
+        """Of the journal at this moment."""
+        return self.machine.reader.refresh().incarnation
+
+    def kills(self) -> int:
+        """killsTotal of the journal at this moment."""
+        return self.machine.kills_total()
+
+    def status(self, part: str) -> Object:
+        """A part of the sentinel's status, which it writes about once a second; empty before the first."""
+        found: Object = self.machine.status().get(part) or {}
+        return found
+
+    def decides(self, reason: str, seconds: float = LONG_SECONDS) -> None:
+        """Returns when the sentinel's last decision has that reason."""
+        wait_for(lambda: self.status("decision").get("reason") == reason, f"{self.name} decides {reason}", seconds)
+
+    def flood(self) -> None:
+        """From now on the machine is as in the deepest moment of the recorded flood."""
+        self.machine.flood()
+
+    def calm(self) -> None:
+        """From now on the machine is idle."""
+        self.machine.calm()
+
+    def tail(self) -> str:
+        """The ends of the logs."""
+        children = [child for child in (self.sentinel, self.reporter) if child is not None]
+        return "\n".join(f"--- {child.name} (decides {self._last()}):\n{child.tail()}" for child in children)
+
+    def _last(self) -> str:
+        return f"{self.status('decision')}, permit {self.status('permit')}"
+
+    # --- what is seen of it in the API ---
+
+    def state(self) -> Object:
+        """The NodeMemoryState, with empty parts where there is none."""
+        return {"metadata": {}, "spec": {}, "status": {}, **(self.lab.state(self.name) or {})}
+
+    def grant(self) -> Object:
+        """The grant, empty where there is none."""
+        found: Object = self.state()["spec"].get("grant") or {}
+        return found
+
+    def lease(self) -> Object:
+        """The lease as reported, empty where there is none."""
+        found: Object = self.state()["status"].get("lease") or {}
+        return found
+
+    def condition(self, kind: str) -> Object:
+        """A condition of the report, empty where there is none."""
+        return condition_of(self.state(), kind)
+
+    def reported_kills(self) -> list[Object]:
+        """The kills among recentActions."""
+        actions = self.state()["status"].get("recentActions", [])
+        return [action for action in actions if action["action"] == "Kill" and action["mode"] == "Enforce"]
+
+    def allowance(self) -> int:
+        """Kills that the grant in the API allows and the sentinel has seen."""
+        grant, reader = self.grant(), self.machine.reader
+        if reader.refresh().incarnation != grant.get("incarnation"):
+            return 0
+        held = reader.lease()
+        return held.ceiling_seen - held.kills_total if held.ceiling_seen == grant["killsCeiling"] else 0
+
+    def armed(self, kills: int = 1, seconds: float = LONG_SECONDS) -> Object:
+        """The grant, as soon as the sentinel may carry out so many kills by it."""
+        wait_for(
+            lambda: self.machine.armed() and self.allowance() == kills, f"{self.name} may kill {kills} times", seconds
+        )
+        return self.grant()
+
+
+class PathNode(NodeAgent):
+    """A Node of the API with its agent and its pods, whose processes are real."""
 
     def __init__(self, lab: PathLab, case: str, name: str, pods: int) -> None:
         mount = cgroup2_mount()
-        assert mount is not None, "asked for only where real_pods() is not a reason"
-        self.lab = lab
-        self.name = lab.prefix + name
-        self.directory = lab.directory / name
-        self.directory.mkdir()
+        assert mount is not None, "to be asked for only where there is one: see real_pods()"
+        directory = lab.directory / name
+        directory.mkdir()
         self.pods = RealPods(mount)
-        self.machine = SentinelLab(self.directory, self.pods.root)
-        self.reporters: list[subprocess.Popen[bytes]] = []
+        super().__init__(lab, lab.prefix + name, directory, self.pods.root)
         self._stand_in = KubeletStandIn(lab.admin, [self.name])
         self._stand_in.register(self.name, {"case": lab.prefix + case})
         self._stand_in.__enter__()
-        self.victims = self._make_pods(name, pods)
+        self.victims = [self._pod(pod) for pod in self._owned(name, pods)]
 
-    def _make_pods(self, app: str, count: int) -> list[Object]:
-        """Running pods of one owner, each with a real process; the later ones have the higher priority."""
+    def _owned(self, app: str, count: int) -> Iterator[Object]:
+        """Pods of one owner, of a kind that no controller touches."""
         lab = self.lab
+        container = {"name": "main", "image": "none", "resources": {"requests": {"memory": "16Mi"}}}
+        template = {"metadata": {"labels": {"app": app}}, "spec": {"containers": [container]}}
         path = f"/api/v1/namespaces/{lab.namespace}/podtemplates"
-        template = {"metadata": {"labels": {"app": app}}, "spec": {"containers": [{"name": "main", "image": "none"}]}}
         made = lab.admin.must("POST", path, {"metadata": {"name": app}, "template": template})
         owner = {"apiVersion": "v1", "kind": "PodTemplate", "name": app, "controller": True}
-        found = []
+        owner["uid"] = made["metadata"]["uid"]
+        spec = {
+            "nodeName": self.name,
+            "containers": [container],
+            "automountServiceAccountToken": False,
+            "tolerations": [{"operator": "Exists"}],
+        }
         for number in range(count):
-            container = {"name": "main", "image": "none", "resources": {"requests": {"memory": "16Mi"}}}
-            meta = {
-                "name": f"{app}-{number}",
-                "labels": {"app": app},
-                "ownerReferences": [{**owner, "uid": made["metadata"]["uid"]}],
-            }
-            spec = {
-                "nodeName": self.name,
-                "containers": [container],
-                "automountServiceAccountToken": False,
-                "tolerations": [{"operator": "Exists"}],
-                "priorityClassName": lab.priority_class(number),
-            }
-            body = {"metadata": meta, "spec": spec}
-            pod = lab.admin.must("POST", f"/api/v1/namespaces/{lab.namespace}/pods", body)
-            self.pods.add(pod["metadata"]["uid"], f"c0de{number:02}", MEMORY_USER)
-            found.append(pod)
-        return found
+            meta = {"name": f"{app}-{number}", "labels": {"app": app}, "ownerReferences": [owner]}
+            yield {"metadata": meta, "spec": spec}
+
+    def _pod(self, body: Object) -> Object:
+        """The pod; two small processes, since a cgroup with one small process is taken for the sandbox's."""
+        made: Object = self.lab.admin.must("POST", f"/api/v1/namespaces/{self.lab.namespace}/pods", body)
+        self.pods.add(made["metadata"]["uid"], "c0de01", PAUSE, count=2)
+        return made
+
+    def dead(self) -> int:
+        """Pods whose processes have ended."""
+        return len(self.pods.dead())
+
+    def close(self) -> None:
+        """Ends everything of the node that runs on this machine."""
+        super().close()
+        self._stand_in.__exit__(None, None, None)
+        self.pods.close()
+
+
+def condition_of(state: Object, kind: str) -> Object:
+    """A condition in a version of a NodeMemoryState, empty where there is none."""
+    found = (each for each in state.get("status", {}).get("conditions", []) if each["type"] == kind)
+    return next(found, {})
+
+
+class Versions:
+    """Every version of a collection's objects from now on, in the order of their resourceVersions."""
+
+    def __init__(self, plane: ControlPlane, path: str) -> None:
+        pair = plane.etcd_identity  # the administrator's
+        self._pool = urllib3.PoolManager(
+            ca_certs=str(plane.authority.certificate_file), cert_file=str(pair.certificate), key_file=str(pair.key)
+        )
+        self._plane = plane
+        self._path = path
+        version = plane.admin.must("GET", f"{path}?limit=1")["metadata"]["resourceVersion"]
+        url = f"{plane.url}{path}?watch=1&resourceVersion={version}"
+        timeout = urllib3.Timeout(connect=5, read=600)
+        self._answer = self._pool.request("GET", url, preload_content=False, timeout=timeout, retries=False)
+        assert self._answer.status == 200, self._answer.data
+        self._items: list[Object] = []
+        self._thread = threading.Thread(target=self._read, name="versions", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        rest = b""
+        try:
+            for chunk in self._answer.stream(65536):
+                *lines, rest = (rest + chunk).split(b"\n")
+                self._items += [json.loads(line) for line in lines if line]
+        except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError):
+            return  # closed, or the API server is gone
+
+    def seen(self) -> list[Object]:
+        """The objects so far; a deleted one is left out."""
+        return [item["object"] for item in list(self._items) if item["type"] in ("ADDED", "MODIFIED")]
+
+    def close(self) -> None:
+        """Ends the watch; what was seen stays."""
+        connection = self._answer.connection
+        if connection is not None and connection.sock is not None:
+            connection.sock.shutdown(2)  # wakes the reader
+        self._thread.join(timeout=5)
+        self._answer.close()
+        self._pool.clear()
+
+
+def version_of(item: Object) -> int:
+    """The object's place in the order of all writes: etcd's revision, one for all kinds."""
+    return int(item["metadata"]["resourceVersion"])
+
+
+def ledger_of(config_map: Object) -> Object:
+    """What the ConfigMap holds; empty for one that is no ledger."""
+    found: Object = json.loads(config_map.get("data", {}).get("ledger", "{}"))
+    return found
+
+
+def raises(states: Sequence[Object]) -> list[Object]:
+    """The versions of NodeMemoryStates in which an incarnation's ceiling is higher than in the version before."""
+    last: dict[str, tuple[str, int]] = {}
+    found = []
+    for state in states:
+        grant, uid = state["spec"].get("grant"), state["metadata"]["uid"]
+        now = (grant["incarnation"], grant["killsCeiling"]) if grant else ("", 0)
+        before = last.get(uid, ("", 0))
+        last[uid] = now
+        if grant and (now[0] != before[0] or now[1] > before[1]) and now[1] > kills_reported(state):
+            found.append(state)
+    return found
+
+
+def kills_reported(state: Object) -> int:
+    """killsTotal of the incarnation that the grant is for."""
+    grant, lease = state["spec"].get("grant") or {}, state.get("status", {}).get("lease") or {}
+    return int(lease["killsTotal"]) if lease.get("incarnation") == grant.get("incarnation") else 0
+
+
+def uncovered(states: Sequence[Object], config_maps: Sequence[Object]) -> list[str]:
+    """Raises of a ceiling that the newest ledger of an earlier version did not hold."""
+    wrong = []
+    for state in raises(states):
+        grant = state["spec"]["grant"]
+        earlier = [each for each in config_maps if version_of(each) < version_of(state)]
+        newest = {each["metadata"]["name"]: each for each in sorted(earlier, key=version_of)}
+        entries = [entry for each in newest.values() for entry in ledger_of(each).get("entries", [])]
+        mine = [entry for entry in entries if entry["incarnation"] == grant["incarnation"]]
+        if not any(entry["ceiling"] >= grant["killsCeiling"] for entry in mine):
+            name = state["metadata"]["name"]
+            wrong.append(f"{name}: ceiling {grant['killsCeiling']} at {version_of(state)}, ledgers hold {mine}")
+    return wrong
+
+
+def most_outstanding(states: Sequence[Object], nodes: Sequence[str]) -> int:
+    """The most kills that the grants of these nodes allowed together at any version, beyond those reported."""
+    allowed: dict[str, int] = {}
+    most = 0
+    for state in sorted(states, key=version_of):
+        name, grant = state["metadata"]["name"], state["spec"].get("grant")
+        if name in nodes:
+            allowed[name] = max(0, grant["killsCeiling"] - kills_reported(state)) if grant else 0
+            most = max(most, sum(allowed.values()))
+    return most

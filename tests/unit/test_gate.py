@@ -41,7 +41,7 @@ def machines(draw: st.DrawFn) -> ZoneInfo:
                 raw_min + boost + step,
                 raw_min + boost + 2 * step,
                 managed,
-                draw(st.integers(0, cma if cma_known else managed)),
+                draw(st.integers(0, (cma + error * 4 if cma else 0) if cma_known else managed)),
                 cma,
                 cma_known,
                 (draw(sizes),),

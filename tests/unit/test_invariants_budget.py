@@ -22,8 +22,9 @@ from hypothesis.stateful import (
 )
 
 from memorypressure import allotment, grants, ledger
-from memorypressure.allotment import Desk, GrantWrite, NodeView
+from memorypressure.allotment import Closing, Desk, GrantWrite, NodeView, Round, WriteKind
 from memorypressure.grants import Grant, Lease, Leave, NodeGrants, Permit
+from memorypressure.ledger import Entry, Ledger
 from memorypressure.spec_values import Limits, Mode, Share
 
 SECOND = 1_000_000_000
@@ -160,8 +161,9 @@ class Simulation:
 
         def land() -> None:
             now = self.api.live(name)
-            late = now is not None and now.lease is not None and now.lease.incarnation == lease.incarnation
-            if now is None or now.uid != uid or (late and now.lease.beat > lease.beat):
+            if now is None or now.uid != uid:
+                return
+            if now.lease is not None and now.lease.incarnation == lease.incarnation and now.lease.beat > lease.beat:
                 return
             self.api.put_state(name, replace(now, version=self.api.next_version(), lease=lease))
 
@@ -450,6 +452,40 @@ def test_a_write_that_another_process_has_under_way_fails_after_a_closing() -> N
     armed(simulation, "b", index=1)  # closes a, whose ledger entry it found, and raises b
     assert not simulation.api.write_grant("a", write.grant, seen["a"].uid, seen["a"].version)
     assert simulation.kill("b", "no")
+
+
+LEASE = Lease("a-0001", beat=1, kills_total=0, ceiling_seen=0)
+ZERO = Grant("a-0001", 1, 0, "plan", 1)
+HELD = ledger.with_entry(Ledger(serial=7), Entry("a", "a-0001", 1, 0, beat=1, grant_seconds=GRANT_SECONDS))
+
+
+def one_round(mode: Mode, grant: Grant | None, closings: dict[str, Closing]) -> Round:
+    view = NodeView("a", mode, grant, LEASE, "plan", 1, armable=True)
+    desk = Desk(HELD, 0, closings=closings)
+    return allotment.decide(desk, [view], Simulation(1, 1).limits, 1)
+
+
+def test_a_raise_always_moves_the_ledger_even_if_its_sums_stay() -> None:
+    result = one_round(Mode.ENFORCE, ZERO, {})
+    assert [write.kind for write in result.writes] == [WriteKind.RAISE]
+    assert result.write_ledger_first
+    assert result.desk.ledger.entries == HELD.entries
+    assert ledger.encode(result.desk.ledger) != ledger.encode(HELD)
+
+
+def test_a_raise_ends_a_closing_before_it_is_written() -> None:
+    result = one_round(Mode.ENFORCE, ZERO, {"a-0001": Closing("a-0001", 0, 1)})
+    assert [write.kind for write in result.writes] == [WriteKind.RAISE]
+    assert result.desk.closings == {}
+
+
+def test_a_closing_always_moves_the_state_even_if_a_zero_grant_is_there_already() -> None:
+    for there in (ZERO, None, replace(ZERO, kills_ceiling=1)):
+        (write,) = one_round(Mode.DISABLED, there, {}).writes
+        assert write.kind is WriteKind.LOWER
+        assert write.grant != there
+        assert write.grant in (None, ZERO)
+        assert write.closes == (Closing("a-0001", 0, 1),)
 
 
 def test_rounds_without_news_write_nothing() -> None:

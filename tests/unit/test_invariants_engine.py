@@ -61,7 +61,7 @@ def test_below_the_reserve_for_long_enough_kills_the_best_victim_once() -> None:
     kills = [result for result in results if result.decision.action is Action.KILL]
     assert len(kills) == 1
     assert kills[0].decision.cause is Reason.ATOMIC_RESERVE_BREACHED
-    assert dict(kills[0].decision.inputs)["neededBytes"] > 0
+    assert kills[0].decision.to_json()["inputs"]["neededBytes"] > 0
     assert results[-1].decision.reason is Reason.WAITING_FOR_VICTIM
     assert results.index(kills[0]) >= 3, "one or two samples never act"
 

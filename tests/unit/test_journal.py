@@ -213,6 +213,14 @@ def test_a_directory_in_the_journals_place_is_an_error_that_says_so(tmp_path: Pa
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["journal", "journal.lock"]
 
 
+def test_a_journal_knows_whether_its_path_still_leads_to_it(journal: Journal, path: Path) -> None:
+    assert journal.in_place()
+    path.rename(path.with_name("moved"))
+    assert not journal.in_place()
+    path.write_bytes(bytes(layout.TOTAL_BYTES))
+    assert not journal.in_place()
+
+
 def test_two_writers_are_refused(journal: Journal) -> None:
     with pytest.raises(JournalLockedError):
         Journal(journal.path, BOOT)

@@ -15,7 +15,7 @@ import yaml
 from memorypressure.version import VERSION
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-NOT_OURS = {".git", ".venv", "build", "__pycache__"}
+NOT_OURS = {".hypothesis", ".git", ".venv", "build", "__pycache__"}
 LOCKS = ["agent.txt", "build.txt", "dev.txt", "operator.txt"]
 CORE = sorted((REPOSITORY / "core").rglob("*.py"))
 # In halves, so that this file does not find itself.

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from memorypressure import orders as orders_module
 from memorypressure.grants import Grant
 from memorypressure.orders import Orders, OrdersError, decode, encode, grant_from, grant_json, orders_from
-from memorypressure.plans import MAX_PODS, PlanResult, build_plan, candidate_nodes, empty_plan
+from memorypressure.plans import PlanResult, build_plan, candidate_nodes, empty_plan
 from memorypressure.protections import OwnPods, PodFacts, Surroundings
 from memorypressure.reasons import Reason
 from memorypressure.spec import Mode, Policy, Share, ladder_from, limits_from, parse_policy, triggers_from, victims_from
 from memorypressure.spec_json import ladder_json, limits_json, triggers_json, victims_json
+from memorypressure.victims import MAX_PODS
 
 SAMPLES = sorted((Path(__file__).parents[2] / "crds" / "samples").glob("*.yaml"))
 INCARNATION = "0" * 32 + ".1"

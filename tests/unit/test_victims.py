@@ -232,3 +232,13 @@ UIDS = [
 @pytest.mark.parametrize(("text", "fine"), UIDS)
 def test_a_uid_names_one_directory(text: str, fine: bool) -> None:
     assert is_pod_uid(text) is fine
+
+
+def test_invariant_7_a_container_that_names_another_cgroup_is_no_target() -> None:
+    containers = (
+        ContainerUsage("../../system.slice", 900 * MIB, 900 * MIB, 9),
+        ContainerUsage("main", 90 * MIB, 90 * MIB, 5),
+    )
+    ranking = ranked([pod("a")], [Usage("a", containers, 600)])
+    assert ranking.chosen is not None
+    assert ranking.chosen.containers == ("main",)

@@ -54,6 +54,10 @@ BAD = [
     ("managed  772915", f"managed  {TOO_MANY}", f"managed  {TOO_MANY}", "2^52"),
     ("free     772789", f"free     {TOO_MANY}", f"pages free     {TOO_MANY}", "2^52"),
     ("free     772789", "free     99999999999999999999999", "pages free     99999999999999999999999", "'pages free'"),
+    ("managed  772915", "managed  1044481", "managed  1044481", "managed not above spanned (1044480)"),
+    ("free     772789", "free     1044735", "pages free     1044735", "pages free not above spanned (1044480)"),
+    ("free     772789", "free     999999999999", "pages free     999999999999", "pages free not above spanned"),
+    ("nr_free_cma  0", "nr_free_cma  255", "nr_free_cma  255", "'nr_free_cma' not above cma (0)"),
     ("high     8828", f"high     {TOO_MANY}", f"high     {TOO_MANY}", "2^52"),
     ("zone    DMA32", "zone     DMA3", "Node 0, zone     DMA3", "'Node N, zone NAME'"),
     ("zone    DMA32", "zone   DMA32", "Node 0, zone   DMA32", "'Node N, zone NAME'"),
@@ -144,6 +148,18 @@ def test_fields_that_only_some_zones_have_are_refused() -> None:
 
 def test_a_zone_without_a_known_amount_of_cma_is_refused() -> None:
     assert "'nr_free_cma'" in error_of(replaced("nr_free_cma  59000", "nr_free_cmb  59000", CMA)).expected
+
+
+@pytest.mark.parametrize("kernel", [(5, 10), (6, 18)])
+def test_free_cma_that_is_more_than_what_is_free_is_no_pressure(kernel: tuple[int, int]) -> None:
+    damaged = replaced("nr_free_cma  59000", "nr_free_cma  60509", shapes.zoneinfo(shapes.cma(kernel)))
+    error = error_of(damaged)
+    assert (error.line, error.expected) == ("nr_free_cma  60509", "'nr_free_cma' not above pages free (60000)")
+
+
+def test_counters_may_be_off_by_what_the_cpus_hold_back() -> None:
+    for old, new in (("nr_free_cma  0", "nr_free_cma  254"), ("free     772789", "free     1044734")):
+        parse_zoneinfo(replaced(old, new), 4096)
 
 
 def test_a_machine_on_which_no_zone_counts_is_refused() -> None:

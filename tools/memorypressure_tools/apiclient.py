@@ -40,6 +40,7 @@ class ApiClient:
             ca_certs=authority,
             cert_file=str(identity.certificate) if identity else None,
             key_file=str(identity.key) if identity else None,
+            maxsize=16,  # as many threads of a test may ask at once
             retries=False,
             timeout=TIMEOUT_SECONDS,
         )

@@ -139,7 +139,7 @@ class FakeNode:
 
     def _vmstat(self, reading: Reading) -> str:
         free = reading.free_pages + self._free_elsewhere_pages
-        return f"nr_free_pages {free}\nnr_zone_inactive_anon {0:>{NUMBER_WIDTH * 2 - len(str(free))}}\n"
+        return f"nr_free_pages {free}\nnr_zone_inactive_anon {0:0>{NUMBER_WIDTH + 8 - len(str(free))}}\n"
 
     def _meminfo(self, reading: Reading) -> str:
         kib = PAGE_BYTES // 1024

@@ -51,6 +51,8 @@ class Journal:
         except FileNotFoundError:
             self.opened_because = "new journal: there was none"
             self._map, self.identity = _create(path, boot_id)
+        found = os.stat(path, follow_symlinks=False)
+        self._file = (found.st_dev, found.st_ino)
         grants = layout.newest_grants(
             self.identity.incarnation, self._slots(layout.GRANTS_OFFSET, layout.GRANTS_SLOT_BYTES)
         )
@@ -73,6 +75,14 @@ class Journal:
     def last_decision(self) -> int:
         """Sequence number of the last decision record, 0 before the first."""
         return self._decision_sequence
+
+    def in_place(self) -> bool:
+        """Whether the path still leads to this file: otherwise nobody can read what is written here."""
+        try:
+            found = os.stat(self.path, follow_symlinks=False)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino, found.st_size) == (*self._file, layout.TOTAL_BYTES)
 
     def write_grants(self, grants: NodeGrants) -> None:
         """Puts the state of the grant protocol down, whole; what it says may leave the process only afterwards.

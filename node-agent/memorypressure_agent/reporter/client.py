@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,8 @@ TOKEN_READ_SECONDS = 30.0
 
 Json = dict[str, Any]
 
+_ADDRESS = re.compile(r"<[^<>]* object at 0x[0-9a-f]+>:? ?")
+
 
 class SettingsError(ValueError):
     """How to reach the API server is not known or not usable; the text says what to give."""
@@ -28,11 +31,15 @@ class SettingsError(ValueError):
 class ApiError(Exception):
     """A call that did not succeed: no answer (`status` 0), or an answer that refuses."""
 
-    def __init__(self, status: int, message: str, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, retry_after_seconds: float | None = None, *, names_object: bool = False
+    ) -> None:
         super().__init__(message if status == 0 else f"HTTP {status}: {message}")
         self.status = status
         self.message = message
         self.retry_after_seconds = retry_after_seconds
+        self.names_object = names_object
+        """Whether the refusal is about an object: a 404 without one means that the resource is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +63,7 @@ class Endpoint:
                     "no API server: give --server URL, or run in a pod (KUBERNETES_SERVICE_HOST is not set)"
                 )
             server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-        if not server.startswith("https://"):
-            raise SettingsError(f"--server {server}: the URL must begin with https://, a token is never sent in clear")
+        _check_url(server)
         endpoint = cls(
             server.rstrip("/"),
             Path(token_file or SERVICE_ACCOUNT / "token"),
@@ -96,7 +102,10 @@ class ApiClient:
         return self._call("POST", path, body, "application/json")
 
     def watch(self, path: str, query: Mapping[str, str], silence_seconds: float) -> Iterator[Json]:
-        """Watch events until the server ends the stream or says nothing for `silence_seconds`. Raises ApiError."""
+        """Watch events until the server ends the stream or says nothing for `silence_seconds`. Raises ApiError.
+
+        Silence is no error: a watch on which nothing happens may be silent, and the next call will tell.
+        """
         timeout = urllib3.Timeout(connect=5.0, read=silence_seconds)
         response = self._open("GET", f"{path}?{urlencode({**query, 'watch': '1'})}", None, None, timeout)
         try:
@@ -109,8 +118,10 @@ class ApiClient:
                 for line in lines:
                     if line:
                         yield _object(line)
+        except urllib3.exceptions.ReadTimeoutError:
+            return
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise ApiError(0, f"the watch broke off: {error}") from error
+            raise ApiError(0, f"the watch broke off: {_reason(error)}") from error
         finally:
             response.close()
 
@@ -121,7 +132,7 @@ class ApiClient:
                 raise _refusal(response)
             return _object(response.data)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise ApiError(0, f"{method} {path}: {error}") from error
+            raise ApiError(0, f"{method} {path}: {_reason(error)}") from error
         finally:
             response.release_conn()
 
@@ -142,7 +153,7 @@ class ApiClient:
                 redirect=False, preload_content=False,
             )  # fmt: skip
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise ApiError(0, f"{method} {path}: no answer from {self._endpoint.server}: {error}") from error
+            raise ApiError(0, f"no answer from {self._endpoint.server}: {_reason(error)}") from error
         if response.status == 401:
             self._token_read_at = float("-inf")  # rotated early: the next call reads the file again
         return response
@@ -150,11 +161,16 @@ class ApiClient:
     def _fresh_token(self) -> str:
         now = time.monotonic()
         if now - self._token_read_at > TOKEN_READ_SECONDS:
+            path = self._endpoint.token_file
             try:
-                self._token = self._endpoint.token_file.read_text(encoding="ascii").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ApiError(0, f"token file {self._endpoint.token_file}: {error}") from error
-            self._token_read_at = now
+                token = path.read_text(encoding="ascii").strip()
+            except OSError as error:
+                raise ApiError(0, f"--token-file {path}: {error.strerror}; give a readable file") from error
+            except UnicodeDecodeError:
+                token = ""
+            if not token.isprintable() or " " in token or not token:
+                raise ApiError(0, f"--token-file {path}: holds no bearer token, which is one line without spaces")
+            self._token, self._token_read_at = token, now
         return self._token
 
     def _fresh_pool(self) -> urllib3.PoolManager:
@@ -168,8 +184,38 @@ class ApiClient:
                 self._pool = urllib3.PoolManager(num_pools=2, maxsize=2, ssl_context=context)
                 self._ca_stamp = stamp
         except (OSError, ssl.SSLError) as error:
-            raise ApiError(0, f"CA file {self._endpoint.ca_file}: {error}") from error
+            text = "holds no certificate in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
+            raise ApiError(0, f"--ca-file {self._endpoint.ca_file}: {text}") from error
         return self._pool
+
+
+def _check_url(server: str) -> None:
+    wanted = f"--server {server}: give a URL such as https://10.0.0.1:6443"
+    try:
+        url = urllib3.util.parse_url(server)
+    except urllib3.exceptions.LocationParseError as error:
+        raise SettingsError(wanted) from error
+    if url.scheme != "https":
+        raise SettingsError(f"{wanted}; it must begin with https://, a token is never sent in clear")
+    if not url.host or url.path not in (None, "", "/") or url.query or url.fragment or url.auth:
+        raise SettingsError(wanted)
+
+
+def _reason(error: Exception) -> str:
+    """The cause in few words, without addresses of objects: equal failures give equal texts."""
+    inner: BaseException = error
+    while True:
+        deeper = inner.reason if isinstance(inner, urllib3.exceptions.MaxRetryError) else inner.__cause__
+        if not isinstance(deeper, OSError | urllib3.exceptions.HTTPError):
+            break
+        inner = deeper
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted ({inner.verify_message}); is --ca-file the CA of this API server?"
+    if isinstance(inner, TimeoutError | urllib3.exceptions.TimeoutError):
+        return "it did not answer in time"
+    if isinstance(inner, OSError) and inner.strerror:
+        return inner.strerror
+    return _ADDRESS.sub("", str(inner))
 
 
 def _object(data: bytes) -> Json:
@@ -185,9 +231,12 @@ def _object(data: bytes) -> Json:
 def _refusal(response: urllib3.BaseHTTPResponse) -> ApiError:
     """The server's own words: `message` of a Status object where it sent one."""
     data = response.data
+    named = False
     try:
-        message = str(json.loads(data)["message"])
-    except (ValueError, KeyError, TypeError):
-        message = data[:200].decode(errors="replace") or str(response.reason)
+        status = json.loads(data)
+        message = str(status["message"])
+        named = bool((status.get("details") or {}).get("name"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        message = data[:200].decode(errors="replace").strip() or str(response.reason)
     after = response.headers.get("Retry-After", "")
-    return ApiError(response.status, message, float(after) if after.isdigit() else None)
+    return ApiError(response.status, message, float(after) if after.isdecimal() else None, names_object=named)

@@ -1,11 +1,11 @@
 """The node's orders: watches its NodeMemoryState, fetches the plan when that moves, writes the orders file.
 
 What the API server does not say is not ordered: an object that is gone, of no policy, or not understood takes the
-orders file away, and the sentinel is then without orders. While the API server is *away* the file stays as it is: how
-long it may be used is the grant's matter, by the node's own clock.
+orders file away, and the sentinel is then without orders. So does a file that cannot be written: orders that are no
+longer in force must not stay in it. While the API server is *away* the file stays as it is: how long it may be used is
+the grant's matter, by the node's own clock.
 """
 
-import os
 import random
 import threading
 import time
@@ -17,30 +17,52 @@ from typing import Any, Final
 from memorypressure.orders import Orders, OrdersError, encode, orders_from
 from memorypressure.reasons import Reason
 from memorypressure_agent.reporter.client import ApiClient, ApiError, Json
+from memorypressure_agent.reporter.files import content, remove, replace_file
 from memorypressure_agent.reporter.log import Log
+from memorypressure_agent.reporter.pace import backoff_seconds
 
 STATES: Final = "/apis/memorypressure.dev/v1alpha1/nodememorystates"
 PLANS: Final = "/apis/memorypressure.dev/v1alpha1/nodememoryplans"
 SILENCE_SECONDS: Final = 90.0
 """A watch that is silent for longer is opened anew: API servers send a bookmark about once a minute (KEP-956)."""
 WATCH_SECONDS: Final = 300
+"""The object is read anew at least this often."""
+SHORT_WATCH_SECONDS: Final = 5.0
+"""A watch that ends sooner counts as a failure: otherwise one that always ends at once would be asked for in a loop."""
 LONGEST_BACKOFF_SECONDS: Final = 30.0
+
+_NO_POLICY: Final = "no policy is in force on this node"
 
 
 @dataclass(frozen=True, slots=True)
 class LinkState:
-    """How the link stands. `message` says what is wrong when `reason` is not None."""
+    """How the link stands: with the API server (`problem`), and with the orders (`reason`, `message`)."""
 
     connected: bool = False
+    problem: str = "the API server was not reached yet"
+    """What is wrong with the connection; empty while it stands."""
     last_contact_seconds: float | None = None
     """Monotonic time of the last answer or event."""
+    synced_unix_seconds: float | None = None
+    """When the object was last read or heard of."""
     state: Json | None = None
     """The NodeMemoryState as last seen."""
     orders: Orders | None = None
+    """What the orders file holds; None: there is no file."""
     generation: int | None = None
     """Generation of the object that `orders`, or there being none, was made of."""
     reason: Reason | None = Reason.NO_ORDERS
-    message: str = "the API server was not reached yet"
+    """Why there are no orders; None: they are in force."""
+    message: str = "no orders came yet"
+
+    @property
+    def uid(self) -> str:
+        """UID of the object, empty without one: it changes when the object is deleted and made again."""
+        return str(self.state["metadata"].get("uid", "")) if self.state is not None else ""
+
+
+class _TryAgainError(Exception):
+    """The orders are not as they should be although nothing is wrong with the connection."""
 
 
 class Link(threading.Thread):
@@ -57,7 +79,6 @@ class Link(threading.Thread):
         self._orders_path = orders_path
         self._log = log
         self._stopping = threading.Event()
-        self._written: bytes | None = None
         self._plan: Json | None = None
 
     def run(self) -> None:
@@ -65,41 +86,51 @@ class Link(threading.Thread):
         failures = 0
         while not self._stopping.is_set():
             began = time.monotonic()
+            retry_after_seconds: float | None = None
             try:
-                self._follow()
-                failures = 0
+                self.follow()
             except ApiError as error:
-                failures = 1 if time.monotonic() - began > LONGEST_BACKOFF_SECONDS else failures + 1
                 self._lost(error)
-                wait_seconds = min(LONGEST_BACKOFF_SECONDS, 0.5 * 2 ** min(failures, 8)) * random.uniform(0.5, 1.0)  # noqa: S311 -- jitter
-                self._stopping.wait(max(wait_seconds, error.retry_after_seconds or 0.0))
+                retry_after_seconds = error.retry_after_seconds
+            except _TryAgainError:
+                pass  # said when it began
+            else:
+                if time.monotonic() - began >= SHORT_WATCH_SECONDS:
+                    failures = 0
+                    continue
+            if time.monotonic() - began > LONGEST_BACKOFF_SECONDS:
+                failures = 0
+            jitter = random.random()  # noqa: S311 -- no secret
+            self._stopping.wait(backoff_seconds(failures, jitter, LONGEST_BACKOFF_SECONDS, retry_after_seconds))
+            failures += 1
 
     def stop(self) -> None:
         """Ends the thread; a call under way ends with the process."""
         self._stopping.set()
 
-    def _follow(self) -> None:
-        """Reads the object, then its changes until the watch ends."""
+    def follow(self) -> None:
+        """Reads the object, then its changes until the watch ends. Raises ApiError."""
+        query = {
+            "fieldSelector": f"metadata.name={self._node_name}",
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(WATCH_SECONDS),
+        }
         try:
             state = self._client.get(f"{STATES}/{self._node_name}")
         except ApiError as error:
             if error.status != 404:
                 raise
-            self._gone()
-            state = {"metadata": {"resourceVersion": "0"}}
+            if not error.names_object:
+                self._nothing("the API server does not know the kind NodeMemoryState")
+                raise
+            self._gone()  # without a version the watch begins with the object, if it is there by then
         else:
             self._take(state)
-        version = str(state["metadata"].get("resourceVersion", "0"))
-        query = {
-            "fieldSelector": f"metadata.name={self._node_name}",
-            "resourceVersion": version,
-            "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(WATCH_SECONDS),
-        }
+            query["resourceVersion"] = str(state["metadata"].get("resourceVersion", ""))
         for event in self._client.watch(STATES, query, SILENCE_SECONDS):
             if self._stopping.is_set():
                 return
-            self.state = replace(self.state, connected=True, last_contact_seconds=time.monotonic())
+            self._in_touch()
             kind, item = event.get("type"), event.get("object")
             if kind in ("ADDED", "MODIFIED") and isinstance(item, dict):
                 self._take(item)
@@ -110,23 +141,39 @@ class Link(threading.Thread):
                 self._log(Reason.UNREADABLE, f"the watch ended: {message}; it is opened anew")
                 return
 
+    def _in_touch(self) -> None:
+        if not self.state.connected:
+            self._log(Reason.ACCEPTED, "in touch with the API server")
+        self.state = replace(
+            self.state,
+            connected=True,
+            problem="",
+            last_contact_seconds=time.monotonic(),
+            synced_unix_seconds=time.time(),
+        )
+
     def _take(self, state: Json) -> None:
         """Makes orders of the object, and of the plan that it names."""
-        self.state = replace(self.state, connected=True, last_contact_seconds=time.monotonic(), state=state)
+        self._in_touch()
+        self.state = replace(self.state, state=state)
         spec = state.get("spec", {})
         wanted = spec.get("plan")
+        if not isinstance(wanted, Mapping):
+            self._withdraw(Reason.NO_ORDERS, _NO_POLICY)
+            return
+        plan = self._fetched_plan(wanted)
+        if plan is None:
+            message = f"the plan {wanted.get('uid')} that the state names is not there"
+            self._withdraw(Reason.NO_ORDERS, message)
+            raise _TryAgainError(message)  # no event will tell when it comes
         try:
-            plan = None if not isinstance(wanted, Mapping) else self._fetched_plan(wanted)
-            if plan is None:
-                self._withdraw(Reason.NO_ORDERS, "no policy is in force on this node")
-                return
             meta = plan["metadata"]
             orders = orders_from(plan["spec"], meta["uid"], meta["generation"], spec, self._own_pod_uid)
         except (OrdersError, KeyError, TypeError) as error:
             self._withdraw(Reason.ORDERS_INVALID, f"orders not understood: {error}")
             return
         if orders is None:
-            self._withdraw(Reason.NO_ORDERS, "no policy is in force on this node")
+            self._withdraw(Reason.NO_ORDERS, _NO_POLICY)
             return
         self._write(orders)
 
@@ -143,77 +190,62 @@ class Link(threading.Thread):
             if error.status != 404:
                 raise
             self._plan = None
-            return None
         return self._plan
 
     def _write(self, orders: Orders) -> None:
         data = encode(orders)
-        if data != self._written or not self._orders_path.exists():
-            try:
+        try:
+            if content(self._orders_path) != data:
                 replace_file(self._orders_path, data)
-            except OSError as error:
-                self._failed(f"the orders file cannot be written: {error}")
-                return
-            self._written = data
-            grant = "no grant" if orders.grant is None else f"grant up to {orders.grant.kills_ceiling} kills"
-            text = f"orders: {orders.mode}, policy {orders.policy_name}, {len(orders.pods)} pods, {grant}"
-            self._log(Reason.ACCEPTED, text)
-        self.state = replace(self.state, orders=orders, generation=self._generation(), reason=None, message="")
-        self.changed.set()
+                grant = "no grant" if orders.grant is None else f"grant up to {orders.grant.kills_ceiling} kills"
+                pods = f"{len(orders.pods)} pods"
+                self._log(Reason.ACCEPTED, f"orders: {orders.mode}, policy {orders.policy_name}, {pods}, {grant}")
+        except OSError as error:
+            message = f"the orders file cannot be written: {error}"
+            self._withdraw(Reason.ACTION_FAILED, message)
+            raise _TryAgainError(message) from error
+        self._set(orders, None, "")
 
     def _withdraw(self, reason: Reason, message: str) -> None:
         """Takes the orders file away: the sentinel observes, and kills nothing."""
         try:
-            self._orders_path.unlink(missing_ok=True)
+            remove(self._orders_path)
         except OSError as error:
-            self._failed(f"the orders file cannot be removed: {error}")
-            return
-        self._written = None
-        if (reason, message) != (self.state.reason, self.state.message):
+            message = f"the orders file cannot be removed: {error}"
+            self._set(self.state.orders, Reason.ACTION_FAILED, message)
+            raise _TryAgainError(message) from error
+        self._set(None, reason, message)
+
+    def _set(self, orders: Orders | None, reason: Reason | None, message: str) -> None:
+        if reason is not None and (reason, message) != (self.state.reason, self.state.message):
             self._log(reason, message)
-        self.state = replace(self.state, orders=None, generation=self._generation(), reason=reason, message=message)
-        self.changed.set()
-
-    def _generation(self) -> int | None:
-        state = self.state.state
-        generation = state["metadata"].get("generation") if state else None
-        return generation if isinstance(generation, int) else None
-
-    def _failed(self, message: str) -> None:
-        self._log(Reason.ACTION_FAILED, message)
-        self.state = replace(self.state, reason=Reason.ACTION_FAILED, message=message)
+        generation = self.state.state["metadata"].get("generation") if self.state.state is not None else None
+        self.state = replace(
+            self.state,
+            orders=orders,
+            generation=generation if isinstance(generation, int) else None,
+            reason=reason,
+            message=message,
+        )
         self.changed.set()
 
     def _gone(self) -> None:
+        self._in_touch()
+        self._nothing(f"there is no NodeMemoryState {self._node_name}; the operator makes it")
+
+    def _nothing(self, message: str) -> None:
         self._plan = None
-        self.state = replace(self.state, connected=True, last_contact_seconds=time.monotonic(), state=None)
-        self._withdraw(Reason.NO_ORDERS, f"there is no NodeMemoryState {self._node_name}; the operator creates it")
+        self.state = replace(self.state, state=None)
+        self._withdraw(Reason.NO_ORDERS, message)
 
     def _lost(self, error: ApiError) -> None:
         """Keeps the orders: what they allow ends by itself. A refusal says what to look at."""
         hint = {
-            401: "; the token is not accepted: expired, or of another cluster",
+            401: "; the token is expired, or not of this cluster",
             403: "; is the chart's ClusterRole for the agent bound to this service account?",
+            404: "; are the CustomResourceDefinitions of this version installed?",
         }.get(error.status, "")
-        message = f"{error}{hint}"
-        if self.state.connected or message != self.state.message:
-            self._log(Reason.UNREADABLE, message)
-        self.state = replace(self.state, connected=False, message=message)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Puts `data` at `path` in one step: a reader sees the old file or the new one. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+        problem = f"{error}{hint}"
+        if problem != self.state.problem:
+            self._log(Reason.UNREADABLE, problem)
+        self.state = replace(self.state, connected=False, problem=problem)

@@ -11,13 +11,34 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from memorypressure.reasons import Reason
 from memorypressure.spec_values import Action
 from memorypressure.version import VERSION
 from memorypressure_agent.reporter.link import LinkState
 from memorypressure_agent.reporter.report import View
 
 PREFIX: Final = "memorypressure"
-LATENCY_BUCKETS_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+RESULTS: Final = (("Enforce", "Success"), ("Enforce", "Failed"), ("DryRun", "Success"))
+DENIALS: Final = (
+    Reason.COOLDOWN,
+    Reason.FUTILE,
+    Reason.EPISODE_LIMIT,
+    Reason.AGENT_LIMIT,
+    Reason.MOVABLE_FREE,
+    Reason.NOT_HOLDING,
+    Reason.NO_VICTIM,
+    Reason.NO_FIGURES,
+    Reason.LOCK_HELD,
+    Reason.CAPABILITY_MISSING,
+    Reason.NO_ORDERS,
+    Reason.NO_GRANT,
+    Reason.WRONG_INCARNATION,
+    Reason.PLAN_MISMATCH,
+    Reason.GRANT_EXPIRED,
+    Reason.CEILING_REACHED,
+    Reason.BUDGET_EXHAUSTED,
+)
+"""Reasons that hold back a kill that is due; the sentinel also counts those for which none is due."""
 
 _ZONE_GAUGES: Final = (
     ("free", "freeBytes", "Free memory of the zone."),
@@ -65,7 +86,7 @@ class NodeCollector(Collector):
         yield from _zones(view.status)
         yield from _below_lines(view.status)
         yield from _pressure(view.status)
-        yield from _actions(view.status, link)
+        yield from _actions(view.status)
         yield from _loop(view.status)
 
 
@@ -80,6 +101,12 @@ def _policy(view: View, link: LinkState) -> Iterator[Metric]:
         ceiling = orders.grant.kills_ceiling if orders is not None and orders.grant is not None else 0
         left = max(0, ceiling - grants.kills_total) if ceiling else 0
         yield GaugeMetricFamily(f"{PREFIX}_agent_grant_kills", "Kills that the grant still allows.", value=left)
+    if link.synced_unix_seconds is not None:
+        yield GaugeMetricFamily(
+            f"{PREFIX}_agent_policy_sync_timestamp_seconds",
+            "When the API server was last heard of orders.",
+            value=link.synced_unix_seconds,
+        )
 
 
 def _zones(status: Mapping[str, Any]) -> Iterator[Metric]:
@@ -147,38 +174,46 @@ def _pressure(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield active
 
 
-def _actions(status: Mapping[str, Any], link: LinkState) -> Iterator[Metric]:
-    counters = status["counters"]
-    policy = link.orders.policy_name if link.orders is not None else ""
-    kill = Action.KILL.value
+def _actions(status: Mapping[str, Any]) -> Iterator[Metric]:
+    """Counters of the sentinel's life; those that can be expected are there from the start, as 0."""
+    counters, policy, kill = status["counters"], status["orders"]["policyName"], Action.KILL.value
     actions = CounterMetricFamily(
-        f"{PREFIX}_actions", "Actions of this node.", labels=["policy", "action", "mode", "result"]
+        f"{PREFIX}_actions", "Kills of this node that have ended.", labels=["policy", "action", "mode", "result"]
     )
-    done = counters["kills"] - counters["killsFailed"]
-    actions.add_metric([policy, kill, "Enforce", "Success"], done)
-    actions.add_metric([policy, kill, "Enforce", "Failed"], counters["killsFailed"])
-    actions.add_metric([policy, kill, "DryRun", "Success"], counters["shadowKills"])
+    ended = {(policy, mode, result): 0 for mode, result in RESULTS} if policy else {}
+    ended |= {(each["policy"], each["mode"], each["result"]): each["count"] for each in counters["ended"]}
+    for (name, mode, result), count in ended.items():
+        actions.add_metric([name, kill, mode, result], count)
     yield actions
     denied = CounterMetricFamily(
-        f"{PREFIX}_actions_denied", "Due actions that were held back, by reason.", labels=["action", "reason"]
+        f"{PREFIX}_actions_denied", "How often a due action began to be held back.", labels=["action", "reason"]
     )
-    for reason, count in sorted(counters["refusals"].items()):
-        denied.add_metric([kill, reason], count)
+    for reason in DENIALS:
+        denied.add_metric([kill, reason.value], counters["refusals"].get(reason.value, 0))
     yield denied
+    yield _histogram(
+        f"{PREFIX}_action_latency_seconds",
+        "From the decision of an action to the memory being free.",
+        status["killLatency"],
+        {"action": kill},
+    )
     freed = CounterMetricFamily(f"{PREFIX}_freed_bytes", "Memory that came back by actions.", labels=["action"])
     freed.add_metric([kill], counters["freedBytes"])
     yield freed
 
 
 def _loop(status: Mapping[str, Any]) -> Iterator[Metric]:
-    lag = status["loop"]["lag"]
-    buckets = [("+Inf" if bound is None else str(bound), count) for bound, count in lag["buckets"]]
-    yield HistogramMetricFamily(
-        f"{PREFIX}_agent_loop_lag_seconds",
-        "How late the sentinel's loop woke up.",
-        buckets=buckets,
-        sum_value=lag["sum"],
+    yield _histogram(
+        f"{PREFIX}_agent_loop_lag_seconds", "How late the sentinel's loop woke up.", status["loop"]["lag"], {}
     )
     yield GaugeMetricFamily(
         f"{PREFIX}_agent_loop_period_seconds", "Time between two samples now.", value=status["loop"]["periodSeconds"]
     )
+
+
+def _histogram(name: str, text: str, value: Mapping[str, Any], labels: Mapping[str, str]) -> HistogramMetricFamily:
+    """A histogram of the status: `buckets` are pairs of bound and cumulative count, the last bound null."""
+    family = HistogramMetricFamily(name, text, labels=list(labels))
+    buckets = [("+Inf" if bound is None else str(float(bound)), count) for bound, count in value["buckets"]]
+    family.add_metric(list(labels.values()), buckets, value["sum"])
+    return family

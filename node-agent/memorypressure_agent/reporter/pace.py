@@ -1,16 +1,21 @@
-"""When the next status write is due: a pure choice from what has changed and how the server answers."""
+"""When the next status write is due, and how long to wait after failures: pure choices, no clock."""
 
 from dataclasses import dataclass, replace
+from typing import Final
 
-TRANSITION_SECONDS = 5.0
-"""Transitions are written no faster than this."""
-PRESSURE_SECONDS = 10.0
+TRANSITION_SECONDS: Final = 5.0
+"""Writes follow each other no faster than this, whatever they are for."""
+PRESSURE_SECONDS: Final = 10.0
 """Under pressure a write is due this long after the last one."""
-SLOW_ANSWER_SECONDS = 2.0
+BEAT_SPREAD_SECONDS: Final = 5.0
+"""A new beat is reported within this time, at a moment that differs from node to node."""
+SLOW_ANSWER_SECONDS: Final = 2.0
 """An answer slower than this doubles the intervals, as a 429 does."""
-FIRST_BACKOFF_SECONDS = 1.0
-LONGEST_BACKOFF_SECONDS = 60.0
-MOST_STRETCH = 8.0
+FIRST_BACKOFF_SECONDS: Final = 1.0
+LONGEST_BACKOFF_SECONDS: Final = 60.0
+LONGEST_RETRY_AFTER_SECONDS: Final = 300.0
+"""A server that asks for more is asked again after this: a grant lives for 3 minutes or longer."""
+MOST_STRETCH: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +29,29 @@ class Pace:
     """Factor on the intervals, 1 to 8: doubled by slow answers and 429, halved by fast ones."""
 
 
-def due(pace: Pace, now_seconds: float, *, transition: bool, under_pressure: bool, new_beat: bool) -> bool:
-    """Whether a status write is due now."""
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What there is to write."""
+
+    transition: bool
+    """A state has changed, or records wait to be seen."""
+    under_pressure: bool
+    beat_seconds: float | None
+    """How long ago a beat began that was not reported yet; None: the last one was."""
+
+
+def due(pace: Pace, now_seconds: float, wish: Wish, jitter: float) -> bool:
+    """Whether a status write is due now; `jitter`, 0 to 1, is the node's own place within the spread of beats."""
     if now_seconds < pace.not_before_seconds:
         return False
-    if pace.last_write_seconds is None or new_beat or pace.failures:
+    if pace.last_write_seconds is None or pace.failures:
         return True
     waited_seconds = now_seconds - pace.last_write_seconds
-    if transition and waited_seconds >= TRANSITION_SECONDS * pace.stretch:
+    if wish.beat_seconds is not None and wish.beat_seconds >= jitter * BEAT_SPREAD_SECONDS:
+        return waited_seconds >= TRANSITION_SECONDS
+    if wish.transition and waited_seconds >= TRANSITION_SECONDS * pace.stretch:
         return True
-    return under_pressure and waited_seconds >= PRESSURE_SECONDS * pace.stretch
+    return wish.under_pressure and waited_seconds >= PRESSURE_SECONDS * pace.stretch
 
 
 def succeeded(pace: Pace, now_seconds: float, answer_seconds: float) -> Pace:
@@ -46,8 +64,17 @@ def succeeded(pace: Pace, now_seconds: float, answer_seconds: float) -> Pace:
 def failed(
     pace: Pace, now_seconds: float, jitter: float, *, throttled: bool, retry_after_seconds: float | None
 ) -> Pace:
-    """The pace after a write that failed; `jitter`, a random number from 0 to 1, spreads half of the back-off."""
-    backoff_seconds = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** min(pace.failures, 10))
-    wait_seconds = max(backoff_seconds * (0.5 + jitter / 2), retry_after_seconds or 0.0)
+    """The pace after a write that failed; `jitter` is a new random number from 0 to 1 each time."""
+    wait_seconds = backoff_seconds(pace.failures, jitter, LONGEST_BACKOFF_SECONDS, retry_after_seconds)
     stretch = min(MOST_STRETCH, pace.stretch * 2) if throttled else pace.stretch
     return replace(pace, failures=pace.failures + 1, not_before_seconds=now_seconds + wait_seconds, stretch=stretch)
+
+
+def backoff_seconds(failures: int, jitter: float, longest_seconds: float, retry_after_seconds: float | None) -> float:
+    """The wait after `failures` earlier failures in a row: doubled each time, half of it random.
+
+    Never less than the server asked for, as far as that is at most 5 minutes.
+    """
+    whole_seconds = min(longest_seconds, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures, 16))
+    asked_seconds = min(LONGEST_RETRY_AFTER_SECONDS, retry_after_seconds or 0.0)
+    return max(whole_seconds * (0.5 + jitter / 2), asked_seconds)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from memorypressure.reasons import Reason
+from memorypressure.version import VERSION
 from memorypressure_agent.host.clocks import boot_ns, unix_ns
 from memorypressure_agent.host.journal_format import JournalError
-from memorypressure_agent.host.journal_reader import JournalReader
-from memorypressure_agent.reporter import pace, report
+from memorypressure_agent.host.journal_reader import JournalReader, StatusRecord
+from memorypressure_agent.reporter import pace, report, shape
 from memorypressure_agent.reporter.client import ApiClient, ApiError
 from memorypressure_agent.reporter.endpoint import Health
 from memorypressure_agent.reporter.history import History
@@ -18,9 +19,18 @@ from memorypressure_agent.reporter.link import STATES, Link
 from memorypressure_agent.reporter.log import Log
 
 ROUND_SECONDS: Final = 0.5
+SETTLE_SECONDS: Final = 10.0
+"""For so long after the start a sentinel that is not there yet is waited for, not reported."""
 STUCK_SECONDS: Final = 60.0
 """A round that has not ended for so long is stuck: one call takes 15 s at most."""
 OUT_OF_TOUCH_SECONDS: Final = 120.0
+
+_HINTS: Final = {
+    401: "; the token is expired, or not of this cluster",
+    403: "; the token must be bound to a pod on this node, and the chart's rights be in place",
+    404: "; is the operator running, and are the CustomResourceDefinitions installed?",
+    422: "; the CustomResourceDefinition is of another version than this agent",
+}
 
 
 class Publisher(threading.Thread):
@@ -28,18 +38,25 @@ class Publisher(threading.Thread):
 
     def __init__(self, client: ApiClient, node_name: str, journal_path: str, link: Link, log: Log) -> None:
         super().__init__(name="publisher", daemon=True)
-        self.view = report.View({}, None, 0, 0, "it was not read yet")
+        self.view = report.View({}, None, 0, 0, "the journal was not read yet")
         self._client = client
         self._path = f"{STATES}/{node_name}/status"
         self._reader = JournalReader(journal_path)
         self._link = link
         self._log = log
         self._stopping = threading.Event()
+        self._started_seconds = time.monotonic()
         self._incarnation = ""
         self._decision = 0
+        self._status: StatusRecord | None = None
+        self._status_seconds = 0.0
+        self._complaint = ""
         self._actions = History()
         self._episodes = History()
         self._pace = pace.Pace()
+        self._beat_jitter = random.random()  # noqa: S311 -- no secret
+        self._beat: tuple[str, int] | None = None
+        self._beat_seconds = 0.0
         self._seeded = False
         self._conditions: tuple[report.Condition, ...] = ()
         self._written_key: tuple[object, ...] | None = None
@@ -52,8 +69,8 @@ class Publisher(threading.Thread):
         """The thread."""
         while not self._stopping.is_set():
             self._round_seconds = time.monotonic()
-            self._read()
-            self._write()
+            self.read()
+            self.write()
             self._link.changed.wait(ROUND_SECONDS)
             self._link.changed.clear()
 
@@ -70,79 +87,109 @@ class Publisher(threading.Thread):
     def ready(self) -> Health:
         """Whether orders reach the sentinel and reports reach the API server."""
         link, now = self._link.state, time.monotonic()
-        checks = []
-        if link.last_contact_seconds is None:
-            checks.append((False, f"API server: {link.message}"))
+        contact = link.last_contact_seconds
+        if contact is None or now - contact >= OUT_OF_TOUCH_SECONDS:
+            silence = "" if contact is None else f"last answer {now - contact:.0f} s ago; "
+            checks = [(False, f"API server: {silence}{link.problem or 'it says nothing'}")]
         else:
-            age = now - link.last_contact_seconds
-            checks.append((age < OUT_OF_TOUCH_SECONDS, f"API server: last answer {age:.0f} s ago"))
+            checks = [(True, f"API server: last answer {now - contact:.0f} s ago {link.problem}".rstrip())]
         last = self._pace.last_write_seconds
         told = "never" if last is None else f"{now - last:.0f} s ago"
-        checks.append(
-            (last is not None and not self._pace.failures, f"status written: {told} {self._api_problem}".rstrip())
-        )
-        problem = self.view.problem or ("the sentinel writes no status" if self.view.silent else "")
+        why = self._api_problem or ("" if link.state is not None else link.message)
+        checks.append((last is not None and not self._pace.failures, f"status written: {told} {why}".rstrip()))
+        problem = self.view.problem or ("it writes no status" if self.view.silent else "")
         checks.append((not problem, f"sentinel: {problem or 'writes'}"))
         refused = link.reason in (Reason.ORDERS_INVALID, Reason.ACTION_FAILED)
         checks.append((not refused, f"orders: {link.message if link.reason is not None else 'in force'}"))
         return Health(all(ok for ok, _ in checks), tuple(f"{'ok' if ok else 'NOT'} {line}" for ok, line in checks))
 
-    def _read(self) -> None:
+    def read(self) -> None:
         """Takes over what is new in the journal. One that cannot be read leaves what is known as it is."""
-        reader = self._reader
         try:
-            identity = reader.refresh()
-            if identity.incarnation != self._incarnation:
-                if self._incarnation:
-                    self._log(Reason.WRONG_INCARNATION, f"the journal was replaced: now {identity.incarnation[:8]}")
-                self._incarnation, self._decision = identity.incarnation, 0
-            batch = reader.decisions(self._decision)
-            self._decision = batch.next_after
-            if batch.lost:
-                self._log(
-                    Reason.ACTION_FAILED, f"{batch.lost} decisions were overwritten or damaged before they were read"
-                )
-            for _, record in batch.records:
-                self._remember(record)
-            status = reader.status()
-            grants = reader.grants()
-        except JournalError as error:
-            if str(error) != self._problem:
-                self._log(Reason.UNREADABLE, str(error))
-            self._problem = str(error)
-            self.view = report.View(self.view.status, self.view.grants, unix_ns(), boot_ns(), self._problem)
+            self._read_records()
+            record = self._reader.status()
+            grants = self._reader.grants()
+        except (JournalError, OSError) as error:
+            self._set_problem(f"the journal cannot be read: {error}", Reason.UNREADABLE)
+            self.view = report.View({}, self.view.grants, unix_ns(), boot_ns(), self._problem)
             return
-        self._problem = ""
-        self.view = report.View(status.values if status else {}, grants, unix_ns(), boot_ns())
+        now = time.monotonic()
+        if record is not None and (self._status is None or record.sequence != self._status.sequence):
+            self._status_seconds = now
+            self._complaint = shape.complaint(record.values)
+        self._status = record
+        if record is not None and self._complaint:
+            version = record.values.get("agentVersion", "?")
+            text = f"the sentinel's status is not understood: {self._complaint}; it is of version {version}, this"
+            self._set_problem(f"{text} reporter of {VERSION}: run both containers from one image", Reason.WRONG_VERSION)
+            self.view = report.View({}, grants, unix_ns(), boot_ns(), self._problem, Reason.WRONG_VERSION)
+            return
+        self._set_problem("", Reason.ACCEPTED)
+        unchanged = now - self._status_seconds
+        values = record.values if record is not None else {}
+        self.view = report.View(values, grants, unix_ns(), boot_ns(), unchanged_seconds=unchanged)
 
-    def _remember(self, record: Mapping[str, Any]) -> None:
-        kind, entry = record.get("kind"), record.get("record")
-        if kind == "action" and isinstance(entry, dict):
-            message = ". ".join(text for text in (record.get("message"), record.get("outcome")) if text)
-            self._actions.add({**entry, "message": message} if message else entry)
-        elif kind == "episode" and isinstance(entry, dict):
-            self._episodes.add(entry)
+    def _read_records(self) -> None:
+        reader = self._reader
+        if reader.identity is not None:
+            self._take_records()  # also what was still written to a journal that was replaced since
+        identity = reader.refresh()
+        if identity.incarnation != self._incarnation:
+            if self._incarnation:
+                self._log(Reason.WRONG_INCARNATION, f"the journal was replaced: now {identity.incarnation[:8]}")
+            self._incarnation, self._decision, self._status = identity.incarnation, 0, None
+        self._take_records()
 
-    def _write(self) -> None:
+    def _take_records(self) -> None:
+        batch = self._reader.decisions(self._decision)
+        if batch.lost and self._decision:  # at the start nobody knows what an earlier reporter has read
+            self._log(Reason.ACTION_FAILED, f"{batch.lost} records were overwritten or damaged before they were read")
+        self._decision = batch.next_after
+        for sequence, record in batch.records:
+            self._remember(sequence, record)
+
+    def _remember(self, sequence: int, record: Mapping[str, Any]) -> None:
+        kind = record.get("kind")
+        if kind == "action":
+            message = ". ".join(str(text) for text in (record.get("message"), record.get("outcome")) if text)
+            history, entry = self._actions, report.action_entry(record.get("record"), message)
+        elif kind == "episode":
+            history, entry = self._episodes, report.episode_entry(record.get("record"))
+        else:
+            return
+        if entry is None:
+            self._log(
+                Reason.NOT_UNDERSTOOD, f"record {sequence} of the journal is no {kind}: {str(dict(record))[:300]}"
+            )
+            return
+        history.add(entry)
+
+    def _set_problem(self, problem: str, reason: Reason) -> None:
+        if problem != self._problem:
+            self._log(reason, problem or "the journal is read again")
+        self._problem = problem
+
+    def write(self) -> None:
         """Writes the status if that is due."""
-        link = self._link.state
-        if link.state is None or self.view.grants is None:
-            return  # no object to write to yet, or nothing to say about this node
+        link, now = self._link.state, time.monotonic()
+        if link.state is None:
+            return  # no object to write to yet
+        if self._pace.last_write_seconds is None and self.view.silent and now - self._started_seconds < SETTLE_SECONDS:
+            return
         if not self._seeded:
             self._seed(link.state.get("status") or {})
-        now = report.conditions(self.view, link, self._conditions)
+        self._conditions = report.conditions(self.view, link, self._conditions)
         actions, episodes = self._actions.window(), self._episodes.window()
-        patch = report.body(self.view, link, now, actions, episodes)
-        key = report.transition_key(patch, self._actions.unreported + self._episodes.unreported)
-        beat = (self.view.grants.incarnation, self.view.grants.beat)
-        seconds = time.monotonic()
-        if not pace.due(
-            self._pace,
-            seconds,
-            transition=key != self._written_key,
+        patch = report.body(self.view, link, self._conditions, actions, episodes)
+        key = report.transition_key(patch, link)
+        waiting = self._actions.unreported + self._episodes.unreported
+        beat = self._current_beat(now)
+        wish = pace.Wish(
+            transition=bool(waiting) or key != self._written_key,
             under_pressure=bool(self.view.active_triggers),
-            new_beat=beat != self._written_beat,
-        ):
+            beat_seconds=None if beat == self._written_beat else now - self._beat_seconds,
+        )
+        if not pace.due(self._pace, now, wish, self._beat_jitter):
             return
         try:
             self._client.patch(self._path, patch)
@@ -151,12 +198,18 @@ class Publisher(threading.Thread):
             return
         self._actions.reported(actions)
         self._episodes.reported(episodes)
-        self._conditions, self._written_beat = now, beat
-        self._written_key = report.transition_key(patch, self._actions.unreported + self._episodes.unreported)
+        self._written_beat, self._written_key = beat, key
         if self._api_problem:
             self._log(Reason.ACCEPTED, "the status is written again")
         self._api_problem = ""
-        self._pace = pace.succeeded(self._pace, time.monotonic(), time.monotonic() - seconds)
+        self._pace = pace.succeeded(self._pace, time.monotonic(), time.monotonic() - now)
+
+    def _current_beat(self, now: float) -> tuple[str, int] | None:
+        grants = self.view.grants
+        beat = None if grants is None else (grants.incarnation, grants.beat)
+        if beat != self._beat:
+            self._beat, self._beat_seconds = beat, now
+        return beat
 
     def _seed(self, status: Mapping[str, Any]) -> None:
         """Begins from what the API holds: conditions keep their times, what it knows is not reported anew."""
@@ -166,20 +219,14 @@ class Publisher(threading.Thread):
         self._seeded = True
 
     def _not_written(self, error: ApiError) -> None:
-        hint = {
-            401: "; the token is expired or not of this cluster",
-            403: "; the token must be bound to a pod on this node, and the chart's rights be in place",
-            404: "; is the operator running and the CRD installed?",
-            422: "; the CRD is of another version than this agent",
-        }.get(error.status, "")
-        message = f"{error}{hint}"
+        message = f"{error}{_HINTS.get(error.status, '')}"
         if message != self._api_problem:
             self._log(Reason.UNREADABLE, f"the status could not be written: {message}")
         self._api_problem = message
         self._pace = pace.failed(
             self._pace,
             time.monotonic(),
-            random.random(),  # noqa: S311 -- jitter
+            random.random(),  # noqa: S311 -- no secret
             throttled=error.status == 429,
             retry_after_seconds=error.retry_after_seconds,
         )

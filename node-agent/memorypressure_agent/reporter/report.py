@@ -9,15 +9,25 @@ from typing import Any, Final
 
 from memorypressure.grants import NodeGrants
 from memorypressure.reasons import Reason
-from memorypressure.records import rfc3339
+from memorypressure.records import EpisodeOutcome, RecordError, action_record_from, rfc3339, unix_ns_from
 from memorypressure.spec_values import Mode
+from memorypressure.steps import worst_cause
 from memorypressure.version import VERSION
 from memorypressure_agent.reporter.link import LinkState
 
 SILENT_NS: Final = 10_000_000_000
 """A sentinel that has written no status for so long is not well: it writes one a second."""
+SEEN_SILENT_SECONDS: Final = 3.0
+"""For so long the reporter must have looked at it in vain: after a suspend it may be the first of the two to run."""
 MOST_TEXT: Final = 1024
 MOST_MESSAGE: Final = 4096
+MOST_NAME: Final = 64
+MOST_OF_POD: Final = (("uid", 64), ("namespace", 63), ("name", 253))
+MOST_ACTIONS: Final = 1_000_000
+MOST_ZONES: Final = 64
+MOST_TRIGGERS: Final = 16
+_MOST_COUNT: Final = (1 << 53) - 1
+_LAST_TIME_NS: Final = 253_402_300_799 * 1_000_000_000  # the end of the year 9999: RFC 3339 has four digits
 
 _GRANT_REASONS: Final = frozenset(
     (
@@ -43,7 +53,7 @@ _BLOCKING_REASONS: Final = frozenset(
     )
 )
 
-Record = Mapping[str, Any]
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +86,18 @@ class View:
     unix_ns: int
     boot_ns: int
     problem: str = ""
-    """Why the journal cannot be read; empty when it can."""
+    """Why the journal or the status in it cannot be used; empty when it can."""
+    problem_reason: Reason = Reason.UNREADABLE
+    unchanged_seconds: float = 0.0
+    """For how long the reporter has been looking at this status, by a clock that stands still in a suspend."""
 
     @property
     def silent(self) -> bool:
         """Whether the sentinel has stopped writing, or never began."""
-        return bool(self.problem) or not self.status or self.boot_ns - self.status["writtenBootNs"] > SILENT_NS
+        if self.problem or not self.status:
+            return True
+        old = self.boot_ns - self.status["writtenBootNs"] > SILENT_NS
+        return old and self.unchanged_seconds >= SEEN_SILENT_SECONDS
 
     @property
     def active_triggers(self) -> list[Mapping[str, Any]]:
@@ -95,7 +111,7 @@ def conditions(view: View, link: LinkState, before: Sequence[Condition]) -> tupl
     """The conditions now; one whose status is as before keeps its time."""
     times = {condition.type: (condition.status, condition.changed) for condition in before}
     found = []
-    for condition in (_ready(view, link), _under_pressure(view), _action_blocked(view)):
+    for condition in (_ready(view, link), _under_pressure(view, link), _action_blocked(view)):
         status, changed = times.get(condition.type, ("", ""))
         stamp = changed if status == condition.status and changed else rfc3339_seconds(view.unix_ns)
         found.append(Condition(condition.type, condition.status, condition.reason, condition.message, stamp))
@@ -123,7 +139,10 @@ def body(
     actions: Sequence[Record],
     episodes: Sequence[Record],
 ) -> dict[str, Any]:
-    """The merge patch of the status subresource."""
+    """The merge patch of the status subresource: as much of each list and text as the CRD takes.
+
+    Without a journal the lease is left as it stands there: nothing new is known about it.
+    """
     status, grants = view.status, view.grants
     silent = view.silent
     triggers = view.active_triggers
@@ -134,56 +153,104 @@ def body(
     return {
         "status": {
             "observedGeneration": link.generation,
-            "lease": None if grants is None else _lease(grants),
+            **({} if grants is None else {"lease": _lease(grants)}),
             "lastReportTime": rfc3339_seconds(view.unix_ns),
             "agentVersion": VERSION,
             "capabilities": [] if silent else sorted(n for n, why in status["capabilities"].items() if not why),
             "conditions": [condition.to_json() for condition in now],
             "activeTriggers": [
-                {"name": each["name"], "since": rfc3339_seconds(each["sinceUnixNs"])} for each in triggers
+                {"name": each["name"], "since": rfc3339_seconds(each["sinceUnixNs"])}
+                for each in triggers[:MOST_TRIGGERS]
             ],
             "activeTriggerNames": ",".join(each["name"] for each in triggers)[:MOST_TEXT] or None,
             "lowest": None if lowest is None else _lowest(lowest),
             "psiFull10": None if full is None else f"{full['avg10']:.1f}%",
             "grantExpireTime": _grant_expiry(view, link),
             "zones": _zones(status["zones"]) if near and not silent and status["zones"] else None,
-            "recentActions": [_action(record) for record in actions],
-            "recentEpisodes": [_episode(record) for record in episodes],
+            "recentActions": list(actions),
+            "recentEpisodes": list(episodes),
             "topPods": [] if silent else [_top_pod(pod) for pod in status["topPods"]],
             "lastActionTime": max((record["time"] for record in actions), default=None),
         }
     }
 
 
-def transition_key(patch: Mapping[str, Any], unreported: int) -> tuple[object, ...]:
-    """What makes a write due by itself when it differs from the last write's: states, not figures."""
-    status = patch["status"]
-    lease = status["lease"] or {}
+def transition_key(patch: Mapping[str, Any], link: LinkState) -> tuple[object, ...]:
+    """What makes a write due by itself when it differs from the last write's: states, not figures.
+
+    Not the object's generation: it moves with each renewal of the grant, and an answer to each would double the writes
+    of the whole cluster. What renewals bring is reported with the next beat.
+    """
+    status, orders = patch["status"], link.orders
+    lease = status.get("lease") or {}
     return (
-        status["observedGeneration"],
+        link.uid,
+        None if orders is None else (orders.policy_name, orders.policy_generation, orders.mode),
         status["activeTriggerNames"],
         tuple((each["type"], each["status"], each["reason"]) for each in status["conditions"]),
         tuple(status["capabilities"]),
         (lease.get("incarnation"), lease.get("killsTotal"), lease.get("ceilingSeen")),
-        unreported,
     )
+
+
+def action_entry(value: object, message: str) -> Record | None:
+    """The `recentActions` entry of a record in the journal, within the CRD's limits; None if it is not understood."""
+    if not isinstance(value, Mapping):
+        return None
+    try:
+        action = action_record_from(value)
+    except RecordError:
+        return None
+    if not 0 < len(action.id) <= MOST_NAME or action.mode is Mode.DISABLED:
+        return None
+    entry = {**action.to_json(), "time": value["time"]}
+    pod, freed = entry.get("pod"), entry.get("freedBytes", 0)
+    if pod is not None and not all(type(pod[name]) is str and 0 < len(pod[name]) <= most for name, most in MOST_OF_POD):
+        return None
+    if type(freed) is not int or not 0 <= freed <= _MOST_COUNT:
+        return None
+    return {**entry, "message": message[:MOST_TEXT]} if message else entry
+
+
+def episode_entry(value: object) -> Record | None:
+    """The `recentEpisodes` entry of a record in the journal, within the CRD's limits; None if it is not understood."""
+    if not isinstance(value, Mapping):
+        return None
+    try:
+        unix_ns_from(value["start"])
+        if value.get("end") is not None:
+            unix_ns_from(value["end"])
+        entry = {
+            "id": str(value["id"]),
+            "start": value["start"],
+            "end": value.get("end"),
+            "worst": str(value["worst"])[:MOST_TEXT],
+            "reason": Reason(value["reason"]).value,
+            "actions": min(int(value["actions"]), MOST_ACTIONS),
+            "outcome": EpisodeOutcome(value["outcome"]).value,
+        }
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not 0 < len(entry["id"]) <= MOST_NAME or entry["actions"] < 0:
+        return None
+    return {name: member for name, member in entry.items() if member is not None}
 
 
 def rfc3339_seconds(unix_ns: int) -> str:
     """The time in whole seconds: the API's `Time` has no fractions, and a server may refuse them."""
-    return rfc3339(unix_ns)[:19] + "Z"
+    return rfc3339(min(max(unix_ns, 0), _LAST_TIME_NS))[:19] + "Z"
 
 
 def _ready(view: View, link: LinkState) -> Condition:
     kind = "Ready"
     if view.problem:
-        return Condition(kind, "False", Reason.UNREADABLE, f"the journal cannot be read: {view.problem}")
+        return Condition(kind, "False", view.problem_reason, view.problem)
     if view.silent:
         return Condition(kind, "False", Reason.SENTINEL_SILENT, "the sentinel writes no status; is its container up?")
     for source in view.status["sources"]:
         if not source["up"] and source["name"] == "zoneinfo":
             return Condition(kind, "False", Reason.UNREADABLE, source["message"])
-    if link.orders is None and link.reason in (Reason.ORDERS_INVALID, Reason.ACTION_FAILED):
+    if link.reason in (Reason.ORDERS_INVALID, Reason.ACTION_FAILED):
         return Condition(kind, "False", link.reason, link.message)
     orders = view.status["orders"]
     if orders["standing"] == "Invalid":
@@ -194,13 +261,15 @@ def _ready(view: View, link: LinkState) -> Condition:
     return Condition(kind, "True", Reason.ACCEPTED, message)
 
 
-def _under_pressure(view: View) -> Condition:
+def _under_pressure(view: View, link: LinkState) -> Condition:
     kind = "UnderPressure"
     if view.silent:
         return Condition(kind, "Unknown", Reason.SENTINEL_SILENT, "the sentinel writes no status")
     active = view.active_triggers
     if active:
         cause = Reason(view.status["decision"]["cause"])
+        if cause is Reason.NO_PRESSURE and link.orders is not None:  # active, and in no step of the ladder
+            cause = worst_cause(link.orders.triggers, tuple(each["name"] for each in active))
         message = "; ".join(f"{each['name']}: {each['message']}" for each in active)
         return Condition(kind, "True", cause, message)
     unknown = [each for each in view.status["triggers"] if each["status"] == "Unknown"]
@@ -277,23 +346,7 @@ def _zones(zones: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {"name": zone["zone"], **{name: zone[name] for name in names if name in zone}}
         for zone in zones
         if zone["counted"]
-    ][:64]
-
-
-def _action(record: Record) -> dict[str, Any]:
-    fields = ("id", "time", "action", "mode", "result", "reason", "message", "pod", "freedBytes")
-    action = {name: record[name] for name in fields if record.get(name) is not None}
-    if "message" in action:
-        action["message"] = str(action["message"])[:MOST_TEXT]
-    return action
-
-
-def _episode(record: Record) -> dict[str, Any]:
-    fields = ("id", "start", "end", "worst", "reason", "actions", "outcome")
-    episode = {name: record[name] for name in fields if record.get(name) is not None}
-    if "worst" in episode:
-        episode["worst"] = str(episode["worst"])[:MOST_TEXT]
-    return episode
+    ][:MOST_ZONES]
 
 
 def _top_pod(pod: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,8 @@ The helper opens, reads and closes; the sampler only takes the latest `snapshot`
 keeps a descriptor from being closed (and its number from meaning another file) while the sampler writes to it.
 """
 
-import os
 import _thread
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 from memorypressure.zone_values import CountedZone, Line, ZoneInfo
 
 LAG_BUCKETS_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
+KILL_BUCKETS_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 LONGEST_STEP_NS: Final = 1_000_000_000
 """A sample stands for the time until the next one, at most this long."""
 
@@ -83,19 +84,23 @@ class BelowLineTimes:
 
 @dataclass(slots=True)
 class Lag:
-    """A histogram of how late the loop woke up."""
+    """A histogram of durations: how late the loop woke up, or with other `bounds` how long kills took."""
 
-    counts: list[int] = field(default_factory=lambda: [0] * (len(LAG_BUCKETS_SECONDS) + 1))
+    bounds: tuple[float, ...] = LAG_BUCKETS_SECONDS
+    counts: list[int] = field(default_factory=list)
     sum_ns: int = 0
     worst_ns: int = 0
 
+    def __post_init__(self) -> None:
+        self.counts = self.counts or [0] * (len(self.bounds) + 1)
+
     def observe(self, late_ns: int) -> None:
-        """Counts one wake-up, `late_ns` after the time it was meant for."""
+        """Counts one duration."""
         late = max(0, late_ns)
         self.sum_ns += late
         self.worst_ns = max(self.worst_ns, late)
         seconds = late / 1e9
-        for index, bound in enumerate(LAG_BUCKETS_SECONDS):
+        for index, bound in enumerate(self.bounds):
             if seconds <= bound:
                 self.counts[index] += 1
                 return
@@ -104,7 +109,7 @@ class Lag:
     def to_json(self) -> dict[str, Any]:
         """Buckets are cumulative, as Prometheus has them; the last bound is null for infinity."""
         total, buckets = 0, []
-        for bound, count in zip((*LAG_BUCKETS_SECONDS, None), self.counts, strict=True):
+        for bound, count in zip((*self.bounds, None), self.counts, strict=True):
             total += count
             buckets.append([bound, total])
         return {"buckets": buckets, "sum": self.sum_ns / 1e9, "count": total, "worst": self.worst_ns / 1e9}
@@ -123,5 +128,10 @@ class Counts:
     freed_bytes: int = 0
     refusals: dict[str, int] = field(default_factory=dict)
     """Due kills that were not done, by reason; one for each time the reason became true."""
-    kill_seconds: list[float] = field(default_factory=list)
-    """From the decision to the empty cgroup, of the last 64 kills."""
+    ended: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    """Actions that ended, by policy, mode and result; a kill that an earlier process began counts here too."""
+
+    def end(self, policy: str, mode: str, result: str) -> None:
+        """Counts an action's end."""
+        key = (policy, mode, result)
+        self.ended[key] = self.ended.get(key, 0) + 1

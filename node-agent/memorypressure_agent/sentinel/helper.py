@@ -15,6 +15,7 @@ from memorypressure.records import Victim
 from memorypressure_agent.host.clocks import boot_ns, unix_ns
 from memorypressure_agent.host.containers import ContainerHandle
 from memorypressure_agent.sentinel.candidates import Candidates, Killed, Snapshot
+from memorypressure_agent.sentinel.counters import KILL_BUCKETS_SECONDS, Lag
 from memorypressure_agent.sentinel.log import Log
 from memorypressure_agent.sentinel.process import release_memory
 
@@ -81,7 +82,8 @@ class Helper:
         """Why `cgroup.kill` cannot be written; empty when it can."""
         self.failure: BaseException | None = None
         """What ended the thread, if anything did; the sampler must not go on without it."""
-        self.kill_seconds: deque[float] = deque(maxlen=64)
+        self.kill_latency = Lag(KILL_BUCKETS_SECONDS)
+        """From the count of a kill to its empty cgroup."""
         self._log = log
         self._write_status = write_status
         self._kill_capability = kill_capability
@@ -207,7 +209,7 @@ class Helper:
             seconds = (now - followed.began_ns) / 1e9
             freed = None if killed.memory_bytes is None or left is None else max(0, killed.memory_bytes - left)
             self._freed[followed.action_number] = freed
-            self.kill_seconds.append(seconds)
+            self.kill_latency.observe(now - followed.began_ns)
             message = f"its cgroup was empty after {seconds * 1000:.0f} ms"
             self._outcomes.append(Outcome(OutcomeKind.GONE, followed.action_number, now, left, message))
             self._forget(followed)

@@ -1,20 +1,24 @@
-"""The sentinel's process: started by `main` without `site`, with its settings as one JSON word.
+"""The lean process of the sentinel: started by `main` as `__main__`, without `site`.
 
 A module that is imported stays in memory, and the sentinel locks its memory. So before anything else is imported, some
 modules of the standard library are replaced by stand-ins (together 2.5 MiB of resident memory on Python 3.11):
 
     inspect, difflib, copy     imported when an attribute of them is asked for, which is rare or never
     typing                     a module of the few names that annotations here use
-    decimal                    a module with the one name that `fractions` compares types with
     datetime                   its C part without the Python twin, where that is complete (3.11)
 
 The stand-ins change nothing but when and whether a module is loaded; unit tests run the same code without them.
 """
 
+from __future__ import annotations
+
 import gc
-import json
 import sys
 import types
+
+TYPE_CHECKING = False  # typing is what must not be imported here
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Later(types.ModuleType):
@@ -50,17 +54,9 @@ def stand_in_for_typing() -> types.ModuleType:
     return module
 
 
-def stand_in_for_decimal() -> types.ModuleType:
-    """A module with a `Decimal` that nothing is an instance of."""
-    module = types.ModuleType("decimal")
-    module.__dict__["Decimal"] = type("Decimal", (), {})
-    return module
-
-
 def make_lean() -> None:
     """Puts the stand-ins in place, where the real module is not loaded yet."""
     sys.modules.setdefault("typing", stand_in_for_typing())
-    sys.modules.setdefault("decimal", stand_in_for_decimal())
     for name in LATER:
         sys.modules.setdefault(name, Later(name))
     try:
@@ -74,8 +70,9 @@ def make_lean() -> None:
 def release_first_classes() -> None:
     """Frees the class that each dataclass with slots was made from.
 
-    `slots=True` makes a second class; up to Python 3.12 the first one stays alive, because the `__setattr__` of a frozen
-    one holds it in its closure. Pointing that at the class in use changes no outcome: the names of its fields decide.
+    `slots=True` makes a second class; up to Python 3.12 the first one stays alive, because the `__setattr__` of a
+    frozen one holds it in its closure. Pointing that at the class in use changes no outcome: the names of its fields
+    decide.
     """
     for cls in [each for each in gc.get_objects() if isinstance(each, type) and "__slots__" in each.__dict__]:
         for name in ("__setattr__", "__delattr__"):
@@ -88,10 +85,8 @@ def release_first_classes() -> None:
     gc.collect()
 
 
-def main(words: list[str]) -> int:
-    """Runs the sentinel that the words describe."""
-    given = json.loads(words[0])
-    sys.path[:0] = [place for place in given["path"] if place not in sys.path]
+def main(settings: dict[str, Any]) -> int:
+    """Runs the sentinel with these settings, a `SentinelSettings` as JSON."""
     make_lean()
     __import__("memorypressure.orders")
     release_first_classes()
@@ -100,9 +95,4 @@ def main(words: list[str]) -> int:
     from memorypressure_agent.sentinel.settings import SentinelSettings
 
     release_first_classes()
-    settings = given["settings"]
     return run(SentinelSettings(**{**settings, "roots": HostRoots(**settings["roots"])}))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

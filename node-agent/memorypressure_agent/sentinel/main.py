@@ -95,16 +95,24 @@ def check_places(settings: SentinelSettings) -> None:
 
 def become_lean(settings: SentinelSettings) -> None:
     """Replaces this process by `lean` with the same settings; does not return."""
-    from memorypressure_agent.sentinel import lean
-
-    # So that whatever had to be compiled is cached: compiling in the lean process would leave it 4 MiB larger.
-    importlib.import_module("memorypressure_agent.sentinel.service")
+    # So that whatever had to be compiled is cached where it can be: compiling would leave the lean process 1 to 4 MiB
+    # larger. That process is isolated from the environment, PYTHONDONTWRITEBYTECODE included; so is this step.
+    sys.dont_write_bytecode = False
+    for name in ("lean", "service"):
+        importlib.import_module(f"memorypressure_agent.sentinel.{name}")
     places = [
         os.path.dirname(os.path.dirname(os.path.abspath(str(p.__file__))))
         for p in (memorypressure, memorypressure_agent)
     ]
-    words = [sys.executable, "-I", "-S", str(lean.__file__), json.dumps({"path": places, "settings": asdict(settings)})]
-    # One heap for both threads, and grown in small steps: what is asked for in advance counts as used once it is touched.
+    words = [
+        sys.executable,
+        "-I",
+        "-S",
+        os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py"),
+        json.dumps({"path": places, "settings": asdict(settings)}),
+    ]
+    # One heap for both threads, and grown in small steps: what is asked for in advance counts as used once it is
+    # touched.
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_TOP_PAD_": "16384"}
     sys.stdout.flush()
     sys.stderr.flush()

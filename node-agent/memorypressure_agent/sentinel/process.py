@@ -1,6 +1,5 @@
 """What the process asks of the kernel for itself: memory that stays, descriptors, real time, reaping a victim."""
 
-import ctypes
 import errno
 import gc
 import os
@@ -8,6 +7,8 @@ import resource
 import sys
 import time
 from typing import Final
+
+from memorypressure_agent.sentinel.libc import call
 
 MCL_CURRENT: Final = 1
 MCL_FUTURE: Final = 2
@@ -23,15 +24,13 @@ WANTED_DESCRIPTORS: Final = 16384
 _MRELEASE_ATTEMPTS = 20
 _MRELEASE_PAUSE_SECONDS = 0.005
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 def lock_memory() -> str:
     """Keeps the process's touched pages in memory, now and later; empty, or why not."""
-    _libc.mlockall.argtypes = [ctypes.c_int]
-    if _libc.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0:
+    failed, number = call("mlockall", MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT)
+    if not failed:
         return ""
-    return f"mlockall: {os.strerror(ctypes.get_errno())} (needs IPC_LOCK or a higher RLIMIT_MEMLOCK)"
+    return f"mlockall: {os.strerror(number)} (needs IPC_LOCK or a higher RLIMIT_MEMLOCK)"
 
 
 def become_realtime() -> str:
@@ -66,8 +65,10 @@ def give_back_startup_pages() -> int:
     Only read-only file mappings in which no page was ever changed, so the kernel can read each of them again. Comes
     before `lock_memory` and before a rehearsal of the loop, which brings back and then keeps what is really used.
     """
-    _libc.malloc_trim(0)
-    _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    try:
+        call("malloc_trim", 0)
+    except OSError:
+        return 0  # another C library than glibc (musl)
     before = _resident_kib()
     try:
         with open("/proc/self/smaps", encoding="ascii", errors="replace") as file:
@@ -75,7 +76,7 @@ def give_back_startup_pages() -> int:
     except OSError:
         return 0
     for start, end in mappings:
-        _libc.madvise(start, end - start, MADV_DONTNEED)
+        call("madvise", start, end - start, MADV_DONTNEED)
     return max(0, before - _resident_kib())
 
 
@@ -121,9 +122,7 @@ def release_memory(pid: int) -> str:
 
 def _mrelease(descriptor: int) -> int:
     """The errno of process_mrelease, 0 for success."""
-    ctypes.set_errno(0)
-    done = _libc.syscall(ctypes.c_long(SYS_PROCESS_MRELEASE), ctypes.c_int(descriptor), ctypes.c_uint(0))
-    return 0 if done == 0 else ctypes.get_errno()
+    return call("syscall", SYS_PROCESS_MRELEASE, descriptor, 0)[1]
 
 
 def _resident_kib() -> int:

@@ -108,6 +108,10 @@ class Sampler:
         kept = kept if kept is not None else {}
         restored = ladder.restored(kept.get("ladder"), now)
         self._pending = kept.get("pending") if restored.kill is not None else None
+        self._resumed_ns = now if self._pending is not None else None
+        self._kept_state = {}
+        if journal is not None and self._orders_checked_ns is not None:
+            journal.write_grants(see_grant(journal.grants, self.orders.grant, now))
         self.state = engine.start(self.rules, restored)
 
     def round(self) -> int:
@@ -204,7 +208,7 @@ class Sampler:
         return permit
 
     def _step(self, sample: Sample, permit: Permit | Refusal) -> Result:
-        outcomes = tuple(self._helper.take_outcomes())
+        outcomes = (*self._helper.take_outcomes(), *self._resumed())
         inputs = Inputs(
             now_ns=self._clocks.boot_ns(),
             sample=sample,
@@ -220,6 +224,27 @@ class Sampler:
             self._end_action(self._pending, outcomes)
         return result
 
+    def _resumed(self) -> tuple[Outcome, ...]:
+        """The end of a kill that an earlier process began, once figures show that nothing lives in its containers."""
+        pending, snapshot = self._pending, self._helper.snapshot
+        if pending is None or self._resumed_ns is None or snapshot.time_ns <= self._resumed_ns:
+            return ()
+        uid = pending["pod"]["uid"]
+        if uid not in self.orders.candidate_uids:
+            return ()
+        living = {
+            container.id
+            for usage in snapshot.usages
+            if usage.uid == uid
+            for container in usage.containers
+            if container.processes
+        }
+        if living.intersection(pending["containers"]):
+            return ()
+        self._resumed_ns = None
+        message = "its cgroup was empty when a new sentinel looked"
+        return (Outcome(OutcomeKind.GONE, pending["number"], self._clocks.boot_ns(), None, message),)
+
     def _keep(self, decision: Decision) -> None:
         """Puts the ladder's state into the journal if it changed; before a kill, with the kill in it."""
         if self.journal is None:
@@ -231,6 +256,7 @@ class Sampler:
                 "cause": decision.cause.value,
                 "message": decision.message,
                 "pod": decision.victim.pod.to_json(),
+                "containers": list(decision.victim.containers),
                 "policy": self.rules.policy_name,
             }
         kept = {"ladder": ladder.durable(self.state.ladder), "pending": self._pending}
@@ -243,6 +269,11 @@ class Sampler:
         victim = decision.victim
         if victim is None or self.journal is None or decision.action is not Action.KILL:
             raise AssertionError(f"a decision that acts without victim or journal: {decision}")
+        if not self.journal.in_place():
+            self._helper.fail_kill(
+                decision.action_number, f"{self.journal.path} was replaced; nobody could count a kill"
+            )
+            return
         began = self._clocks.boot_ns()
         number = self.journal.count_kill(began)
         try:
@@ -269,6 +300,7 @@ class Sampler:
         else:
             result, message = ActionResult.SUCCESS, last.message
             self.counts.freed_bytes += freed or 0
+        self.counts.end(pending["policy"], Mode.ENFORCE.value, result.value)
         if self.journal is not None:
             pod = pending["pod"]
             record = ActionRecord(
@@ -311,6 +343,7 @@ class Sampler:
 
     def _record_shadow(self, decision: Decision) -> None:
         self.counts.shadow_kills += 1
+        self.counts.end(self.rules.policy_name, decision.mode.value, ActionResult.SUCCESS.value)
         self._helper.log(decision.reason.value, decision.message)
         if self.journal is not None:
             record = action_record(decision, self.journal.incarnation, self._clocks.unix_ns(), ActionResult.SUCCESS)

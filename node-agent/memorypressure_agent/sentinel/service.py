@@ -86,6 +86,9 @@ class Service:
             if helper.failure is not None:
                 print(f"{PROGRAM}: error: the helper thread ended: {helper.failure!r}", file=sys.stderr)
                 return EXIT_FAILED
+            if sampler.journal is not None and self._is_due() and not sampler.journal.in_place():
+                print(f"{PROGRAM}: error: {sampler.journal.path} was removed or replaced; start again", file=sys.stderr)
+                return EXIT_FAILED
             self._try_lock()
             if sampler.counts.rounds == SETTLED_ROUNDS:
                 self._settle()
@@ -110,10 +113,9 @@ class Service:
 
     def _try_lock(self) -> None:
         """Takes the node's lock and the journal when another sentinel gave them up. Between rounds only."""
-        now = monotonic_ns()
-        if self._lock_tried_ns is not None and now - self._lock_tried_ns < LOCK_EVERY_NS:
+        if not self._is_due():
             return
-        self._lock_tried_ns = now
+        self._lock_tried_ns = monotonic_ns()
         sampler = self._sampler
         if sampler.journal is None:
             try:
@@ -125,13 +127,16 @@ class Service:
             self._helper.log("LockHeld", self._lock.message if held else "the node's lock is ours now")
         sampler.lock_held = held
 
+    def _is_due(self) -> bool:
+        return self._lock_tried_ns is None or monotonic_ns() - self._lock_tried_ns >= LOCK_EVERY_NS
+
     def _announce(self) -> None:
         settings, journal = self._settings, self._sampler.journal
         where = "observing only" if settings.orders_path is None else f"orders from {settings.orders_path}"
         kept = "without a journal: another sentinel writes it" if journal is None else journal.opened_because
         self._helper.log("Started", f"version {VERSION}, {where}, journal {settings.journal_path}: {kept}")
         for name, failure in self._all_capabilities().items():
-            if failure:
+            if failure and not failure.startswith("not asked for"):
                 self._helper.log("CapabilityMissing", f"{name}: {failure}")
 
     def _all_capabilities(self) -> dict[str, str]:
@@ -156,7 +161,7 @@ class Service:
         )
         values["capabilities"] = self._all_capabilities()
         values["belowLine"] = sampler.below.entries()
-        values["killSeconds"] = list(self._helper.kill_seconds)
+        values["killLatency"] = self._helper.kill_latency.to_json()
         values["loop"] = {"periodSeconds": view.period_ns / 1e9, "lag": sampler.lag.to_json()}
         values["helper"] = self._helper.status()
         values["figures"] = {

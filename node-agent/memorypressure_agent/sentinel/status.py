@@ -19,9 +19,10 @@ Members whose source is not there are null, never 0:
     memory           {totalBytes, availableBytes, swapTotalBytes, swapFreeBytes, hugetlbBytes}
     psi              {node|pods: {some|full: {avg10, avg60, avg300, totalSeconds}}}
     topPods          [{uid, namespace, name, reliefBytes, overRequest}], best victim first, at most 10, near a line only
-    counters         {rounds, fullReads, gateReads, kills, shadowKills, killsFailed, freedBytes, refusals {reason: n}}
+    counters         {rounds, fullReads, gateReads, kills, shadowKills, killsFailed, freedBytes, refusals {reason: n},
+                      ended [{policy, mode, result, count}]}
     belowLine        [{numaNode, zone, line, seconds, episodes}]
-    killSeconds      durations of the last kills, from decision to empty cgroup
+    killLatency      a histogram like lag: from the count of a kill to its empty cgroup
     loop             {periodSeconds, lag {buckets [[le, cumulative count]], sum, count, worst}}
     helper           {near, listKept, logLinesLost}, figures {ageSeconds, failures}
 """
@@ -119,6 +120,10 @@ def build(
             "killsFailed": counts.kills_failed,
             "freedBytes": counts.freed_bytes,
             "refusals": dict(counts.refusals),
+            "ended": [
+                {"policy": policy, "mode": mode, "result": result, "count": count}
+                for (policy, mode, result), count in sorted(counts.ended.items())
+            ],
         },
     }
 

@@ -1,0 +1,267 @@
+"""The grant protocol (DESIGN 6) from end to end: real API server, operator, sentinels, reporters and victims.
+
+The cases run at the same time, each with a policy, nodes and a budget of its own, under one operator. What needs an
+operator or an API server that may be stopped is in test_path_outages.py.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from memorypressure_tools.apiclient import MERGE_PATCH
+from memorypressure_tools.controlplane import ControlPlane
+from memorypressure_tools.sweep import remove_namespace, remove_prefixed
+from support.atonce import AtOnce, Running
+from support.cgrouptree import MIB, CgroupTree, Memory
+from support.fullfifo import drained, full_fifo, waits_in_a_write
+from support.operator_lab import GROUP, wait_for
+from support.pathlab import (
+    LONG_SECONDS,
+    SETTLED_SECONDS,
+    NodeAgent,
+    PathLab,
+    Versions,
+    condition_of,
+    most_outstanding,
+    needs_real_pods,
+    raises,
+    uncovered,
+)
+
+PREFIX = "grants-"
+NAMESPACE = "grants"
+COOLDOWN_SECONDS = 10
+cases: AtOnce[PathLab] = AtOnce()
+
+
+@pytest.fixture(scope="module")
+def lab(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PathLab]:
+    needs_real_pods()
+    crds.admin.must("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+    crds.wait_for_service_account(NAMESPACE)
+    made = PathLab(crds, PREFIX, NAMESPACE, tmp_path_factory.mktemp("grants"))
+    try:
+        made.running()
+        yield made
+    finally:
+        made.close()
+        remove_namespace(crds.admin, NAMESPACE)
+        remove_namespace(crds.admin, made.home)
+        remove_prefixed(crds.admin, PREFIX)
+
+
+@pytest.fixture(scope="module")
+def watched(lab: PathLab) -> Iterator[tuple[Versions, Versions]]:
+    """All versions of the states, and of the ledgers, since before the first case."""
+    states, ledgers = lab.state_versions(), lab.ledger_versions()
+    yield states, ledgers
+    states.close()
+    ledgers.close()
+
+
+@pytest.fixture(scope="module")
+def running(
+    request: pytest.FixtureRequest, lab: PathLab, watched: tuple[Versions, Versions]
+) -> Iterator[Running]:
+    lab.states = watched[0]
+    with cases.running(request, lab, lab.explain) as started:
+        yield started
+
+
+@cases
+def test_ceilings_rise_only_by_a_ledger_write_with_its_resource_version(lab: PathLab) -> None:
+    operator, standing = lab.processes[0], 2
+    case = lab.path_policy("rise", maxStandingKills=standing, maxVictimsPerEpisode=50, killsPerHour=20)
+    nodes = [lab.path_node(case, f"rise{number}") for number in range(2)]
+
+    def conflicts() -> float:
+        return operator.metric("memorypressure_operator_ledger_conflicts_total")
+
+    def ceilings() -> int:
+        return sum(node.grant().get("killsCeiling", 0) for node in nodes)
+
+    wait_for(lambda: ceilings() == standing, "what may stand is granted", LONG_SECONDS)
+    before = conflicts()
+    for standing in range(standing + 1, standing + 12):  # noqa: B020 -- goes on where it was
+        # Somebody else writes the ledger: the operator's next write has an old resourceVersion, unless it read between.
+        note = {"metadata": {"annotations": {"example.com/edited": str(standing)}}}
+        lab.admin.must("PATCH", lab.ledger_path(case), note, MERGE_PATCH)
+        lab.edit_policy(case, limits={"maxStandingKills": standing})
+        wait_for(lambda n=standing: ceilings() == n, "one more is granted, after the ledger was read again")
+        if conflicts() > before:
+            break
+    assert conflicts() > before
+    assert sum(entry["ceiling"] for entry in lab.ledger(case)["entries"]) == standing
+    killer = nodes[0]
+    killer.armed(killer.grant()["killsCeiling"])
+    killer.flood()
+    wait_for(lambda: killer.kills() == 1, "a kill")
+    killer.calm()
+    wait_for(lambda: ceilings() == standing + 1, "it is refilled", LONG_SECONDS)
+    assert sum(lab.ledger(case)["buckets"]) == 1
+    wait_for(lambda: lab.policy_status(case).get("lastActionTime"), "the policy shows when it last acted")
+
+
+@cases
+def test_a_sentinel_killed_between_counting_and_killing_has_spent_the_kill_for_the_operator_too(lab: PathLab) -> None:
+    case = lab.path_policy("crash", killsPerHour=1)
+    node = lab.path_node(case, start=False)
+    tree = CgroupTree(node.directory / "cgroup")
+    uid = node.victims[0]["metadata"]["uid"]
+    tree.add_pod(uid)
+    fifo = full_fifo(tree.add_container(uid, "c0de01", Memory(anon=300 * MIB)) / "cgroup.kill")
+    node.machine.cgroup_root = tree.root
+    node.start()
+    incarnation = node.armed()["incarnation"]
+    node.flood()
+    wait_for(lambda: node.kills() == 1, "the kill is counted")
+    assert node.sentinel is not None
+    pid = node.sentinel.pid
+    wait_for(lambda: waits_in_a_write(pid), "the sentinel waits in its write to cgroup.kill")
+    node.kill_sentinel()
+    assert b"1" not in drained(fifo)
+    wait_for(lambda: node.lease()["killsTotal"] == 1, "the reporter tells what the journal says", LONG_SECONDS)
+    wait_for(lambda: sum(lab.ledger(case)["buckets"]) == 1, "the ledger counts it", LONG_SECONDS)
+    node.start_sentinel()
+    node.decides("WaitingForVictim")
+    assert node.incarnation == incarnation
+    time.sleep(SETTLED_SECONDS)
+    assert node.kills() == 1
+    assert drained(fifo) == b""
+    os.close(fifo)
+
+
+@cases
+def test_a_sentinel_killed_after_its_kill_goes_on_with_the_same_journal_and_cool_down(lab: PathLab) -> None:
+    case = lab.path_policy("restart", maxStandingKills=2, maxVictimsPerEpisode=2, killsPerHour=0)
+    node = lab.path_node(case, pods=3)
+    incarnation = node.armed(2)["incarnation"]
+    node.flood()
+    wait_for(lambda: node.dead() == 1, "the first victim")
+    first = time.monotonic()
+    node.kill_sentinel()
+    node.start_sentinel()
+    node.decides("Cooldown")
+    assert (node.incarnation, node.kills()) == (incarnation, 1)
+    wait_for(lambda: node.kills() == 2, "the second kill", 2 * COOLDOWN_SECONDS)
+    assert time.monotonic() - first > COOLDOWN_SECONDS - 0.5
+    wait_for(lambda: node.status("permit").get("reason") == "CeilingReached", "the grant is used up")
+    wait_for(lambda: node.dead() == 2, "the second victim")
+    assert node.kills() == 2
+    wait_for(lambda: len({action["id"] for action in node.reported_kills()}) == 2, "both are reported", LONG_SECONDS)
+
+
+@cases
+def test_with_a_new_journal_the_old_grant_is_worthless_and_its_rest_counts_as_killed(lab: PathLab) -> None:
+    case = lab.path_policy("journal", killsPerHour=1, maxVictimsPerEpisode=3)
+    node = lab.path_node(case)
+    old = node.armed()["incarnation"]
+    node.freeze_reporter()
+    new = node.replace_journal()
+    assert new != old
+    node.flood()
+    node.decides("WrongIncarnation")
+    time.sleep(SETTLED_SECONDS)
+    assert (node.kills(), node.dead()) == (0, 0)
+    node.thaw_reporter()
+    wait_for(lambda: node.dead() == 1, "the new journal gets a grant of its own", LONG_SECONDS)
+    held = lab.entry(case, old)
+    assert held["lost"]
+    assert held["ceiling"] - held["counted"] == 1
+    wait_for(lambda: lab.policy_status(case)["actions"]["kills"] == 1, "the operator knows of the kill", LONG_SECONDS)
+    assert lab.policy_status(case)["exposure"] == {"standingKills": 0, "worstCaseHour": 2}
+    wait_for(
+        lambda: lab.condition("BudgetAvailable", case).get("status") == "False", "one kill and one lost make two"
+    )
+    wait_for(lambda: node.status("permit").get("reason") == "CeilingReached", "the grant is used up")
+    time.sleep(COOLDOWN_SECONDS)
+    assert (node.kills(), node.dead()) == (1, 1)
+
+
+@cases
+def test_a_deleted_plan_and_a_deleted_state_heal_and_the_budget_stays_as_it_is(lab: PathLab) -> None:
+    case = lab.path_policy("again", killsPerHour=0, maxVictimsPerEpisode=3)
+    node = lab.path_node(case)
+    first = node.armed()
+    lab.admin.must("DELETE", f"{GROUP}/nodememoryplans/{node.name}")
+    wait_for(lambda: node.grant().get("planUID") not in (None, first["planUID"]), "the new plan is in the grant")
+    wait_for(lambda: node.status("orders")["planUID"] == node.grant().get("planUID"), "and in the sentinel's orders")
+    node.armed()
+    uid = node.state()["metadata"]["uid"]
+    lab.admin.must("DELETE", f"{GROUP}/nodememorystates/{node.name}")
+    wait_for(lambda: node.state()["metadata"].get("uid") not in (None, uid), "a new state")
+    assert node.armed()["incarnation"] == first["incarnation"]
+    node.flood()
+    wait_for(lambda: node.dead() == 1, "it kills by the new grant")
+    wait_for(lambda: node.status("permit").get("reason") == "CeilingReached", "the grant is used up")
+    time.sleep(COOLDOWN_SECONDS)
+    assert (node.kills(), node.dead()) == (1, 1)
+
+
+@cases
+def test_of_two_agents_on_one_node_one_acts_and_the_other_says_that_the_lock_is_held(lab: PathLab) -> None:
+    case = lab.path_policy("twice", maxStandingKills=2, killsPerHour=4)
+    first = lab.path_node(case)
+    first.armed()
+    directory = first.directory / "second"
+    directory.mkdir()
+    second = NodeAgent(lab, first.name, directory, first.pods.root)
+    second.machine.known_past()
+    second.start()
+    try:
+
+        def told() -> bool:
+            versions = [state for state in lab.states.seen() if state["metadata"]["name"] == first.name]
+            return any(condition_of(state, "ActionBlocked").get("reason") == "LockHeld" for state in versions)
+
+        wait_for(told, "LockHeld is in the node's state", LONG_SECONDS)
+        second.flood()
+        first.flood()
+        second.decides("LockHeld")
+        time.sleep(SETTLED_SECONDS)
+        assert second.kills() == 0
+        assert first.dead() == first.kills() <= 1
+        first.stop()
+        wait_for(lambda: second.kills() == 1, "it takes over when the first is gone", LONG_SECONDS)
+        wait_for(lambda: first.dead() == first.kills() + 1, "and kills")
+    finally:
+        second.close()
+
+
+@cases
+def test_three_nodes_in_a_flood_kill_no_more_than_the_worst_hour_that_the_policy_shows(lab: PathLab) -> None:
+    case = lab.path_policy("three", maxStandingKills=1, killsPerHour=1)
+    nodes = [lab.path_node(case, f"three{number}") for number in range(3)]
+
+    def worst() -> int:
+        return int(lab.policy_status(case).get("exposure", {}).get("worstCaseHour", 0))
+
+    wait_for(lambda: [node.allowance() for node in nodes].count(1) == 1, "one of them is armed", LONG_SECONDS)
+    wait_for(lambda: worst() == 2, "the policy shows its worst hour")
+    for node in nodes:
+        node.flood()
+
+    def kills() -> int:
+        return sum(node.kills() for node in nodes)
+
+    wait_for(lambda: kills() == 2, "the standing kill and the one of this hour", LONG_SECONDS)
+    without = [node for node in nodes if node.kills() == 0]
+    for node in without:
+        wait_for(lambda n=node: n.condition("ActionBlocked").get("reason") == "NoGrant", "NoGrant is told", LONG_SECONDS)
+    time.sleep(COOLDOWN_SECONDS)
+    assert kills() == sum(node.dead() for node in nodes) == 2
+    assert worst() == 2
+    assert most_outstanding(lab.states.seen(), [node.name for node in nodes]) == 1
+
+
+def test_no_ceiling_of_any_case_rose_before_the_ledger_was_written(
+    running: Running, watched: tuple[Versions, Versions]
+) -> None:
+    """Looks at every version of every object that the cases above made; it comes last."""
+    running.wait()
+    states, ledgers = watched
+    wait_for(lambda: not uncovered(states.seen(), ledgers.seen()), "every raise has its ledger", 10)
+    assert len(raises(states.seen())) >= 2 * len(running.futures)

@@ -1,0 +1,704 @@
+"""The operator's machinery without a cluster: settings, Lease, streams, views, Events, registry, health, evictor."""
+
+import http.server
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memorypressure.reasons import Reason
+from memorypressure_operator import cli, evictor, settings
+from memorypressure_operator.api import Answer, Api, Credentials
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable, CredentialsError, SettingsError
+from memorypressure_operator.events import Event, EventWriter, pod_subject
+from memorypressure_operator.evictor import Outcome
+from memorypressure_operator.handlers import Backoffs
+from memorypressure_operator.health import Health
+from memorypressure_operator.leader import Leader, LeaderSettings
+from memorypressure_operator.registry import Dirty, Registry
+from memorypressure_operator.reports import decode_plan, decode_state, digest
+from memorypressure_operator.streams import Source, Stream
+from memorypressure_operator.views import decode_budget, decode_node, decode_pod
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+# --- settings ---
+
+
+def test_every_setting_has_a_flag_a_variable_and_a_text(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for name, text, _ in settings.describe():
+        assert "--" + name.replace("_", "-") in shown
+        assert text.endswith(".")
+
+
+def test_a_flag_wins_over_a_variable() -> None:
+    parsed = settings.parse({"lease_seconds": "30"}, {"MPO_LEASE_SECONDS": "40", "MPO_NAMESPACE": "n"})
+    assert parsed.lease_seconds == 30.0
+    assert parsed.namespace == "n"
+    assert parsed.identity
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "message"),
+    [
+        ({}, {"MPO_LEASE": "1"}, "MPO_LEASE: not a setting"),
+        ({"page_size": "1.5"}, {}, "--page-size: '1.5' is not a whole number"),
+        ({"page_size": "0"}, {}, "--page-size: 0 is out of range, it must be from 1 to 5000"),
+        ({"max_kills_per_hour": "-2"}, {}, "--max-kills-per-hour: -2 is out of range, it must be at least -1"),
+        ({}, {"MPO_DRY_RUN_ONLY": "yes"}, "MPO_DRY_RUN_ONLY: 'yes' is neither true nor false"),
+        ({"log_level": "loud"}, {}, "--log-level: 'loud' is not one of"),
+        ({"lease_seconds": "12"}, {}, "--lease-seconds: must be at least"),
+        ({"renew_seconds": "nan"}, {}, "--renew-seconds: nan is out of range"),
+    ],
+)
+def test_a_wrong_setting_is_named(flags: dict[str, str], environment: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        settings.parse({"namespace": "n", **flags}, environment)
+
+
+def test_without_a_namespace_and_outside_a_pod_the_setting_is_asked_for() -> None:
+    with pytest.raises(SettingsError, match="--namespace: not given"):
+        settings.parse({}, {})
+
+
+def test_a_kubeconfig_that_is_not_one_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "config"
+    file.write_text("clusters: [")
+    with pytest.raises(CredentialsError, match=re.escape(str(file))):
+        Credentials(str(file), 60, Clock())
+
+
+# --- Lease ---
+
+
+class FakeLeases:
+    """One Lease with the API server's rules: creation conflicts and stale resourceVersions answer 409."""
+
+    def __init__(self) -> None:
+        self.lease: dict[str, Any] | None = None
+        self.version = 0
+        self.broken: Exception | None = None
+
+    def request(self, method: str, path: str, *, body: Any = None, timeout_seconds: float | None = None) -> Answer:
+        if self.broken is not None:
+            raise self.broken
+        if method == "GET":
+            if self.lease is None:
+                raise ApiRefused(404, "NotFound", "none")
+            return Answer(200, json.dumps(self.lease).encode())
+        if method == "POST" and self.lease is not None:
+            raise ApiRefused(409, "AlreadyExists", "exists")
+        if method == "PUT":
+            assert self.lease is not None
+            if body["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
+                raise ApiRefused(409, "Conflict", "stale")
+        self.version += 1
+        self.lease = json.loads(json.dumps(body))
+        self.lease["metadata"]["resourceVersion"] = str(self.version)
+        return Answer(200, json.dumps(self.lease).encode())
+
+
+def leader(leases: FakeLeases, clock: Clock, identity: str) -> Leader:
+    return Leader(leases, LeaderSettings("ns", "lease", identity, 15, 10, 2, 3), clock)
+
+
+def test_a_free_lease_is_taken_and_held_until_the_deadline() -> None:
+    clock, leases = Clock(), FakeLeases()
+    one = leader(leases, clock, "one")
+    assert not one.holds()
+    assert one.attempt()
+    clock.now += 9.9
+    assert one.holds()
+    clock.now += 0.2
+    assert not one.holds()
+    assert one.term == 1
+    assert one.attempt()
+    assert one.term == 2, "a gap of our own is a new term"
+
+
+@pytest.mark.parametrize("error", [ApiUnreachable("away"), ApiRefused(500, "", "x"), ApiRefused(409, "", "x")])
+def test_any_failed_renewal_leaves_the_deadline_where_it_was(error: Exception) -> None:
+    clock, leases = Clock(), FakeLeases()
+    one = leader(leases, clock, "one")
+    one.attempt()
+    leases.broken = error
+    for _ in range(6):
+        clock.now += 2
+        assert not one.attempt()
+    assert not one.holds()
+    leases.broken = None
+    assert one.attempt()
+    assert one.holds()
+
+
+def test_another_takes_over_only_after_it_saw_no_renewal_for_the_whole_duration() -> None:
+    clock, leases = Clock(), FakeLeases()
+    one, two = leader(leases, clock, "one"), leader(leases, clock, "two")
+    one.attempt()
+    for _ in range(8):
+        assert not two.attempt()
+        clock.now += 1.9
+    assert not one.holds()
+    assert two.attempt()
+    assert leases.lease is not None
+    assert leases.lease["spec"]["leaseTransitions"] == 1
+    assert not one.attempt(), "the first sees that it was replaced"
+
+
+def test_two_never_hold_at_once_whatever_the_gaps() -> None:
+    clock, leases = Clock(), FakeLeases()
+    both = [leader(leases, clock, "one"), leader(leases, clock, "two")]
+    for step in range(400):
+        if step % 7 != 3:
+            both[(step // 40) % 2].attempt()
+        if step % 5 == 0:
+            both[1 - (step // 40) % 2].attempt()
+        clock.now += (step * 37 % 23) / 5
+        assert sum(each.holds() for each in both) <= 1
+
+
+def test_a_released_lease_is_free_at_once() -> None:
+    clock, leases = Clock(), FakeLeases()
+    one, two = leader(leases, clock, "one"), leader(leases, clock, "two")
+    one.attempt()
+    one.release()
+    assert not one.holds()
+    assert two.attempt()
+
+
+def test_a_lease_that_is_not_understood_is_not_taken() -> None:
+    leases = FakeLeases()
+    leases.lease = {
+        "metadata": {"resourceVersion": "1"},
+        "spec": {"holderIdentity": "x", "leaseDurationSeconds": "soon"},
+    }
+    clock = Clock()
+    one = leader(leases, clock, "one")
+    for _ in range(3):
+        assert not one.attempt()
+        clock.now += 100
+
+
+# --- views ---
+
+
+def pod_json(**changes: Any) -> dict[str, Any]:
+    spec = {"nodeName": "n", "containers": [{"resources": {"requests": {"memory": "64Mi"}}}], **changes.pop("spec", {})}
+    meta = {
+        "name": "p",
+        "namespace": "ns",
+        "uid": "u",
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+        **changes.pop("metadata", {}),
+    }
+    return {"metadata": meta, "spec": spec, "status": {"phase": "Running", "qosClass": "Burstable"}, **changes}
+
+
+def view(**changes: Any) -> Any:
+    return decode_pod(json.dumps(pod_json(**changes)).encode())
+
+
+OWNER = {"kind": "ReplicaSet", "name": "web-5d8", "controller": True}
+Mi = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "expected"),
+    [
+        ({}, "owner", ""),
+        ({"metadata": {"ownerReferences": [OWNER]}}, "owner", "ReplicaSet/web-5d8"),
+        (
+            {"metadata": {"ownerReferences": [OWNER], "labels": {"pod-template-hash": "5d8"}}},
+            "owner",
+            "Deployment/web",
+        ),
+        ({"metadata": {"ownerReferences": [{**OWNER, "controller": False}]}}, "owner", ""),
+        ({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}}}, "static", True),
+        (
+            {"metadata": {"ownerReferences": [{"kind": "DaemonSet", "name": "d", "controller": True}]}},
+            "daemon_set",
+            True,
+        ),
+        ({"metadata": {"annotations": {"memorypressure.dev/protected": "true"}}}, "annotated", True),
+        ({"metadata": {"annotations": {"memorypressure.dev/protected": "no"}}}, "annotated", False),
+        ({"spec": {"volumes": [{"emptyDir": {}}]}}, "local_storage", True),
+        ({"spec": {"volumes": [{"emptyDir": {"medium": "Memory"}}]}}, "local_storage", False),
+        ({"spec": {"volumes": [{"hostPath": {"path": "/x"}}]}}, "local_storage", True),
+        ({"spec": {"volumes": [{"configMap": {"name": "x"}}]}}, "local_storage", False),
+        ({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}, "terminating", True),
+        ({}, "request_bytes", 64 * Mi),
+        ({"spec": {"overhead": {"memory": "16Mi"}}}, "request_bytes", 80 * Mi),
+        ({"spec": {"resources": {"requests": {"memory": "1Gi"}}}}, "request_bytes", 1024 * Mi),
+        (
+            {"spec": {"initContainers": [{"resources": {"requests": {"memory": "100Mi"}}}]}},
+            "request_bytes",
+            100 * Mi,
+        ),
+        (
+            {"spec": {"initContainers": [{"restartPolicy": "Always", "resources": {"requests": {"memory": "100Mi"}}}]}},
+            "request_bytes",
+            164 * Mi,
+        ),
+    ],
+)
+def test_what_is_read_of_a_pod(changes: dict[str, Any], field: str, expected: object) -> None:
+    assert getattr(view(**changes), field) == expected
+
+
+def test_equal_labels_are_kept_once() -> None:
+    first, second = (view(metadata={"uid": uid, "labels": {"app": "x"}}) for uid in "ab")
+    assert first.labels is second.labels
+
+
+@pytest.mark.parametrize(
+    ("status", "generation", "allowed", "current"),
+    [
+        ({"disruptionsAllowed": 1, "observedGeneration": 2}, 2, 1, True),
+        ({"disruptionsAllowed": 1, "observedGeneration": 1}, 2, 1, False),
+        (None, 1, 0, False),
+    ],
+)
+def test_a_budget_counts_only_with_a_status_of_its_spec(
+    status: dict[str, int] | None, generation: int, allowed: int, current: bool
+) -> None:
+    body = {"metadata": {"name": "b", "namespace": "n", "generation": generation}, "spec": {"selector": {}}}
+    budget = decode_budget(json.dumps({**body, "status": status}).encode())
+    assert (budget.disruptions_allowed, budget.current) == (allowed, current)
+    assert budget.covers("n", {"any": "label"})
+
+
+def test_a_budget_without_a_selector_covers_nothing_and_a_strange_one_everything() -> None:
+    body: dict[str, Any] = {"metadata": {"name": "b", "namespace": "n"}, "spec": {}}
+    assert not decode_budget(json.dumps(body).encode()).covers("n", {})
+    body["spec"]["selector"] = {"matchExpressions": [{"key": "a", "operator": "Near"}]}
+    assert decode_budget(json.dumps(body).encode()).covers("n", {})
+
+
+def test_a_plan_is_known_by_its_content_whatever_the_order_of_its_keys() -> None:
+    spec = {"nodeName": "n", "policy": {"name": "p", "generation": 1}, "pods": [{"namespace": "a", "workload": "B/c"}]}
+    body = {"metadata": {"name": "n", "uid": "u", "generation": 1}, "spec": dict(reversed(spec.items()))}
+    plan = decode_plan(json.dumps(body).encode())
+    assert plan.digest == digest(spec)
+    assert plan.workloads == {"a/B/c"}
+    assert plan.policy == "p"
+
+
+def test_a_state_without_a_status_has_an_empty_one() -> None:
+    state = decode_state(b'{"metadata": {"name": "n", "uid": "u"}, "spec": {"nodeName": "n", "mode": "Disabled"}}')
+    assert state.status.lease is None
+    assert state.status.active_triggers == ()
+
+
+def test_a_node_is_not_ready_only_where_it_says_so() -> None:
+    def ready(*statuses: str) -> bool:
+        conditions = [{"type": "Ready", "status": each} for each in statuses]
+        body = {"metadata": {"name": "n", "uid": "u"}, "spec": {}, "status": {"conditions": conditions}}
+        return decode_node(json.dumps(body).encode()).ready
+
+    assert ready()
+    assert ready("True")
+    assert not ready("False")
+    assert not ready("Unknown")
+
+
+# --- registry ---
+
+
+def test_urgent_nodes_come_first_and_changes_are_coalesced() -> None:
+    clock = Clock()
+    dirty = Dirty(clock, 0.2)
+    dirty.add(["a", "b"])
+    dirty.add(["a"])
+    assert dirty.take(10) == []
+    clock.now += 0.2
+    dirty.add(["c"], urgent=True)
+    assert dirty.take(10) == ["c", "a", "b"]
+    assert len(dirty) == 0
+
+
+def state_json(version: str, *triggers: str) -> bytes:
+    body = {
+        "metadata": {"name": "n", "uid": "u", "resourceVersion": version},
+        "spec": {"nodeName": "n", "mode": "Enforce"},
+        "status": {"activeTriggers": [{"name": name} for name in triggers]},
+    }
+    return json.dumps(body).encode()
+
+
+def test_the_first_sight_of_a_report_is_no_change_of_it() -> None:
+    clock = Clock()
+    registry = Registry(clock, 0.0)
+    registry.put_state("n", decode_state(state_json("5", "low")))
+    assert "n" in registry.reported_at
+    assert "n" not in registry.changed_at
+    clock.now += 3
+    registry.put_state("n", decode_state(state_json("6", "low", "min")))
+    assert registry.changed_at["n"] == clock.now
+    registry.put_state("n", decode_state(state_json("4")))
+    assert len(registry.tables.states["n"].status.active_triggers) == 2, "an older version comes late"
+
+
+def test_pods_are_counted_by_workload_and_node_while_they_live() -> None:
+    registry = Registry(Clock(), 0.0)
+    owner = {"ownerReferences": [{"kind": "Job", "name": "j", "controller": True}]}
+    for uid in ("a", "b"):
+        registry.put_pod(uid, view(metadata={"uid": uid, **owner}))
+    assert registry.tables.workload_nodes == {"ns/Job/j": {"n": 2}}
+    registry.put_pod("a", view(metadata={"uid": "a", "deletionTimestamp": "2026-01-01T00:00:00Z", **owner}))
+    assert registry.tables.workload_nodes == {"ns/Job/j": {"n": 1}}
+    registry.remove_pod("a")
+    registry.remove_pod("b")
+    assert registry.tables.workload_nodes == {}
+    assert registry.tables.pods_by_node == {}
+
+
+# --- streams, against a local server: a real one cannot be made to answer so ---
+
+
+class Server:
+    """Answers each GET with the next script: a list of lines, or (status, body)."""
+
+    def __init__(self, scripts: list[Any]) -> None:
+        outer = self
+        self.queries: list[str] = []
+        self.scripts = scripts
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.queries.append(self.path.partition("?")[2])
+                script = outer.scripts.pop(0) if outer.scripts else (503, b"{}")
+                status, body = script if isinstance(script, tuple) else (200, b"".join(x + b"\n" for x in script))
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.rows: dict[str, str] = {}
+        self.complete = 0
+
+    def put(self, key: str, value: str) -> None:
+        self.rows[key] = value
+
+    def remove(self, key: str) -> None:
+        self.rows.pop(key, None)
+
+    def keys(self) -> set[str]:
+        return set(self.rows)
+
+    def synced(self) -> None:
+        self.complete += 1
+
+    def heard(self) -> None:
+        pass
+
+
+def event(kind: str, name: str, version: int, **extra: Any) -> bytes:
+    meta = {"name": name, "resourceVersion": str(version), **extra}
+    return json.dumps({"type": kind, "object": {"metadata": meta}}).encode()
+
+
+def bookmark(version: int, *, end: bool = False) -> bytes:
+    return event("BOOKMARK", "", version, annotations={"k8s.io/initial-events-end": "true"} if end else {})
+
+
+@pytest.fixture
+def streaming(tmp_path: Path) -> Iterator[Callable[..., tuple[Server, Sink, list[str]]]]:
+    closing: list[Callable[[], None]] = []
+
+    def start(scripts: list[Any], *, strict: bool = False, rows: dict[str, str] | None = None) -> Any:
+        server, sink, restarts = Server(scripts), Sink(), []
+        sink.rows.update(rows or {})
+        config = tmp_path / "config"
+        config.write_text(
+            json.dumps(
+                {
+                    "current-context": "c",
+                    "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+                    "clusters": [{"name": "c", "cluster": {"server": server.url}}],
+                    "users": [{"name": "u", "user": {}}],
+                }
+            )
+        )
+        api = Api(Credentials(str(config), 60, Clock()), 2.0)
+
+        def decode(raw: bytes) -> str:
+            name = str(json.loads(raw)["metadata"]["name"])
+            if name.startswith("bad"):
+                raise ValueError("not understood")
+            return name.upper()
+
+        stream = Stream(
+            api,
+            Source("things", "/things", lambda meta: meta.name, decode, strict=strict),
+            sink,
+            lifetime_seconds=60,
+            read_timeout_seconds=2,
+            page_size=2,
+            backoff_seconds=0.01,
+            backoff_limit_seconds=0.02,
+            on_restart=restarts.append,
+        )
+
+        def close() -> None:
+            stream.stop()
+            stream.join(5)
+            server.close()
+            assert not stream.is_alive()
+
+        closing.append(close)
+        stream.start()
+        deadline = threading.Event()
+        for _ in range(200):
+            if not server.scripts:
+                break
+            deadline.wait(0.02)
+        deadline.wait(0.1)
+        return server, sink, restarts
+
+    yield start
+    for close in closing:
+        close()
+
+
+def test_the_initial_state_replaces_what_was_held(streaming: Any) -> None:
+    _, sink, _ = streaming([[event("ADDED", "a", 1), bookmark(5, end=True)]], rows={"gone": "GONE"})
+    assert sink.rows == {"a": "A"}
+    assert sink.complete == 1
+
+
+def test_an_ended_stream_is_resumed_from_the_last_version(streaming: Any) -> None:
+    server, sink, _ = streaming(
+        [[event("ADDED", "a", 1), bookmark(5, end=True), bookmark(9)], [event("DELETED", "a", 11)]]
+    )
+    assert "resourceVersion=9" in server.queries[1]
+    assert "sendInitialEvents" not in server.queries[1]
+    assert "resourceVersion=11" in server.queries[2]
+    assert sink.rows == {}
+
+
+def test_a_stream_that_breaks_within_the_initial_state_begins_anew(streaming: Any) -> None:
+    server, sink, _ = streaming([[event("ADDED", "a", 7)], [event("ADDED", "b", 8), bookmark(9, end=True)]])
+    assert "sendInitialEvents=true" in server.queries[1]
+    assert sink.rows == {"b": "B"}
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        [json.dumps({"type": "ERROR", "object": {"code": 410, "reason": "Expired"}}).encode()],
+    ],
+)
+def test_an_expired_version_begins_anew_and_drops_what_is_not_sent_again(streaming: Any, gone: list[bytes]) -> None:
+    server, sink, restarts = streaming(
+        [
+            [event("ADDED", "a", 1), event("ADDED", "b", 2), bookmark(5, end=True)],
+            gone,
+            [event("ADDED", "b", 2), bookmark(20, end=True)],
+        ]
+    )
+    assert "sendInitialEvents=true" in server.queries[2]
+    assert sink.rows == {"b": "B"}
+    assert "Expired" in restarts
+
+
+def test_a_server_without_streaming_lists_is_listed_in_pages(streaming: Any) -> None:
+    def page(names: str, token: str) -> tuple[int, bytes]:
+        items = [{"metadata": {"name": name}} for name in names]
+        return 200, json.dumps({"metadata": {"resourceVersion": "30", "continue": token}, "items": items}).encode()
+
+    server, sink, _ = streaming(
+        [
+            (422, b'{"message": "sendInitialEvents is forbidden"}'),
+            page("ab", "more"),
+            page("c", ""),
+            [event("ADDED", "d", 31)],
+        ],
+        rows={"gone": "GONE"},
+    )
+    assert sink.rows == {"a": "A", "b": "B", "c": "C", "d": "D"}
+    assert sink.complete == 1
+    assert "continue=more" in server.queries[2]
+    assert "resourceVersion=30" in server.queries[3]
+
+
+def test_an_object_that_is_not_understood_is_left_out_alone(streaming: Any) -> None:
+    _, sink, _ = streaming(
+        [[event("ADDED", "bad", 1), event("ADDED", "a", 2), bookmark(5, end=True)]], rows={"bad": "OLD"}
+    )
+    assert sink.rows == {"a": "A"}
+    assert sink.complete == 1
+
+
+def test_a_strict_stream_is_not_complete_while_an_object_is_not_understood(streaming: Any) -> None:
+    _, sink, restarts = streaming([[event("ADDED", "bad", 1), bookmark(5, end=True)]], strict=True)
+    assert sink.complete == 0
+    assert "Undecodable" in restarts
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b'{"type": 5}', b"\xff\xfe"])
+def test_garbage_on_a_stream_is_a_failure_not_an_end(streaming: Any, line: bytes) -> None:
+    _, sink, restarts = streaming([[line]])
+    assert restarts
+    assert sink.complete == 0
+
+
+# --- evictor ---
+
+
+class Refusing:
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+        self.bodies: list[Any] = []
+
+    def request(self, method: str, path: str, *, body: Any = None, **_: Any) -> Answer:
+        self.bodies.append(body)
+        if self.error is not None:
+            raise self.error
+        return Answer(201, b"{}")
+
+
+BUDGET = ApiRefused(429, "TooManyRequests", "Cannot evict", 10, ("DisruptionBudget",))
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "spent", "goes_on"),
+    [
+        (None, Outcome.EVICTED, True, False),
+        (BUDGET, Outcome.DISRUPTION_BUDGET, False, True),
+        (ApiRefused(429, "TooManyRequests", "slow down", 1), Outcome.BUSY, False, False),
+        (ApiRefused(500, "", "This pod has more than one PodDisruptionBudget"), Outcome.DISRUPTION_BUDGET, False, True),
+        (ApiRefused(500, "", "etcd is away"), Outcome.UNKNOWN, True, False),
+        (ApiRefused(504, "", "timeout"), Outcome.UNKNOWN, True, False),
+        (ApiRefused(404, "NotFound", "x"), Outcome.GONE, False, True),
+        (ApiRefused(409, "Conflict", "UID"), Outcome.REPLACED, False, True),
+        (ApiRefused(403, "Forbidden", "policy"), Outcome.FORBIDDEN, False, True),
+        (ApiUnreachable("reset"), Outcome.UNKNOWN, True, False),
+    ],
+)
+def test_outcomes_of_an_eviction(error: Exception | None, outcome: Outcome, spent: bool, goes_on: bool) -> None:
+    api: Any = Refusing(error)
+    found, _ = evictor.evict(api, view(), 7)
+    assert (found, found.spent, found.next_candidate) == (outcome, spent, goes_on)
+    assert api.bodies[0]["deleteOptions"] == {"preconditions": {"uid": "u"}, "gracePeriodSeconds": 7}
+
+
+def test_a_second_delete_never_asks_for_no_grace() -> None:
+    api: Any = Refusing(None)
+    evictor.delete_again(api, view(), 0)
+    assert api.bodies[0]["gracePeriodSeconds"] == 1
+    assert api.bodies[0]["preconditions"] == {"uid": "u"}
+
+
+# --- Events ---
+
+
+class Posts:
+    def __init__(self, *errors: Exception | None) -> None:
+        self.errors = list(errors)
+        self.bodies: list[Any] = []
+
+    def request(self, method: str, path: str, *, body: Any = None) -> None:
+        self.bodies.append(body)
+        error = self.errors.pop(0) if self.errors else None
+        if error is not None:
+            raise error
+
+
+def told(*errors: Exception | None, times: int = 1, note: str = "n") -> tuple[Posts, list[int]]:
+    posts, failures = Posts(*errors), [0]
+
+    def failed() -> None:
+        failures[0] += 1
+
+    writer = EventWriter(posts, "me", failed)
+    for _ in range(times):
+        writer.tell(Event("key", pod_subject("ns", "p", "u"), "KillPod", Reason.KILLED, note))
+    writer._queue.put(None)
+    writer.run()
+    return posts, failures
+
+
+def test_an_event_is_posted_once_under_a_name_that_follows_from_what_it_tells() -> None:
+    posts, failures = told(times=3)
+    assert len(posts.bodies) == 1
+    name = posts.bodies[0]["metadata"]["name"]
+    assert name == told()[0].bodies[0]["metadata"]["name"]
+    assert re.fullmatch(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?", name)
+    assert failures == [0]
+
+
+def test_an_event_that_exists_already_counts_as_told() -> None:
+    posts, failures = told(ApiRefused(409, "AlreadyExists", "x"))
+    assert (len(posts.bodies), failures) == (1, [0])
+
+
+def test_an_event_that_is_refused_for_good_is_counted_not_repeated() -> None:
+    posts, failures = told(ApiRefused(403, "Forbidden", "terminating namespace"))
+    assert (len(posts.bodies), failures) == (1, [1])
+
+
+def test_a_long_note_is_cut_to_what_the_api_takes() -> None:
+    posts, _ = told(note="ä" * 2000)
+    assert len(posts.bodies[0]["note"].encode()) <= 1024
+
+
+# --- health ---
+
+
+def test_health_tells_a_dead_thread_a_stuck_loop_and_a_silent_watch() -> None:
+    clock = Clock()
+    health = Health(clock, stuck_seconds=60)
+    assert health.live()[0]
+    health.threads["decisions"] = lambda: False
+    assert "thread decisions has ended" in str(health.live()[1])
+    health.threads.clear()
+    health.last_reconcile = clock.now
+    clock.now += 61
+    assert "made no pass for 61 s" in str(health.live()[1])
+    health.last_reconcile = clock.now
+    health.policy_echo_due = clock.now - 151
+    assert "silent" in str(health.live()[1])
+
+
+def test_readiness_names_the_tables_that_are_not_complete() -> None:
+    health = Health(Clock(), stuck_seconds=60)
+    health.phase = "running"
+    health.streams["pods"] = lambda: False
+    ready, facts = health.ready()
+    assert not ready
+    assert facts["not_ready"] == ["pods not synced"]
+
+
+def test_kopf_never_runs_out_of_backoffs() -> None:
+    delays = iter(Backoffs())
+    assert all(0 < next(delays) <= 26 for _ in range(2000))

@@ -1,0 +1,161 @@
+"""Sources of the host: read whole through descriptors that stay, and absent or unknown with a reason, never a guess."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from memorypressure.reasons import Reason
+from memorypressure.signals import Absent, MemInfo, Psi, Unknown
+from memorypressure.zone_values import ZoneInfo
+from memorypressure_agent.host.sources import HostRoots, HostSources, SourceFile, find_numa_nodes
+
+CAPTURES = Path(__file__).resolve().parents[1] / "fixtures" / "captures"
+MEMINFO = "MemTotal: 1000 kB\nMemAvailable: 500 kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\n"
+PSI = "some avg10=1.00 avg60=2.00 avg300=3.00 total=4\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> HostRoots:
+    node = tmp_path / "sys/devices/system/node/node0"
+    node.mkdir(parents=True)
+    (node / "vmstat").write_text("nr_free_pages 1234\n")
+    (tmp_path / "proc/pressure").mkdir(parents=True)
+    shutil.copy(CAPTURES / "zoneinfo-6.1-guest-1node-idle.txt", tmp_path / "proc/zoneinfo")
+    (tmp_path / "proc/meminfo").write_text(MEMINFO)
+    (tmp_path / "proc/pressure/memory").write_text(PSI)
+    pods = tmp_path / "cgroup/kubepods"
+    pods.mkdir(parents=True)
+    (pods / "memory.pressure").write_text(PSI)
+    return HostRoots(str(tmp_path / "proc"), str(tmp_path / "sys"), str(tmp_path / "cgroup"))
+
+
+def sources_of(roots: HostRoots) -> HostSources:
+    return HostSources(roots, f"{roots.cgroup}/kubepods", clock=lambda: 77)
+
+
+def test_a_sample_holds_every_source(roots: HostRoots) -> None:
+    sources = sources_of(roots)
+    sample = sources.read_sample()
+    assert sample.time_ns == 77
+    assert isinstance(sample.zones, ZoneInfo)
+    assert isinstance(sample.memory, MemInfo)
+    assert isinstance(sample.psi_node, Psi)
+    assert isinstance(sample.psi_pods, Psi)
+    assert sources.read_gate(0) == 1234
+    assert all(state.up for state in sources.states())
+    assert sources.page_size_bytes == os.sysconf("SC_PAGE_SIZE")
+    sources.close()
+
+
+def test_this_machine_has_sources_too() -> None:
+    sources = HostSources(HostRoots())
+    sample = sources.read_sample()
+    assert isinstance(sample.zones, ZoneInfo), sample.zones
+    assert isinstance(sample.memory, MemInfo), sample.memory
+    for node in sources.numa_nodes:
+        gate = sources.read_gate(node)
+        assert isinstance(gate, int)
+        assert gate > 0
+    assert isinstance(sample.psi_pods, Absent)
+    sources.close()
+
+
+@pytest.mark.parametrize(
+    ("file", "part", "hint"),
+    [
+        ("proc/zoneinfo", "zones", "no such file"),
+        ("proc/meminfo", "memory", "no such file"),
+        ("proc/pressure/memory", "psi_node", "psi=1"),
+        ("cgroup/kubepods/memory.pressure", "psi_pods", "psi=1"),
+    ],
+)
+def test_a_missing_file_is_absent_with_a_hint(
+    roots: HostRoots, tmp_path: Path, file: str, part: str, hint: str
+) -> None:
+    (tmp_path / file).unlink()
+    value = getattr(sources_of(roots).read_sample(), part)
+    assert isinstance(value, Absent)
+    assert value.reason is Reason.NOT_PRESENT
+    assert hint in value.message
+
+
+@pytest.mark.parametrize(
+    ("file", "part"),
+    [
+        ("proc/zoneinfo", "zones"),
+        ("proc/meminfo", "memory"),
+        ("proc/pressure/memory", "psi_node"),
+        ("cgroup/kubepods/memory.pressure", "psi_pods"),
+    ],
+)
+@pytest.mark.parametrize("text", ["", "garbage\n", "\x00" * 50], ids=["empty", "garbage", "zeros"])
+def test_a_file_that_is_not_understood_is_unknown_with_its_line(
+    roots: HostRoots, tmp_path: Path, file: str, part: str, text: str
+) -> None:
+    (tmp_path / file).write_text(text)
+    sources = sources_of(roots)
+    value = getattr(sources.read_sample(), part)
+    assert isinstance(value, Unknown)
+    assert "line 1" in value.message
+    (state,) = [state for state in sources.states() if not state.up]
+    assert state.reason is Reason.NOT_UNDERSTOOD
+
+
+def test_a_directory_in_a_files_place_is_unknown_not_a_crash(roots: HostRoots, tmp_path: Path) -> None:
+    (tmp_path / "proc/meminfo").unlink()
+    (tmp_path / "proc/meminfo").mkdir()
+    sources = sources_of(roots)
+    assert isinstance(sources.read_sample().memory, Unknown)
+    (state,) = [state for state in sources.states() if not state.up]
+    assert state.reason is Reason.UNREADABLE
+
+
+def test_a_gate_of_a_node_without_vmstat_is_absent(roots: HostRoots) -> None:
+    assert isinstance(sources_of(roots).read_gate(7), Absent)
+
+
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 1000, 100_000])
+def test_a_file_longer_than_the_buffer_is_read_to_its_end(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * size)
+    source = SourceFile("file", str(path), buffer_bytes=64)
+    assert source.read() == b"x" * size
+    path.write_bytes(b"y" * (size // 2))
+    assert source.read() == b"y" * (size // 2)
+
+
+def test_reading_opens_nothing_and_rechecking_finds_what_was_replaced(roots: HostRoots, tmp_path: Path) -> None:
+    sources = sources_of(roots)
+    (tmp_path / "proc/new").write_text(MEMINFO.replace("500", "400"))
+    (tmp_path / "proc/new").rename(tmp_path / "proc/meminfo")
+    before = sources.read_sample().memory
+    assert isinstance(before, MemInfo)
+    assert before.available_bytes == 500 * 1024
+    for _ in range(10):
+        sources.recheck_one()
+    after = sources.read_sample().memory
+    assert isinstance(after, MemInfo)
+    assert after.available_bytes == 400 * 1024
+
+
+def test_a_source_that_appears_later_is_taken_up(roots: HostRoots, tmp_path: Path) -> None:
+    (tmp_path / "proc/pressure/memory").unlink()
+    sources = sources_of(roots)
+    assert isinstance(sources.read_sample().psi_node, Absent)
+    (tmp_path / "proc/pressure/memory").write_text(PSI)
+    assert isinstance(sources.read_sample().psi_node, Absent)
+    for _ in range(10):
+        sources.recheck_one()
+    assert isinstance(sources.read_sample().psi_node, Psi)
+
+
+def test_numa_nodes_are_found_by_their_vmstat_files(tmp_path: Path) -> None:
+    base = tmp_path / "devices/system/node"
+    for name in ("node0", "node2", "node10", "node01", "nodes", "node3"):
+        (base / name).mkdir(parents=True)
+        if name != "node3":
+            (base / name / "vmstat").write_text("nr_free_pages 1\n")
+    assert find_numa_nodes(str(tmp_path)) == (0, 2, 10)
+    assert find_numa_nodes(str(tmp_path / "missing")) == ()
