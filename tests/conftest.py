@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import pytest
 
@@ -45,11 +45,10 @@ def _lack(what: str) -> str | None:
     return None if shutil.which(what) else f"{what}: no such command on PATH"
 
 
-def _do_without(config: pytest.Config, reason: str) -> None:
+def _do_without(reason: str) -> NoReturn:
     """Skips the running test, or fails it in CI; the report of a skip counts it."""
     if IN_CI:
         pytest.fail(f"missing, and CI=true allows no skips: {reason}", pytrace=False)
-    config.stash[_missing].setdefault(reason, [])
     pytest.skip(reason)
 
 
@@ -59,21 +58,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         for what in marker.args:
             reason = _lack(what)
             if reason is not None:
-                _do_without(item.config, reason)
+                _do_without(reason)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Turns any other skip into a failure in CI; counts tests that a session fixture's skip took with it."""
+    """Counts every skipped test under its reason, whoever skipped it; in CI a skip is a failure."""
     report = yield
     if report.skipped and not hasattr(report, "wasxfail"):
         reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reason = reason.removeprefix("Skipped: ")
         if IN_CI:
             report.outcome = "failed"
             report.longrepr = f"skipped, which CI=true does not allow: {reason}"
-        for known, tests in item.config.stash[_missing].items():
-            if known in reason and item.nodeid not in tests:
-                tests.append(item.nodeid)
+        item.config.stash[_missing].setdefault(reason, []).append(item.nodeid)
     return report
 
 
@@ -88,7 +86,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if config.stash[_missing]:
         terminalreporter.section("missing on this machine (exit code 3)")
         for reason, tests in config.stash[_missing].items():
-            terminalreporter.line(f"{len(tests)} tests not run: {reason}")
+            terminalreporter.line(f"{len(tests)} test{'s' * (len(tests) > 1)} not run: {reason}")
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +98,7 @@ def controlplane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
         with capture.global_and_fixture_disabled():  # the progress of a first build has to be seen
             plane.start()
     except toolcache.ToolMissingError as error:
-        _do_without(request.config, str(error))
+        _do_without(str(error))
     yield plane
     plane.stop()
 

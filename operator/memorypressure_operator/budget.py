@@ -74,16 +74,19 @@ class Budgets:
         return self.stores[policy]
 
     def refresh(self, store: Store, adopt: Callable[[], Ledger]) -> None:
-        """Reads the ConfigMap if that is due. Raises ApiUnreachable and ApiRefused; the store is unusable then.
+        """Reads the ConfigMap if that is due, and makes one if there is none, with the ledger that `adopt` gives.
 
-        `adopt` makes the ledger where there is no ConfigMap; it is written at once if it has anything to remember.
+        Raises ApiUnreachable and ApiRefused; the store is unusable then.
         """
+        if not self.read(store):
+            self._adopt(store, adopt(), self._clock())
+
+    def read(self, store: Store) -> bool:
+        """Reads the ConfigMap if that is due; False if there is none. Raises as `refresh`."""
         now = self._clock()
         due = store.checked_at is None or now - store.checked_at >= POLL_SECONDS
-        if store.desk is not None and not due:
-            return
-        if store.problem and not due:
-            return
+        if not due and (store.desk is not None or store.problem):
+            return True
         path = config_map_path(self._namespace, store.name)
         try:
             config_map: dict[str, Any] = self._api.get(path).json()
@@ -91,21 +94,19 @@ class Budgets:
             if not refusal.not_found:
                 self._invalidate(store)
                 raise
-            if store.desk is not None and not store.version:
-                store.checked_at = now
-                return
-            self._adopt(store, adopt(), now)
-            return
+            store.desk, store.checked_at = None, None
+            return False
         except ApiUnreachable:
             self._invalidate(store)
             raise
         version = str(config_map["metadata"]["resourceVersion"])
         store.checked_at = now
         if store.desk is not None and version == store.version:
-            return
+            return True
         if store.desk is not None:
             log.warning("ledger %s was written by somebody else; it is read anew", store.name)
-        self._read(store, config_map, version, now)
+        self._decode(store, config_map, version, now)
+        return True
 
     def _adopt(self, store: Store, ledger: Ledger, now: float) -> None:
         store.desk = opened(ledger, int(now * 1e9))
@@ -113,9 +114,9 @@ class Budgets:
         store.version, store.written, store.problem, store.checked_at = "", None, "", now
         if ledger.quarantine_ns or ledger.entries:
             log.warning("ledger %s is missing although grants were given; nothing is granted for a while", store.name)
-            self.write(store, ledger, store.evictions)
+        self.write(store, ledger, store.evictions)
 
-    def _read(self, store: Store, config_map: dict[str, Any], version: str, now: float) -> None:
+    def _decode(self, store: Store, config_map: dict[str, Any], version: str, now: float) -> None:
         data = config_map.get("data") or {}
         try:
             ledger = ledger_module.decode(data)
@@ -171,8 +172,6 @@ class Budgets:
         """Writes what was only counted so far, from time to time."""
         desk = store.desk
         if desk is None or self._clock() - store.written_at < LAZY_SECONDS:
-            return
-        if not store.version and not desk.ledger.entries and not desk.ledger.spent:
             return
         before = store.written
         if before is None or (before.entries, sum(before.buckets)) != (desk.ledger.entries, sum(desk.ledger.buckets)):

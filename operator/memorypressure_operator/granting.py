@@ -134,18 +134,22 @@ def no_limits(limits: Limits) -> Limits:
     return replace(limits, kills_per_hour=0, max_standing_kills=Share(count=0))
 
 
-def adopt(states: Iterable[StateView], grant_seconds: int, used_before: bool) -> Ledger:
-    """The ledger where there is no ConfigMap: what the nodes say they hold counts."""
+def adopt(
+    states: Iterable[StateView], grant_seconds: int, covered: frozenset[str] = frozenset(), *, used_before: bool
+) -> Ledger:
+    """The ledger where there is no ConfigMap: what nodes hold counts, unless another policy's ledger covers it.
+
+    `covered`: incarnations in other ledgers. `used_before`: the policy had one, so kills of the last hour are lost.
+    """
     entries = []
     for state in states:
         lease, grant = lease_of(state), grant_of(state)
         if lease is None:
-            used_before = used_before or grant is not None
+            used_before = used_before or (grant is not None and grant.incarnation not in covered)
             continue
         granted = grant.kills_ceiling if grant and grant.incarnation == lease.incarnation else 0
         ceiling = max(granted, lease.ceiling_seen)
-        used_before = used_before or grant is not None or lease.kills_total > 0 or lease.ceiling_seen > 0
-        if ceiling > lease.kills_total:
+        if ceiling > lease.kills_total and lease.incarnation not in covered:
             beat = max(lease.beat, grant.beat if grant and granted else 0)
             entries.append(Entry(state.name, lease.incarnation, ceiling, lease.kills_total, beat, grant_seconds))
     return adopted(entries, used_before, grant_seconds)
@@ -188,7 +192,10 @@ class Granting:
         if desk is None:
             return self._withdraw_all(facts, states)
         kills = policy is not None and any(step.kill is not None for step in policy.ladder)
-        views = [view(facts[node], state, kills) for node, state in states.items() if node in facts]
+        named = {entry.node for entry in desk.ledger.entries}
+        # What another ledger covers is that one's to withdraw: counted twice, it would be released twice as late.
+        ours = [node for node in states if node in facts and (node in named or not facts[node].held_elsewhere)]
+        views = [view(facts[node], states[node], kills) for node in ours]
         absent = frozenset(
             entry.node for entry in desk.ledger.entries if entry.node not in states and self._absent(entry.node)
         )

@@ -170,6 +170,8 @@ class DecisionLoop(threading.Thread):
                 raise
             self._registry.dirty.add([name], delay_seconds=min(again, self._settings.resync_seconds))
         self.rounds.run(self._policies)
+        if not self._leader.holds():
+            return  # the rounds' requests may have taken, or slept, longer than the Lease lasts
         self._surveyor.write(self._policies, self.memories, self._tallies)
         self._create_default()
 

@@ -82,6 +82,9 @@ class Rounds:
             nodes = set(self._registry.tables.nodes)
         if not nodes <= self._memories.keys():
             return  # a node that was not looked at yet would count as one without a policy
+        for store in list(self._budgets.stores.values()):
+            if store.version or store.checked_at is None:
+                self._budgets.read(store)  # what others hold has to be known before a new ledger is begun
         now = self._clock()
         enforced = {name for name, policy in policies.items() if policy.mode is Mode.ENFORCE}
         for name in sorted(enforced | self._budgets.stores.keys()):
@@ -202,16 +205,21 @@ class Rounds:
         with self._registry.lock:
             states = [state for node, state in self._registry.tables.states.items() if node in nodes]
             entry = self._registry.tables.policies.get(name)
-        return adopt(states, grant_seconds, bool(self._budgets.store(name).problem) or _used_before(entry))
+        others = [
+            store.desk for other, store in self._budgets.stores.items() if other != name and store.desk is not None
+        ]
+        covered = frozenset(each.incarnation for desk in others for each in desk.ledger.entries)
+        lost = bool(self._budgets.store(name).problem) or _had_ledger(entry)
+        return adopt(states, grant_seconds, covered, used_before=lost)
 
 
-def _used_before(entry: PolicyEntry | None) -> bool:
-    """Whether the policy's own status says that grants existed; without a status of ours nothing ever did.
+def _had_ledger(entry: PolicyEntry | None) -> bool:
+    """Whether the policy's own status says that it was enforced before: then it had a ledger, which is lost now.
 
-    Nodes may have been cut off with a grant that no report shows; the status then is what remembers.
+    A ledger is written before the first status that shows a worst case, so a new policy is told from a robbed one.
     """
     if entry is None:
         return True
     exposure = entry.status.get("exposure") or {}
-    broken = any(c.get("reason") == Reason.LEDGER_INVALID for c in entry.status.get("conditions") or ())
-    return bool(exposure.get("standingKills")) or broken
+    broken = any(each.get("reason") == Reason.LEDGER_INVALID for each in entry.status.get("conditions") or ())
+    return broken or bool(exposure.get("worstCaseHour"))

@@ -9,6 +9,7 @@ import os
 import signal
 import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -32,6 +33,7 @@ from support.sentinellab import (
 
 from memorypressure.orders import Orders, encode
 from memorypressure.spec_values import Mode
+from memorypressure_tools.unprivileged import run_as_nobody
 
 VICTIM = "8f1f6d1e-6ad0-4a7e-9f0e-2f8d6a3c1b11"
 BYSTANDER = "0c2b8d7e-1111-4a7e-9f0e-2f8d6a3c1b22"
@@ -401,6 +403,17 @@ def test_the_pod_that_gives_most_back_is_chosen_where_there_are_figures(tree_lab
     assert tree.killed() == {"cri-containerd-c0de01.scope"}
     (kill,) = [record for record in lab.records("decision") if record["action"] == "Kill"]
     assert kill["victim"]["reliefBytes"] == 300 * MIB
+
+
+@pytest.mark.needs("root")
+def test_a_user_without_rights_is_told_which_directory_cannot_be_written() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        ended = run_as_nobody(["sentinel", "--journal", str(directory / "journal")])
+        assert ended.returncode == 2
+        assert "its directory cannot be written to" in ended.stderr
+        assert list(directory.iterdir()) == []
 
 
 @pytest.mark.parametrize(

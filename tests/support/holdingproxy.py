@@ -94,11 +94,16 @@ class _Handler(BaseHTTPRequestHandler):
             for name, value in answer.getheaders():
                 if name.lower() not in _HOP_BY_HOP:
                     self.send_header(name, value)
+            # A stream has no length. Without chunks its reader would wait for a whole buffer.
+            stream = answer.getheader("Content-Length") is None
+            if stream:
+                self.send_header("Transfer-Encoding", "chunked")
             self.send_header("Connection", "close")
             self.end_headers()
             while chunk := answer.read1(65536):
-                self.wfile.write(chunk)
-                self.wfile.flush()
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if stream else chunk)
+            if stream:
+                self.wfile.write(b"0\r\n\r\n")
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _forward  # noqa: N815 -- names of http.server
 

@@ -112,6 +112,16 @@ def test_the_gate_of_an_ordinary_node_is_its_lines_its_other_zones_and_room_for_
     assert gate_threshold_pages(node, Line.MIN, boost_factor=150_000) == 634 + 408 + 3840 + 8 + 14250
 
 
+def test_the_gate_of_a_node_with_cma_has_room_for_the_error_of_its_counter() -> None:
+    zone = Zone(0, "Normal", 2000, 0, True, 600, 750, 900, 1 << 20, 1048, 1000, True, (), 24, 2)
+    info = ZoneInfo((zone,), PAGE, 0)
+    (node,) = info.nodes
+    assert not node.below(Line.ATOMIC_RESERVE)
+    below = replace(zone, free_pages=1348)
+    assert ZoneInfo((below,), PAGE, 0).nodes[0].below(Line.ATOMIC_RESERVE)
+    assert gate_threshold_pages(node, Line.ATOMIC_RESERVE) == 300 + 1000 + 48
+
+
 def test_the_highest_of_the_watched_lines_decides() -> None:
     info = parse_zoneinfo(shapes.zoneinfo(shapes.with_memoryless_nodes()), PAGE)
     node = info.nodes[1]

@@ -137,6 +137,14 @@ def test_core_opens_and_prints_nothing() -> None:
         assert names & {"open", "print", "input", "exec", "eval", "__import__"} == set(), path
 
 
+def test_no_regular_expression_repeats_a_group_possessively() -> None:
+    # Debian 12's Python 3.11.2 matches them wrongly (gh-106052): a cut-off /proc/meminfo passed as a whole one.
+    for path in [*CORE, *sorted((REPOSITORY / "node-agent").rglob("*.py"))]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, bytes):
+                assert not re.search(rb"\)(?:[*+?]|\{[0-9,]+\})\+", node.value), f"{path}:{node.lineno}"
+
+
 def test_no_file_names_a_place_of_one_machine_or_a_registry() -> None:
     found = []
     for path in _files():

@@ -527,19 +527,34 @@ GRANT = {"incarnation": "i", "beat": 4, "killsCeiling": 3, "planUID": "p", "plan
 
 
 @pytest.mark.parametrize(
-    ("found", "standing", "quarantined"),
+    ("found", "covered", "used_before", "standing", "quarantined"),
     [
-        (state(), 0, False),
-        (state(lease=ReportedLease("i", 1, 0)), 0, False),
-        (state(lease=ReportedLease("i", 1, 2)), 0, True),
-        (state(lease=ReportedLease("i", 1, 2), grant=GRANT), 1, True),
-        (state(lease=ReportedLease("i", 1, 0, 1)), 1, True),
-        (state(grant=GRANT), 0, True),
+        (state(), set(), False, 0, False),
+        (state(lease=ReportedLease("i", 1, 0)), set(), False, 0, False),
+        (state(lease=ReportedLease("i", 1, 2)), set(), False, 0, False),
+        (state(lease=ReportedLease("i", 1, 2)), set(), True, 0, True),
+        (state(lease=ReportedLease("i", 1, 2), grant=GRANT), set(), False, 1, True),
+        (state(lease=ReportedLease("i", 1, 2), grant=GRANT), {"i"}, False, 0, False),
+        (state(lease=ReportedLease("i", 1, 0, 1)), set(), False, 1, True),
+        (state(grant=GRANT), set(), False, 0, True),
+        (state(grant=GRANT), {"i"}, False, 0, False),
     ],
-    ids=["never reported", "never granted", "has killed", "holds a grant", "saw a ceiling", "granted, never reported"],
+    ids=[
+        "never reported",
+        "never granted",
+        "killed under another policy",
+        "had a ledger",
+        "holds a grant",
+        "holds a grant of another policy",
+        "saw a ceiling",
+        "granted, never reported",
+        "granted by another policy, never reported",
+    ],
 )
-def test_a_lost_ledger_is_adopted_from_what_nodes_hold(found: StateView, standing: int, quarantined: bool) -> None:
-    ledger = adopt([found], 900, used_before=False)
+def test_a_lost_ledger_is_adopted_from_what_nodes_hold(
+    found: StateView, covered: set[str], used_before: bool, standing: int, quarantined: bool
+) -> None:
+    ledger = adopt([found], 900, frozenset(covered), used_before=used_before)
     assert ledger.standing == standing
     assert (ledger.quarantine_ns > 0) is quarantined
 

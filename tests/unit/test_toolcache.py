@@ -154,7 +154,11 @@ def test_skipped_tests_are_listed_and_the_exit_code_is_3_but_a_failure_in_ci(tmp
     def test_a():
         pass
 
-    def test_b():
+    @pytest.mark.parametrize("value", [1, 2])
+    def test_b(value):
+        pytest.skip("no cgroup tree")
+
+    def test_c():
         pass
     """
     (tmp_path / "test_it.py").write_text(textwrap.dedent(sentence), encoding="utf-8")
@@ -172,6 +176,8 @@ def test_skipped_tests_are_listed_and_the_exit_code_is_3_but_a_failure_in_ci(tmp
         )
         results[ci] = (done.returncode, done.stdout)
     assert results[""][0] == 3, results[""][1]
-    assert "1 tests not run: no-such-command-anywhere: no such command on PATH" in results[""][1]
+    assert "1 test not run: no-such-command-anywhere: no such command on PATH" in results[""][1]
+    assert "2 tests not run: no cgroup tree" in results[""][1]
     assert results["true"][0] == 1
     assert "CI=true allows no skips: no-such-command-anywhere" in results["true"][1]
+    assert "skipped, which CI=true does not allow: no cgroup tree" in results["true"][1]

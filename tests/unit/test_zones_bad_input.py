@@ -293,15 +293,20 @@ def test_random_text_is_an_error_and_nothing_worse(text: bytes) -> None:
 @given(
     st.sampled_from([name for name in shapes.SHAPES if name != "256 CPUs"]),
     st.sampled_from(shapes.KERNELS),
-    st.integers(0, 1 << 51),
+    st.integers(0, 1000),
     st.integers(0, 100_000),
 )
 def test_any_free_count_of_any_machine_is_read_as_it_is(
-    name: str, kernel: tuple[int, int], free: int, boost: int
+    name: str, kernel: tuple[int, int], permille: int, boost: int
 ) -> None:
     machine = shapes.SHAPES[name](kernel)
-    nodes = {
-        node: tuple(replace(zone, free_pages=free + index, boost_pages=boost) for index, zone in enumerate(zones))
-        for node, zones in machine.nodes.items()
-    }
-    check(shapes.zoneinfo(replace(machine, nodes=nodes)))
+
+    def changed(zone: shapes.ZoneShape) -> shapes.ZoneShape:
+        free = zone.managed_pages * permille // 1000
+        return replace(zone, free_pages=free, boost_pages=boost, free_cma_pages=min(zone.free_cma_pages, free))
+
+    nodes = {node: tuple(map(changed, zones)) for node, zones in machine.nodes.items()}
+    text = shapes.zoneinfo(replace(machine, nodes=nodes))
+    check(text)
+    if not (machine.types is shapes.ARM64 and kernel < (4, 12)):  # there the lists do not tell which entry is Normal's
+        assert isinstance(judged(reader().parse, text), ZoneInfo)

@@ -32,6 +32,8 @@ class History:
         self._unreported: dict[str, Record] = {}
         self._reported_to: dict[str, int] = {}
         """The highest number that the API held at the start, by the text before it."""
+        self._seeded: dict[str, Record] = {}
+        self._newest_shown = ""
 
     def add(self, record: Record) -> None:
         """Takes a record from the journal; one that is known and unchanged, or was reported long ago, is not new."""
@@ -39,7 +41,10 @@ class History:
         if self._records.get(identity) == record or (identity not in self._records and self._is_past(identity)):
             return
         self._records[identity] = record
-        self._unreported[identity] = record
+        if self._seeded.get(identity) == record:
+            self._unreported.pop(identity, None)  # only its earlier forms, which a journal has too, differ
+        else:
+            self._unreported[identity] = record
         self._forget()
 
     def seed(self, reported: Iterable[Mapping[str, Any]]) -> None:
@@ -48,6 +53,8 @@ class History:
         Call it once, before the first `window`; records may have been added already.
         """
         known = {str(each["id"]): dict(each) for each in reversed(list(reported)) if "id" in each}
+        self._seeded = known
+        self._newest_shown = next(reversed(known), "")
         for identity in known:
             start, number = _parts(identity)
             self._reported_to[start] = max(self._reported_to.get(start, -1), number)
@@ -67,15 +74,20 @@ class History:
         """What the next write shows, newest first: the oldest unreported records, and what came right before them."""
         order = list(self._records)
         new = list(self._unreported)[:NEW_IN_A_WRITE]
-        last = max(order.index(identity) for identity in new) if new else len(order) - 1
+        # Up to the newest of these, or to the newest that was shown before: an older record that changed must not push
+        # it out of the status.
+        reach = {*new, self._newest_shown}
+        last = max((place for place, identity in enumerate(order) if identity in reach), default=-1)
         before = [identity for identity in order[: last + 1] if identity not in new]
         shown = {*new, *before[len(before) - min(len(before), SHOWN - len(new)) :]}
         return [self._records[identity] for identity in reversed(order) if identity in shown]
 
     def reported(self, window: Iterable[Record]) -> None:
         """Counts the records of a write that succeeded as reported."""
-        for record in window:
+        for place, record in enumerate(window):
             identity = str(record["id"])
+            if place == 0:
+                self._newest_shown = identity
             if self._unreported.get(identity) == record:
                 del self._unreported[identity]
 

@@ -1,23 +1,28 @@
 """The reporter process: arguments in, threads started, a clean end on SIGTERM."""
 
 import argparse
+import errno
 import os
 import signal
+import socket
 import threading
 from pathlib import Path
 
 from memorypressure.reasons import Reason
 from memorypressure.version import VERSION
-from memorypressure_agent.arguments import number_between
+from memorypressure.victims import is_pod_uid
 from memorypressure_agent.errors import EXIT_FAILED, EXIT_OK, BadInputError
 from memorypressure_agent.reporter.client import ApiClient, Endpoint, SettingsError
 from memorypressure_agent.reporter.endpoint import serve
+from memorypressure_agent.reporter.files import take_lock
 from memorypressure_agent.reporter.link import Link
 from memorypressure_agent.reporter.log import make_log
 from memorypressure_agent.reporter.metrics import NodeCollector, new_registry
 from memorypressure_agent.reporter.publisher import Publisher
 
 DEFAULT_METRICS_PORT = 9464
+STOP_SECONDS = 8.0
+"""Less than the pod's terminationGracePeriodSeconds, 10."""
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
 
 EPILOG = """\
@@ -52,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--metrics-port",
-        type=lambda text: int(number_between(0, 65535)(text)),
+        type=_port,
         default=DEFAULT_METRICS_PORT,
         metavar="PORT",
         help=f"port of /metrics, /healthz, /readyz; 0: a free one, which is logged (default: {DEFAULT_METRICS_PORT})",
@@ -63,26 +68,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Runs until SIGTERM or SIGINT; the exit code. Raises BadInputError for settings that cannot be used."""
     node_name = _node_name(arguments.node_name)
+    own_pod_uid = _own_pod_uid(arguments.own_pod_uid)
     orders, journal = Path(arguments.orders), Path(arguments.journal)
     for option, path in (("--orders", orders), ("--journal", journal)):
         if not path.parent.is_dir():
             raise BadInputError(f"{option} {path}: there is no directory {path.parent}; create it or mount it there")
-    if not os.access(orders.parent, os.W_OK):
-        raise BadInputError(f"--orders {orders}: the directory {orders.parent} is not writable for this user")
+        if path.is_dir():
+            raise BadInputError(f"{option} {path}: is a directory; name a file in it, such as {path / path.name}")
     try:
         endpoint = Endpoint.find(arguments.server, arguments.token_file, arguments.ca_file, os.environ)
     except SettingsError as error:
         raise BadInputError(str(error)) from error
+    lock = _lock(orders)
+    try:
+        return _run(arguments, node_name, own_pod_uid, orders, journal, endpoint)
+    finally:
+        os.close(lock)
 
+
+def _run(
+    arguments: argparse.Namespace, node_name: str, own_pod_uid: str, orders: Path, journal: Path, endpoint: Endpoint
+) -> int:
     log = make_log(as_json=arguments.log_format == "json")
     agent = f"memorypressure-agent/{VERSION}"
-    link = Link(ApiClient(endpoint, agent), node_name, arguments.own_pod_uid, orders, log)
+    link = Link(ApiClient(endpoint, agent), node_name, own_pod_uid, orders, log)
     publisher = Publisher(ApiClient(endpoint, agent), node_name, str(journal), link, log)
     registry = new_registry(NodeCollector(lambda: publisher.view, lambda: link.state))
     try:
         server = serve(arguments.metrics_address, arguments.metrics_port, registry, publisher.live, publisher.ready)
     except OSError as error:
-        raise BadInputError(f"--metrics-port {arguments.metrics_port}: {error.strerror}; choose another one") from error
+        address = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        option = (
+            f"--metrics-address {arguments.metrics_address}" if address else f"--metrics-port {arguments.metrics_port}"
+        )
+        raise BadInputError(f"{option}: {error.strerror}; choose another one") from error
 
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -97,9 +116,31 @@ def main(arguments: argparse.Namespace) -> int:
             return EXIT_FAILED
     link.stop()
     publisher.stop()
-    publisher.join(timeout=5)
+    publisher.join(timeout=STOP_SECONDS)
     server.shutdown()
     return EXIT_OK
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"'{text[:20]}' is no port: give a whole number from 0 to 65535")
+    return int(text)
+
+
+def _lock(orders: Path) -> int:
+    try:
+        lock = take_lock(orders)
+    except OSError as error:
+        raise BadInputError(f"--orders {orders}: nothing can be written beside it: {error.strerror}") from error
+    if lock is None:
+        raise BadInputError(f"--orders {orders}: another reporter writes it; stop that one, or name another file")
+    return lock
+
+
+def _own_pod_uid(uid: str) -> str:
+    if uid and not is_pod_uid(uid):
+        raise BadInputError(f"--own-pod-uid {uid[:60]!r}: not a pod's UID (letters, digits and '-', at most 64)")
+    return uid
 
 
 def _node_name(name: str | None) -> str:

@@ -15,7 +15,7 @@ from memorypressure.reasons import Reason
 from memorypressure.spec_values import Action
 from memorypressure.version import VERSION
 from memorypressure_agent.reporter.link import LinkState
-from memorypressure_agent.reporter.report import View
+from memorypressure_agent.reporter.report import View, grant_left
 
 PREFIX: Final = "memorypressure"
 RESULTS: Final = (("Enforce", "Success"), ("Enforce", "Failed"), ("DryRun", "Success"))
@@ -96,11 +96,8 @@ def _policy(view: View, link: LinkState) -> Iterator[Metric]:
     if orders is not None:
         info.add_metric([orders.policy_name, orders.mode.value], 1)
     yield info
-    grants = view.grants
-    if grants is not None:
-        ceiling = orders.grant.kills_ceiling if orders is not None and orders.grant is not None else 0
-        left = max(0, ceiling - grants.kills_total) if ceiling else 0
-        yield GaugeMetricFamily(f"{PREFIX}_agent_grant_kills", "Kills that the grant still allows.", value=left)
+    left, _ = grant_left(view, link)
+    yield GaugeMetricFamily(f"{PREFIX}_agent_grant_kills", "Kills that the grant still allows.", value=left)
     if link.synced_unix_seconds is not None:
         yield GaugeMetricFamily(
             f"{PREFIX}_agent_policy_sync_timestamp_seconds",

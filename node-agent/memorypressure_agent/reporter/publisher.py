@@ -24,6 +24,7 @@ SETTLE_SECONDS: Final = 10.0
 STUCK_SECONDS: Final = 60.0
 """A round that has not ended for so long is stuck: one call takes 15 s at most."""
 OUT_OF_TOUCH_SECONDS: Final = 120.0
+FINISH_SECONDS: Final = 5.0
 
 _HINTS: Final = {
     401: "; the token is expired, or not of this cluster",
@@ -73,6 +74,7 @@ class Publisher(threading.Thread):
             self.write()
             self._link.changed.wait(ROUND_SECONDS)
             self._link.changed.clear()
+        self.finish()
 
     def stop(self) -> None:
         """Ends the thread after its round."""
@@ -169,13 +171,21 @@ class Publisher(threading.Thread):
             self._log(reason, problem or "the journal is read again")
         self._problem = problem
 
-    def write(self) -> None:
-        """Writes the status if that is due."""
+    def finish(self) -> None:
+        """Reports what waits, at once: when the pod goes, its journal goes too. Gives up at the first failure."""
+        self.read()
+        end = time.monotonic() + FINISH_SECONDS
+        while self._actions.unreported + self._episodes.unreported and time.monotonic() < end:
+            if not self.write(at_once=True):
+                return
+
+    def write(self, *, at_once: bool = False) -> bool:
+        """Writes the status if that is due, or `at_once`; whether it was written."""
         link, now = self._link.state, time.monotonic()
         if link.state is None:
-            return  # no object to write to yet
+            return False  # no object to write to yet
         if self._pace.last_write_seconds is None and self.view.silent and now - self._started_seconds < SETTLE_SECONDS:
-            return
+            return False
         if not self._seeded:
             self._seed(link.state.get("status") or {})
         self._conditions = report.conditions(self.view, link, self._conditions)
@@ -189,13 +199,13 @@ class Publisher(threading.Thread):
             under_pressure=bool(self.view.active_triggers),
             beat_seconds=None if beat == self._written_beat else now - self._beat_seconds,
         )
-        if not pace.due(self._pace, now, wish, self._beat_jitter):
-            return
+        if not at_once and not pace.due(self._pace, now, wish, self._beat_jitter):
+            return False
         try:
             self._client.patch(self._path, patch)
         except ApiError as error:
             self._not_written(error)
-            return
+            return False
         self._actions.reported(actions)
         self._episodes.reported(episodes)
         self._written_beat, self._written_key = beat, key
@@ -203,6 +213,7 @@ class Publisher(threading.Thread):
             self._log(Reason.ACCEPTED, "the status is written again")
         self._api_problem = ""
         self._pace = pace.succeeded(self._pace, time.monotonic(), time.monotonic() - now)
+        return True
 
     def _current_beat(self, now: float) -> tuple[str, int] | None:
         grants = self.view.grants

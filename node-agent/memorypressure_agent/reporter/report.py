@@ -310,18 +310,25 @@ def _lease(grants: NodeGrants) -> dict[str, Any]:
     }
 
 
-def _grant_expiry(view: View, link: LinkState) -> str | None:
-    """When the grant in force ends, as a time for people; None without one."""
+def grant_left(view: View, link: LinkState) -> tuple[int, int]:
+    """Kills that the grant in force still allows, and its end on the boot-time clock; (0, 0) without one.
+
+    For people: what counts is the sentinel's own reckoning.
+    """
     orders, grants = link.orders, view.grants
     if orders is None or orders.grant is None or grants is None or orders.grant.incarnation != grants.incarnation:
-        return None
-    if grants.kills_total >= orders.grant.kills_ceiling:
-        return None
-    for beat in grants.beats:
-        if beat.number == orders.grant.beat:
-            end_boot_ns = beat.boot_ns + orders.limits.grant_seconds * 1_000_000_000
-            return rfc3339_seconds(view.unix_ns - view.boot_ns + end_boot_ns)
-    return None
+        return 0, 0
+    left = orders.grant.kills_ceiling - grants.kills_total
+    began_ns = next((beat.boot_ns for beat in grants.beats if beat.number == orders.grant.beat), None)
+    if orders.mode is not Mode.ENFORCE or left <= 0 or began_ns is None:
+        return 0, 0
+    end_ns = began_ns + orders.limits.grant_seconds * 1_000_000_000
+    return (left, end_ns) if view.boot_ns < end_ns else (0, 0)
+
+
+def _grant_expiry(view: View, link: LinkState) -> str | None:
+    left, end_boot_ns = grant_left(view, link)
+    return rfc3339_seconds(view.unix_ns - view.boot_ns + end_boot_ns) if left else None
 
 
 def _lowest(lowest: Mapping[str, Any]) -> dict[str, Any]:

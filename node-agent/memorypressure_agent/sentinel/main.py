@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Checks the options and becomes the lean process; returns only when that cannot be."""
+    """Checks the options and becomes the lean process; where it cannot, runs in this one. The exit code."""
     settings = SentinelSettings(
         roots=host_roots(arguments),
         orders_path=os.path.abspath(arguments.orders) if arguments.orders else None,
@@ -68,8 +68,15 @@ def main(arguments: argparse.Namespace) -> int:
         log_json=arguments.log_format == "json",
     )
     check_places(settings)
-    become_lean(settings)
-    return 0
+    try:
+        become_lean(settings)
+    except OSError as error:
+        print(
+            f"memorypressure-agent sentinel: not lean: {sys.executable}: {error.strerror}", file=sys.stderr, flush=True
+        )
+    from memorypressure_agent.sentinel.service import run
+
+    return run(settings)
 
 
 def check_places(settings: SentinelSettings) -> None:

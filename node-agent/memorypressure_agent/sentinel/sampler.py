@@ -11,7 +11,6 @@ for the next process of this boot, and nothing is fresh after a suspend.
 """
 
 import errno
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,25 +19,25 @@ from memorypressure.engine import EngineState, Inputs, Result, Rules
 from memorypressure.grants import Permit, Refusal, beat_due, begin_beat, may_kill, see_grant
 from memorypressure.ladder import Outcome, OutcomeKind
 from memorypressure.reasons import Reason
-from memorypressure.records import ActionRecord, ActionResult, Decision, PodRef, action_record
+from memorypressure.records import Decision
 from memorypressure.signals import GateShut, Sample
-from memorypressure.spec_values import Action, Mode
+from memorypressure.spec_values import Action
 from memorypressure.triggers import watched_lines
 from memorypressure.zone_values import Line, ZoneInfo
 from memorypressure_agent.host.journal import Journal
 from memorypressure_agent.host.journal_format import GATE_ZONE, ZONE_NAMES
+from memorypressure_agent.sentinel.clocks import Clocks
 from memorypressure_agent.sentinel.counters import BelowLineTimes, Counts, Lag
 from memorypressure_agent.sentinel.helper import Helper
 from memorypressure_agent.sentinel.orders_file import OrdersFile, OrdersRead, Standing, no_orders
 from memorypressure_agent.sentinel.readings import Readings
+from memorypressure_agent.sentinel.recorder import Recorder
 from memorypressure_agent.sentinel.settings import SentinelSettings
 
 MOST_FIGURES_AGE_NS: Final = 3_000_000_000
 DEFAULT_GRANT_SECONDS: Final = 900
 _SECOND_NS: Final = 1_000_000_000
 _ZONE_INDEX: Final = {name: index for index, name in enumerate(ZONE_NAMES)}
-_QUIET: Final = frozenset((Reason.SAMPLE_STALE,))
-"""Reasons that are answered by another sample at once: counted, not put down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +53,6 @@ class View:
     orders: OrdersRead
     period_ns: int
     lock_held: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """The clocks that a round reads, so that tests can hand in others."""
-
-    boot_ns: Callable[[], int]
-    unix_ns: Callable[[], int]
 
 
 class Sampler:
@@ -84,9 +75,7 @@ class Sampler:
         self._clocks = clocks
         self._page_bytes = page_bytes
         self._orders_checked_ns: int | None = None
-        self._publish = False
-        self._recorded: tuple[object, ...] = ()
-        self._episode_recorded: tuple[object, ...] = ()
+        self._publish = True  # a first status as soon as there is something to say
         self._kept_state: dict[str, Any] = {}
         self._pending: dict[str, Any] | None = None
         self.orders = no_orders(orders_file.path)
@@ -96,13 +85,14 @@ class Sampler:
         self.lock_held = False
         self.below = BelowLineTimes()
         self.counts = Counts()
+        self._recorder = Recorder(helper, clocks, self.counts)
         self.lag = Lag()
         self.view: View | None = None
         self.take_journal(journal)
 
     def take_journal(self, journal: Journal | None) -> None:
         """Begins from what a journal keeps; without one nothing is remembered and nothing may be killed."""
-        self.journal = journal
+        self.journal = self._recorder.journal = journal
         now = self._clocks.boot_ns()
         kept = journal.read_state() if journal is not None else None
         kept = kept if kept is not None else {}
@@ -132,7 +122,7 @@ class Sampler:
         self._keep(decision)
         if decision.acts:
             self._kill(decision)
-        self._record(result)
+        self._recorder.result(result, self.rules.policy_name)
         watching = result.state.triggers.watching
         period = 0 if stale else self._readings.period_ns(watching=watching)
         self.counts.rounds += 1
@@ -169,7 +159,7 @@ class Sampler:
         self._helper.want(read.candidate_uids)
         if self.journal is not None:
             self.journal.write_grants(see_grant(self.journal.grants, read.grant, now))
-            self._write(
+            self._recorder.write(
                 {
                     "kind": "orders",
                     "standing": read.standing.value,
@@ -221,7 +211,8 @@ class Sampler:
         )
         result = engine.step(self.rules, self.state, inputs)
         if self._pending is not None and result.state.ladder.kill is None:
-            self._end_action(self._pending, outcomes)
+            self._recorder.kill_ended(self._pending, outcomes)
+            self._pending = None
         return result
 
     def _resumed(self) -> tuple[Outcome, ...]:
@@ -285,99 +276,6 @@ class Sampler:
         self._helper.watch(decision.action_number, victim, killed, began)
         self.counts.kills += 1
         self._helper.log("Killed", f"kill {number}: {decision.message}")
-
-    def _end_action(self, pending: dict[str, Any], outcomes: tuple[Outcome, ...]) -> None:
-        """Records how the kill ended, also one that an earlier process began."""
-        self._pending = None
-        last = next((o for o in reversed(outcomes) if o.kind in (OutcomeKind.GONE, OutcomeKind.FAILED)), None)
-        freed = self._helper.take_freed(pending["number"])
-        if last is None:
-            result, message = ActionResult.FAILED, "the wait for its cgroup to be empty has ended"
-            self.counts.kills_failed += 1
-        elif last.kind is OutcomeKind.FAILED:
-            result, message = ActionResult.FAILED, last.message
-            self.counts.kills_failed += 1
-        else:
-            result, message = ActionResult.SUCCESS, last.message
-            self.counts.freed_bytes += freed or 0
-        self.counts.end(pending["policy"], Mode.ENFORCE.value, result.value)
-        if self.journal is not None:
-            pod = pending["pod"]
-            record = ActionRecord(
-                id=f"{self.journal.incarnation[:8]}-a{pending['number']}",
-                time_unix_ns=pending["unixNs"],
-                action=Action.KILL,
-                mode=Mode.ENFORCE,
-                result=result,
-                reason=Reason(pending["cause"]),
-                pod=PodRef(pod["uid"], pod["namespace"], pod["name"]),
-                freed_bytes=freed,
-            )
-            self._write(
-                {
-                    "kind": "action",
-                    "policy": pending["policy"],
-                    "record": record.to_json(),
-                    "message": pending["message"],
-                    "outcome": message,
-                }
-            )
-        self._helper.log(result.value, f"{pending['pod']['namespace']}/{pending['pod']['name']}: {message}")
-
-    def _record(self, result: Result) -> None:
-        """Puts down what is new: an action, a reason, an episode's begin or end."""
-        decision = result.decision
-        running = result.state.ladder.running
-        shadowed = decision.mode is Mode.DRY_RUN and running is not None and running.would_have > 0
-        key = (decision.action, decision.reason, decision.mode, decision.episode)
-        if decision.action is not None or (key != self._recorded and decision.reason not in _QUIET and not shadowed):
-            self._recorded = key
-            if decision.action is None and decision.reason is not Reason.NO_PRESSURE:
-                self.counts.refusals[decision.reason.value] = self.counts.refusals.get(decision.reason.value, 0) + 1
-            self._write({"kind": "decision", "policy": self.rules.policy_name, **decision.to_json()})
-            if decision.action is not None and not decision.acts:
-                self._record_shadow(decision)
-            elif decision.action is None:
-                self._helper.log(decision.reason.value, decision.message)
-        self._record_episode(result)
-
-    def _record_shadow(self, decision: Decision) -> None:
-        self.counts.shadow_kills += 1
-        self.counts.end(self.rules.policy_name, decision.mode.value, ActionResult.SUCCESS.value)
-        self._helper.log(decision.reason.value, decision.message)
-        if self.journal is not None:
-            record = action_record(decision, self.journal.incarnation, self._clocks.unix_ns(), ActionResult.SUCCESS)
-            self._write(
-                {
-                    "kind": "action",
-                    "policy": self.rules.policy_name,
-                    "record": record.to_json(),
-                    "message": decision.message,
-                    "outcome": "",
-                }
-            )
-
-    def _record_episode(self, result: Result) -> None:
-        episode = result.state.ladder.episode
-        if episode is None:
-            return
-        key = (episode.number, episode.end_ns, episode.worst, episode.victims + episode.would_have)
-        if key == self._episode_recorded:
-            return
-        begun = not self._episode_recorded or self._episode_recorded[0] != episode.number
-        self._episode_recorded = key
-        if self.journal is not None:
-            shift = self._clocks.unix_ns() - self._clocks.boot_ns()
-            record = episode.record(self.journal.incarnation, shift)
-            self._write({"kind": "episode", "policy": self.rules.policy_name, "record": record.to_json()})
-        if episode.end_ns is not None:
-            self._helper.log(Reason.PRESSURE_CLEARED.value, f"episode {episode.number} ended: {episode.outcome.value}")
-        elif begun:
-            self._helper.log(Reason.PRESSURE_STARTED.value, f"episode {episode.number}: {episode.worst}")
-
-    def _write(self, record: dict[str, Any]) -> None:
-        if self.journal is not None:
-            self.journal.write_decision({"unixNs": self._clocks.unix_ns(), **record})
 
     def _measure(self, sample: Sample) -> None:
         """Counters and the flight recorder."""

@@ -1,5 +1,6 @@
 """The running sentinel: opens everything, starts the helper, loops, ends cleanly on SIGTERM."""
 
+import errno
 import os
 import signal
 import sys
@@ -13,12 +14,13 @@ from memorypressure_agent.host.journal import Journal, JournalLockedError
 from memorypressure_agent.host.sources import HostSources
 from memorypressure_agent.sentinel import process, status
 from memorypressure_agent.sentinel.candidates import Candidates, cgroup_kill_capability
+from memorypressure_agent.sentinel.clocks import Clocks
 from memorypressure_agent.sentinel.helper import Helper
 from memorypressure_agent.sentinel.log import Log
 from memorypressure_agent.sentinel.node_lock import NodeLock
 from memorypressure_agent.sentinel.orders_file import OrdersFile
 from memorypressure_agent.sentinel.readings import Readings
-from memorypressure_agent.sentinel.sampler import Clocks, Sampler
+from memorypressure_agent.sentinel.sampler import Sampler
 from memorypressure_agent.sentinel.settings import SentinelSettings
 
 SETTLED_ROUNDS: Final = 3
@@ -35,7 +37,7 @@ def run(settings: SentinelSettings) -> int:
         journal = _open_journal(settings)
     except OSError as error:
         print(f"{PROGRAM}: error: --journal {settings.journal_path}: {error.strerror}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return EXIT_FAILED if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT) else EXIT_BAD_INPUT
     return Service(settings, journal).loop()
 
 
