@@ -57,8 +57,7 @@ class NodeFacts:
 class Result:
     """What a round did and found."""
 
-    armed: int = 0
-    raised: int = 0
+    armed: int | None = None  # nodes with an allowance; None: the round could not be ended
     again: bool = False  # something is under way: look again soon
     waiting: Mapping[str, tuple[Reason, str]] = field(default_factory=dict)
 
@@ -190,7 +189,7 @@ class Granting:
         """
         desk = store.desk
         if desk is None:
-            return self._withdraw_all(facts, states)
+            return self._withdraw_all(facts, states) if store.problem else Result(again=True)
         kills = policy is not None and any(step.kill is not None for step in policy.ladder)
         named = {entry.node for entry in desk.ledger.entries}
         # What another ledger covers is that one's to withdraw: counted twice, it would be released twice as late.
@@ -212,7 +211,6 @@ class Granting:
         result = Result(waiting={each.node: (each.reason, each.message) for each in decided.waiting})
         for write in decided.writes:
             result.again = not self._write(store, write, states[write.node]) or result.again
-            result.raised += write.kind is allotment.WriteKind.RAISE
         result.again = result.again or bool(store.desk.closings)
         result.armed = _armed(views, decided.writes)
         return result
@@ -249,7 +247,7 @@ class Granting:
 
     def _withdraw_all(self, facts: Mapping[str, NodeFacts], states: Mapping[str, StateView]) -> Result:
         """Without a readable ledger nothing stays granted."""
-        result = Result(again=True)
+        result = Result(armed=0, again=True)
         for node, state in states.items():
             if node not in facts or facts[node].mode is Mode.DISABLED or state.spec.get("grant") is None:
                 continue

@@ -33,7 +33,7 @@ def make_registry(policies: Registry, credentials: Credentials, settings: Settin
     @kopf.on.event(GROUP, "v1alpha1", PLURAL, registry=registry)
     async def policy_event(type: str | None, body: kopf.Body, name: str | None, **_: Any) -> None:  # noqa: A002  kopf's name
         if type == "DELETED":
-            policies.remove_policy(str(name))
+            policies.remove_policy(str(name), watched=True)
         else:
             policies.put_policy(dict(body), watched=True)
 

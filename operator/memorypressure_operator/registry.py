@@ -148,9 +148,11 @@ class Registry:
                 if entry is not None and entry.uid not in uids:
                     self.remove_policy(name)
 
-    def remove_policy(self, name: str) -> None:
-        """Forgets a policy that was deleted."""
+    def remove_policy(self, name: str, *, watched: bool = False) -> None:
+        """Forgets a policy that was deleted. `watched`: kopf's watch said so."""
         with self.lock:
+            if watched:
+                self.policies_at = self._clock()
             if self.tables.policies.pop(name, None) is not None:
                 self._policies_moved()
 

@@ -104,6 +104,9 @@ class Rounds:
             except ApiUnreachable:
                 self._due[name] = now + SOON_SECONDS
                 raise
+            before = self.results.get(name)
+            if result.armed is None and before is not None:
+                result.armed = before.armed
             self.results[name] = result
             self._took[name] = self._clock() - now
             if result.again:

@@ -140,7 +140,7 @@ class Surveyor:
             superseded=standing.superseded,
             reporting=live[0],
             under_pressure=live[1],
-            armed=result.armed if result is not None else 0,
+            armed=(result.armed or 0) if result is not None else 0,
         )
         limits = for_nodes(policy.limits, standing.effective, self._settings)
         desk = store.desk if store is not None else None

@@ -7,13 +7,8 @@ operator or an API server that may be stopped is in test_path_outages.py.
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-from memorypressure_tools.apiclient import MERGE_PATCH
-from memorypressure_tools.controlplane import ControlPlane
-from memorypressure_tools.sweep import remove_namespace, remove_prefixed
 from support.atonce import AtOnce, Running
 from support.cgrouptree import MIB, CgroupTree, Memory
 from support.fullfifo import drained, full_fifo, waits_in_a_write
@@ -23,13 +18,16 @@ from support.pathlab import (
     SETTLED_SECONDS,
     NodeAgent,
     PathLab,
-    Versions,
     condition_of,
     most_outstanding,
     needs_real_pods,
     raises,
     uncovered,
 )
+
+from memorypressure_tools.apiclient import MERGE_PATCH
+from memorypressure_tools.controlplane import ControlPlane
+from memorypressure_tools.sweep import remove_namespace, remove_prefixed
 
 PREFIX = "grants-"
 NAMESPACE = "grants"
@@ -54,19 +52,7 @@ def lab(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def watched(lab: PathLab) -> Iterator[tuple[Versions, Versions]]:
-    """All versions of the states, and of the ledgers, since before the first case."""
-    states, ledgers = lab.state_versions(), lab.ledger_versions()
-    yield states, ledgers
-    states.close()
-    ledgers.close()
-
-
-@pytest.fixture(scope="module")
-def running(
-    request: pytest.FixtureRequest, lab: PathLab, watched: tuple[Versions, Versions]
-) -> Iterator[Running]:
-    lab.states = watched[0]
+def running(request: pytest.FixtureRequest, lab: PathLab) -> Iterator[Running]:
     with cases.running(request, lab, lab.explain) as started:
         yield started
 
@@ -173,9 +159,7 @@ def test_with_a_new_journal_the_old_grant_is_worthless_and_its_rest_counts_as_ki
     assert held["ceiling"] - held["counted"] == 1
     wait_for(lambda: lab.policy_status(case)["actions"]["kills"] == 1, "the operator knows of the kill", LONG_SECONDS)
     assert lab.policy_status(case)["exposure"] == {"standingKills": 0, "worstCaseHour": 2}
-    wait_for(
-        lambda: lab.condition("BudgetAvailable", case).get("status") == "False", "one kill and one lost make two"
-    )
+    wait_for(lambda: lab.condition("BudgetAvailable", case).get("status") == "False", "one kill and one lost make two")
     wait_for(lambda: node.status("permit").get("reason") == "CeilingReached", "the grant is used up")
     time.sleep(COOLDOWN_SECONDS)
     assert (node.kills(), node.dead()) == (1, 1)
@@ -250,18 +234,17 @@ def test_three_nodes_in_a_flood_kill_no_more_than_the_worst_hour_that_the_policy
     wait_for(lambda: kills() == 2, "the standing kill and the one of this hour", LONG_SECONDS)
     without = [node for node in nodes if node.kills() == 0]
     for node in without:
-        wait_for(lambda n=node: n.condition("ActionBlocked").get("reason") == "NoGrant", "NoGrant is told", LONG_SECONDS)
+        wait_for(
+            lambda n=node: n.condition("ActionBlocked").get("reason") == "NoGrant", "NoGrant is told", LONG_SECONDS
+        )
     time.sleep(COOLDOWN_SECONDS)
     assert kills() == sum(node.dead() for node in nodes) == 2
     assert worst() == 2
     assert most_outstanding(lab.states.seen(), [node.name for node in nodes]) == 1
 
 
-def test_no_ceiling_of_any_case_rose_before_the_ledger_was_written(
-    running: Running, watched: tuple[Versions, Versions]
-) -> None:
+def test_no_ceiling_of_any_case_rose_before_the_ledger_was_written(running: Running, lab: PathLab) -> None:
     """Looks at every version of every object that the cases above made; it comes last."""
     running.wait()
-    states, ledgers = watched
-    wait_for(lambda: not uncovered(states.seen(), ledgers.seen()), "every raise has its ledger", 10)
-    assert len(raises(states.seen())) >= 2 * len(running.futures)
+    wait_for(lambda: not uncovered(lab.states.seen(), lab.ledgers.seen()), "every raise has its ledger", 10)
+    assert len(raises(lab.states.seen())) >= 2 * len(running.futures)

@@ -45,9 +45,7 @@ class HoldingProxy:
         context.load_cert_chain(pair.certificate, pair.key)
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.proxy = self
-        self._server.socket = context.wrap_socket(
-            self._server.socket, server_side=True, do_handshake_on_connect=False
-        )
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, name="holding-proxy", daemon=True)
         self._thread.start()
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import urllib3
+from support.operator_lab import GROUP, Lab, Object, wait_for
+from support.sentinellab import PAUSE, SCRIPT, RealPods, SentinelLab, cgroup2_mount, real_pods
 
 from memorypressure_agent.host.clocks import read_boot_id
 from memorypressure_agent.host.journal import Journal
@@ -21,8 +23,6 @@ from memorypressure_tools.apiclient import MERGE_PATCH
 from memorypressure_tools.controlplane import ControlPlane
 from memorypressure_tools.processes import Child
 from memorypressure_tools.standin import KubeletStandIn
-from support.operator_lab import GROUP, Lab, Object, wait_for
-from support.sentinellab import PAUSE, SCRIPT, RealPods, SentinelLab, cgroup2_mount, real_pods
 
 SETTLED_SECONDS = 1.0
 """A hundred rounds of 10 ms: what was to be killed would be dead by then."""
@@ -46,6 +46,8 @@ class PathLab(Lab):
         super().__init__(plane, prefix, namespace, directory)
         self.nodes: list[PathNode] = []
         self.token_file = self._agent_token()
+        self.states = Versions(plane, f"{GROUP}/nodememorystates")
+        self.ledgers = Versions(plane, f"/api/v1/namespaces/{self.home}/configmaps")
 
     def _agent_token(self) -> Path:
         """A token with the rights of the chart's ClusterRole for agents."""
@@ -74,9 +76,13 @@ class PathLab(Lab):
                 process.kill()
         for node in self.nodes:
             node.close()
+        for versions in (self.states, self.ledgers):
+            versions.close()
         super().close()
 
-    def path_policy(self, case: str, *, mode: str = "Enforce", ladder: list[Object] | None = None, **limits: Any) -> str:
+    def path_policy(
+        self, case: str, *, mode: str = "Enforce", ladder: list[Object] | None = None, **limits: Any
+    ) -> str:
         """The name of a policy for the nodes of a case; unless told otherwise it kills, and does so at once."""
         alone = ["SingletonWorkloads"]  # what is left of a workload after a kill
         watermark = {"line": "AtomicReserve", "belowMilliseconds": 30, "withinMilliseconds": 50}
@@ -124,14 +130,6 @@ class PathLab(Lab):
         """The ledger's entry of an incarnation, empty where there is none."""
         entries = self.ledger(case)["entries"]
         return next((each for each in entries if each["incarnation"] == incarnation), {})
-
-    def ledger_versions(self) -> "Versions":
-        """All versions of the ledgers from now on."""
-        return Versions(self.plane, f"/api/v1/namespaces/{self.home}/configmaps")
-
-    def state_versions(self) -> "Versions":
-        """All versions of the NodeMemoryStates from now on."""
-        return Versions(self.plane, f"{GROUP}/nodememorystates")
 
 
 class NodeAgent:
@@ -220,7 +218,7 @@ class NodeAgent:
         return self.machine.reader.refresh().incarnation
 
     def kills(self) -> int:
-        """killsTotal of the journal at this moment."""
+        """How many kills the journal counts at this moment."""
         return self.machine.kills_total()
 
     def status(self, part: str) -> Object:
@@ -302,10 +300,10 @@ class PathNode(NodeAgent):
         self._stand_in = KubeletStandIn(lab.admin, [self.name])
         self._stand_in.register(self.name, {"case": lab.prefix + case})
         self._stand_in.__enter__()
-        self.victims = [self._pod(pod) for pod in self._owned(name, pods)]
+        self.victims = [self._pod(pod) for pod in self.more_pods(name, pods)]
 
-    def _owned(self, app: str, count: int) -> Iterator[Object]:
-        """Pods of one owner, of a kind that no controller touches."""
+    def more_pods(self, app: str, count: int) -> Iterator[Object]:
+        """Bodies of pods for this node, of one owner of a kind that no controller touches."""
         lab = self.lab
         container = {"name": "main", "image": "none", "resources": {"requests": {"memory": "16Mi"}}}
         template = {"metadata": {"labels": {"app": app}}, "spec": {"containers": [container]}}
@@ -414,7 +412,7 @@ def raises(states: Sequence[Object]) -> list[Object]:
 
 
 def kills_reported(state: Object) -> int:
-    """killsTotal of the incarnation that the grant is for."""
+    """How many kills the incarnation that the grant is for has reported."""
     grant, lease = state["spec"].get("grant") or {}, state.get("status", {}).get("lease") or {}
     return int(lease["killsTotal"]) if lease.get("incarnation") == grant.get("incarnation") else 0
 

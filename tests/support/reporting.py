@@ -155,13 +155,13 @@ def sentinel_status(**changes: Any) -> Object:
 
 def under_pressure(**changes: Any) -> Object:
     """The status with one active trigger, near the line."""
-    return sentinel_status(
+    made = sentinel_status(
         triggers=[trigger("reserve", "Active"), trigger("starving")],
         decision={"reason": "Cooldown", "message": "40 s are left", "cause": "AtomicReserveBreached"},
         topPods=[{"uid": "pod-1", "namespace": "d", "name": "p", "reliefBytes": 64 * MIB, "overRequest": True}],
         helper={"near": True, "listKept": True, "logLinesLost": 0},
-        **changes,
     )
+    return {**made, **changes}
 
 
 def grants(**changes: Any) -> NodeGrants:
@@ -302,7 +302,7 @@ class StubServer:
             def do_PATCH(self) -> None:
                 handle(self)
 
-            def log_message(self, format: str, *args: Any) -> None:
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the parent's name
                 """Nothing: a test says what it saw."""
 
         class Server(ThreadingHTTPServer):
@@ -312,7 +312,9 @@ class StubServer:
                 """Nothing: clients that refuse the certificate are part of the tests."""
 
         self.server = Server(("127.0.0.1", 0), Handler)
-        self.server.socket = self.context.wrap_socket(self.server.socket, server_side=True, do_handshake_on_connect=False)
+        self.server.socket = self.context.wrap_socket(
+            self.server.socket, server_side=True, do_handshake_on_connect=False
+        )
         self.url = f"https://127.0.0.1:{self.server.server_port}"
         self._thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()

@@ -205,7 +205,8 @@ def _reason(error: Exception) -> str:
     """The cause in few words, without addresses of objects: equal failures give equal texts."""
     inner: BaseException = error
     while True:
-        deeper = inner.reason if isinstance(inner, urllib3.exceptions.MaxRetryError) else inner.__cause__
+        wrapped = inner.args[0] if isinstance(inner, urllib3.exceptions.SSLError) and inner.args else None
+        deeper = inner.reason if isinstance(inner, urllib3.exceptions.MaxRetryError) else wrapped or inner.__cause__
         if not isinstance(deeper, OSError | urllib3.exceptions.HTTPError):
             break
         inner = deeper

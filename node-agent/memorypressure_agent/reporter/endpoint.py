@@ -18,7 +18,7 @@ MOST_REQUESTS: Final = 16
 READ_SECONDS: Final = 10.0
 """A client that connects and says nothing must not keep a thread for ever."""
 _NO_IPV6: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
-_TEXT: Final = [("Content-Type", "text/plain; charset=utf-8")]
+_TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +89,10 @@ def serve(
             return answer
         probe = probes.get(path)
         if probe is None:
-            start_response("404 Not Found", _TEXT)
+            start_response("404 Not Found", [_TEXT])
             return [b"here are: /metrics /healthz /readyz\n"]
         health = probe()
-        start_response("200 OK" if health.ok else "503 Service Unavailable", _TEXT)
+        start_response("200 OK" if health.ok else "503 Service Unavailable", [_TEXT])
         return ["".join(f"{line}\n" for line in health.lines).encode()]
 
     server = _listening(host, port)

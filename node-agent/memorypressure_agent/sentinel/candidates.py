@@ -27,6 +27,8 @@ class Snapshot:
     kill_failure: str = ""
     """Why `cgroup.kill` could not be opened for some container; empty when all could."""
     failures: tuple[str, ...] = ()
+    wanted: frozenset[str] = frozenset()
+    """UIDs that were looked for: only of these it tells something that they have no usage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +69,12 @@ class Candidates:
 
     def refresh(self, *, hold: bool) -> Snapshot:
         """Reads all figures; `hold`: keeps the list of cgroups as it is, opens and closes nothing (a node is short)."""
-        now = self._clock()
+        now, wanted = self._clock(), self.snapshot.wanted
         if not hold:
             self._failures = []
-            self._list(now)
-        self.snapshot = Snapshot(now, self._usages(now), self._kill_failure(), tuple(self._failures[:10]))
+            wanted = self.wanted - {self._own_pod_uid}
+            self._list(now, wanted)
+        self.snapshot = Snapshot(now, self._usages(now), self._kill_failure(), tuple(self._failures[:10]), wanted)
         return self.snapshot
 
     def kill(self, uid: str, container_ids: tuple[str, ...]) -> Killed:
@@ -113,9 +116,8 @@ class Candidates:
                     handle.close()
             self._pods = {}
 
-    def _list(self, now: int) -> None:
+    def _list(self, now: int, wanted: frozenset[str]) -> None:
         """Opens what is new of the wanted pods and closes what is gone or no longer wanted."""
-        wanted = self.wanted - {self._own_pod_uid}
         listed = {pod.uid: pod.containers for pod in self._tree.scan()} if wanted else {}
         for uid in listed.keys() & wanted:
             if uid not in self._seen:

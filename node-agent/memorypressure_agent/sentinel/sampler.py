@@ -221,7 +221,7 @@ class Sampler:
         if pending is None or self._resumed_ns is None or snapshot.time_ns <= self._resumed_ns:
             return ()
         uid = pending["pod"]["uid"]
-        if uid not in self.orders.candidate_uids:
+        if uid not in snapshot.wanted:
             return ()
         living = {
             container.id

@@ -1,0 +1,380 @@
+"""The API client against a small TLS server: token and CA that change, refusals, watches, silence, bad settings."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.reporting import StubServer, answer, answer_chunks
+
+from memorypressure_agent.reporter import client as client_module
+from memorypressure_agent.reporter.client import ApiClient, ApiError, Endpoint, SettingsError
+from memorypressure_tools.certificates import Authority
+from memorypressure_tools.controlplane import free_port
+
+
+class Api:
+    """What the stub server was asked, and what it answers; a test replaces `reply`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.server = StubServer(directory / "pki", self._handle)
+        self.token = directory / "token"
+        self.token.write_text("first\n")
+        self.endpoint = Endpoint(self.server.url, self.token, self.server.authority.certificate_file)
+
+    def _handle(self, handler: BaseHTTPRequestHandler) -> None:
+        body = handler.rfile.read(int(handler.headers.get("Content-Length", "0")))
+        self.asked.append((handler.command, handler.path, dict(handler.headers), body))
+        self.reply(handler)
+
+    def reply(self, handler: BaseHTTPRequestHandler) -> None:
+        answer(handler, 200, b'{"kind":"Thing"}')
+
+    def client(self, **changes: Any) -> ApiClient:
+        return ApiClient(self.endpoint, "memorypressure-agent/test", **{"timeout_seconds": 5.0, **changes})
+
+    def answers(self, status: int, body: bytes = b"{}", **headers: str) -> None:
+        self.reply = lambda handler: answer(handler, status, body, **headers)  # type: ignore[method-assign]
+
+    def streams(self, *chunks: bytes, end: bool = True) -> None:
+        self.reply = lambda handler: answer_chunks(handler, *chunks, end=end)  # type: ignore[method-assign]
+
+    def tokens(self) -> list[str]:
+        return [headers["Authorization"] for _, _, headers, _ in self.asked]
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Api]:
+    made = Api(tmp_path)
+    yield made
+    made.server.close()
+
+
+def test_a_call_carries_token_user_agent_and_content_type(api: Api) -> None:
+    client = api.client()
+    assert client.get("/apis/x") == {"kind": "Thing"}
+    assert client.patch("/apis/x/status", {"status": {"a": None}}) == {"kind": "Thing"}
+    (get, path, headers, _), (patch, _, patch_headers, body) = api.asked
+    assert (get, path, headers["Authorization"]) == ("GET", "/apis/x", "Bearer first")
+    assert headers["User-Agent"] == "memorypressure-agent/test"
+    assert (patch, patch_headers["Content-Type"]) == ("PATCH", "application/merge-patch+json")
+    assert json.loads(body) == {"status": {"a": None}}
+
+
+def test_calls_share_a_connection(api: Api) -> None:
+    ports = set()
+    api.reply = lambda handler: (ports.add(handler.client_address[1]), answer(handler, 200, b"{}"))[1]  # type: ignore[method-assign,func-returns-value]
+    client = api.client()
+    for _ in range(5):
+        client.get("/x")
+    api.answers(500, b"no")
+    with pytest.raises(ApiError):
+        client.get("/x")
+    assert len(ports) == 1
+
+
+def test_a_new_token_is_used_within_half_a_minute(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(client_module.time, "monotonic", lambda: now)
+    client = api.client()
+    client.get("/x")
+    api.token.write_text("second")
+    client.get("/x")
+    now += 31
+    client.get("/x")
+    assert api.tokens() == ["Bearer first", "Bearer first", "Bearer second"]
+
+
+def test_after_a_401_the_token_is_read_again_at_once(api: Api) -> None:
+    client = api.client()
+    api.answers(401, b'{"message":"Unauthorized"}')
+    with pytest.raises(ApiError, match="HTTP 401: Unauthorized"):
+        client.get("/x")
+    api.token.write_text("second")
+    api.answers(200)
+    client.get("/x")
+    assert api.tokens()[-1] == "Bearer second"
+
+
+def test_another_ca_is_trusted_as_soon_as_it_is_there_and_the_former_no_longer(api: Api, tmp_path: Path) -> None:
+    ca = tmp_path / "ca.crt"
+    ca.write_bytes(api.endpoint.ca_file.read_bytes())
+    endpoint = replace(api.endpoint, ca_file=ca)
+    client = ApiClient(endpoint, "test")
+    client.get("/x")
+    foreign = tmp_path / "foreign"
+    foreign.write_bytes(Authority(tmp_path / "other").certificate_file.read_bytes())
+    foreign.replace(ca)  # as the kubelet does: another inode
+    with pytest.raises(ApiError, match=r"its certificate is not accepted .*is --ca-file the CA of this API server"):
+        client.get("/x")
+    with pytest.raises(ApiError, match="not accepted"):
+        list(client.watch("/x", {}, 5.0))
+    good = tmp_path / "good"
+    good.write_bytes(api.endpoint.ca_file.read_bytes())
+    good.replace(ca)
+    assert client.get("/x") == {"kind": "Thing"}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "wanted", "after", "named"),
+    [
+        (
+            404,
+            b'{"message":"nms \\"n\\" not found","details":{"name":"n"}}',
+            {},
+            'HTTP 404: nms "n" not found',
+            None,
+            True,
+        ),
+        (404, b"404 page not found\n", {}, "HTTP 404: 404 page not found", None, False),
+        (
+            409,
+            b'{"message":"Operation cannot be fulfilled"}',
+            {},
+            "HTTP 409: Operation cannot be fulfilled",
+            None,
+            False,
+        ),
+        (422, b'{"message":"status.lease: too long","details":{"name":"n"}}', {}, "HTTP 422: status.lease", None, True),
+        (429, b'{"message":"too many"}', {"Retry_After": "7"}, "HTTP 429: too many", 7.0, False),
+        (429, b"busy", {"Retry_After": "Wed, 21 Oct 2026 07:28:00 GMT"}, "HTTP 429: busy", None, False),
+        (503, b"", {}, "HTTP 503: Service Unavailable", None, False),
+        (500, b'["odd"]', {}, 'HTTP 500: ["odd"]', None, False),
+        (500, b"\xff" * 5000, {}, "HTTP 500: \ufffd", None, False),
+        (307, b"", {"Location": "https://elsewhere.example/"}, "HTTP 307: Temporary Redirect", None, False),
+    ],
+)
+def test_a_refusal_keeps_the_servers_words(
+    api: Api, status: int, body: bytes, headers: dict[str, str], wanted: str, after: float | None, named: bool
+) -> None:
+    api.answers(status, body, **headers)
+    with pytest.raises(ApiError) as caught:
+        api.client().get("/x")
+    error = caught.value
+    assert str(error).startswith(wanted)
+    assert len(str(error)) < 300
+    assert (error.status, error.retry_after_seconds, error.names_object) == (status, after, named)
+    assert len(api.asked) == 1  # neither tried again nor redirected: the token goes to one place
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"), [(b"<html>", "the answer is not JSON"), (b"[]", "not an object but list"), (b"", "not JSON")]
+)
+def test_an_answer_that_is_no_object_is_an_error(api: Api, body: bytes, wanted: str) -> None:
+    api.answers(200, body)
+    with pytest.raises(ApiError, match=wanted):
+        api.client().get("/x")
+
+
+def test_a_watch_gives_events_as_lines_however_they_are_cut(api: Api) -> None:
+    api.streams(b'{"type":"ADDED","obj', b'ect":{}}\n{"type":"BOOKMARK"}\n\n{"type"', b':"DELETED"}\n')
+    events = list(api.client().watch("/x", {"fieldSelector": "metadata.name=n"}, 5.0))
+    assert [event["type"] for event in events] == ["ADDED", "BOOKMARK", "DELETED"]
+    assert api.asked[0][1] == "/x?fieldSelector=metadata.name%3Dn&watch=1"
+
+
+def test_a_silent_watch_ends_without_an_error_after_its_time(api: Api) -> None:
+    api.streams(b'{"type":"ADDED"}\n', end=False)
+    began = time.monotonic()
+    assert [event["type"] for event in api.client().watch("/x", {}, 0.3)] == ["ADDED"]
+    assert 0.2 < time.monotonic() - began < 3
+
+
+def test_a_watch_that_breaks_off_or_is_refused_or_is_no_json_is_an_error(api: Api) -> None:
+    def breaks(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(b'11\r\n{"type":"ADDED"}\n\r\n40\r\n{"ty')
+        handler.close_connection = True
+
+    api.reply = breaks  # type: ignore[method-assign]
+    with pytest.raises(ApiError, match="the watch broke off"):
+        list(api.client().watch("/x", {}, 5.0))
+    api.answers(410, b'{"message":"too old resource version"}')
+    with pytest.raises(ApiError, match="HTTP 410: too old resource version"):
+        list(api.client().watch("/x", {}, 5.0))
+    api.streams(b"oops\n")
+    with pytest.raises(ApiError, match="not JSON"):
+        list(api.client().watch("/x", {}, 5.0))
+
+
+def test_a_server_that_accepts_and_says_nothing_is_given_up_in_time(api: Api) -> None:
+    release = threading.Event()
+    api.reply = lambda handler: release.wait(5)  # type: ignore[method-assign,assignment,return-value]
+    began = time.monotonic()
+    with pytest.raises(ApiError, match=r"no answer from https://.*: it did not answer in time") as caught:
+        api.client(timeout_seconds=0.3).get("/x")
+    release.set()
+    assert caught.value.status == 0
+    assert time.monotonic() - began < 3
+
+
+def test_equal_failures_give_equal_texts_so_that_they_are_logged_once(tmp_path: Path, api: Api) -> None:
+    client = ApiClient(replace(api.endpoint, server=f"https://127.0.0.1:{free_port()}"), "test")
+    texts = set()
+    for _ in range(2):
+        with pytest.raises(ApiError) as caught:
+            client.get("/x")
+        texts.add(str(caught.value))
+    (text,) = texts
+    assert text.endswith(": Connection refused")
+    assert "0x" not in text
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (b"", "holds no bearer token"),
+        (b"two words", "holds no bearer token"),
+        (b"a\nHost: b", "holds no bearer token"),
+        (b"\xff\xfe", "holds no bearer token"),
+        (None, "No such file or directory; give a readable file"),
+    ],
+)
+def test_a_token_file_that_is_no_token_is_an_error_that_names_it_and_not_its_content(
+    api: Api, content: bytes | None, wanted: str
+) -> None:
+    if content is None:
+        api.token.unlink()
+    else:
+        api.token.write_bytes(content)
+    with pytest.raises(ApiError, match=wanted) as caught:
+        api.client().get("/x")
+    assert str(caught.value).startswith(f"--token-file {api.token}: ")
+    assert "two words" not in str(caught.value)
+    assert api.asked == []
+
+
+@pytest.mark.parametrize("content", [b"", b"no certificate", None])
+def test_a_ca_file_that_is_none_is_an_error_that_names_it(api: Api, tmp_path: Path, content: bytes | None) -> None:
+    ca = tmp_path / "bad-ca"
+    if content is not None:
+        ca.write_bytes(content)
+    with pytest.raises(ApiError, match=f"--ca-file {ca}: (holds no certificate in PEM form|No such file)"):
+        ApiClient(replace(api.endpoint, ca_file=ca), "test").get("/x")
+
+
+IN_A_POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "6443"}
+
+
+@pytest.mark.parametrize(
+    ("server", "environ", "wanted"),
+    [
+        (None, IN_A_POD, "https://10.96.0.1:6443"),
+        (None, {"KUBERNETES_SERVICE_HOST": "fd00::1"}, "https://[fd00::1]:443"),
+        ("https://api.example:6443/", {}, "https://api.example:6443"),
+        ("https://api.example", IN_A_POD, "https://api.example"),
+    ],
+)
+def test_the_endpoint_is_the_one_given_or_that_of_the_pod(
+    tmp_path: Path, server: str | None, environ: dict[str, str], wanted: str
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert Endpoint.find(server, str(file), str(file), environ).server == wanted
+
+
+@pytest.mark.parametrize(
+    ("server", "token", "wanted"),
+    [
+        (None, "file", "no API server: give --server URL, or run in a pod"),
+        ("http://api.example", "file", "--server http://api.example: give a URL such as https://.*never sent in clear"),
+        ("api.example:6443", "file", "--server api.example:6443: give a URL"),
+        ("https://", "file", "--server https://: give a URL"),
+        ("https://api.example:port", "file", "--server https://api.example:port: give a URL"),
+        ("https://api.example/base", "file", "--server https://api.example/base: give a URL"),
+        ("https://user:word@api.example", "file", "--server .*: give a URL"),
+        ("https://api.example", "missing", "--token-file .*missing: No such file or directory; give a readable file"),
+        ("https://api.example", ".", "--token-file .*: Is a directory; give a readable file"),
+    ],
+)
+def test_settings_that_cannot_be_used_name_the_option(
+    tmp_path: Path, server: str | None, token: str, wanted: str
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=wanted):
+        Endpoint.find(server, str(tmp_path / token), str(tmp_path / "file"), {})
+
+
+SCRIPT = Path(sys.executable).with_name("memorypressure-agent")
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"--node-name": ""}, "--node-name is missing: give the name of this Node, or set NODE_NAME"),
+        ({"--node-name": "Node A"}, "--node-name 'Node A': not a Node's name"),
+        ({"--node-name": "../../pods"}, "--node-name '../../pods': not a Node's name"),
+        ({"--own-pod-uid": "../x"}, "--own-pod-uid '../x': not a pod's UID"),
+        ({"--orders": "/nowhere/orders.json"}, "--orders /nowhere/orders.json: there is no directory /nowhere"),
+        ({"--orders": "."}, "is a directory; name a file in it"),
+        ({"--journal": "/nowhere/journal"}, "--journal /nowhere/journal: there is no directory /nowhere"),
+        ({"--orders": "/proc/orders.json"}, "--orders /proc/orders.json: nothing can be written beside it"),
+        ({"--server": "http://h"}, "--server http://h: give a URL such as https://"),
+        ({"--token-file": "/nowhere/token"}, "--token-file /nowhere/token: No such file or directory"),
+        ({"--ca-file": "/nowhere/ca"}, "--ca-file /nowhere/ca: No such file or directory"),
+        (
+            {"--metrics-port": "65536"},
+            "argument --metrics-port: '65536' is no port: give a whole number from 0 to 65535",
+        ),
+        ({"--metrics-port": "9464.5"}, "argument --metrics-port: '9464.5' is no port"),
+        ({"--metrics-port": "-1"}, "argument --metrics-port"),
+        ({"--metrics-port": "TAKEN"}, ": Address already in use; choose another one"),
+        ({"--metrics-address": "192.0.2.1"}, "--metrics-address 192.0.2.1: Cannot assign requested address"),
+        ({"--log-format": "xml"}, "argument --log-format: invalid choice: 'xml'"),
+        ({"--unknown": "x"}, "unrecognized arguments: --unknown=x"),
+    ],
+)
+def test_bad_options_end_the_reporter_with_2_and_a_sentence(
+    tmp_path: Path, changes: dict[str, str], wanted: str
+) -> None:
+    (tmp_path / "file").write_text("x")
+    options = {
+        "--node-name": "n",
+        "--orders": str(tmp_path / "orders.json"),
+        "--journal": str(tmp_path / "journal"),
+        "--server": "https://127.0.0.1:1",
+        "--token-file": str(tmp_path / "file"),
+        "--ca-file": str(tmp_path / "file"),
+        "--metrics-port": "0",
+        "--metrics-address": "127.0.0.1",
+    } | changes
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        words = [f"{name}={value}".replace("TAKEN", str(taken.getsockname()[1])) for name, value in options.items()]
+        environment = {name: value for name, value in os.environ.items() if name not in ("NODE_NAME", "POD_UID")}
+        done = subprocess.run(
+            [SCRIPT, "reporter", *words],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert wanted in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "orders.json" not in {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_reporter_imports_no_kopf_no_kubernetes_and_no_aiohttp() -> None:
+    program = (
+        "import sys, memorypressure_agent.reporter.main\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules}"
+        " & {'kopf', 'kubernetes', 'aiohttp', 'msgspec', 'yaml', 'asyncio', 'memorypressure_operator', 'requests'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout == "[]\n"
