@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 # Options for the program behind the verb, for example: make test ARGS="-k zoneinfo"
 ARGS ?=
+# Each process of the tests has a control plane of its own (700 MiB); they wait more than they compute.
+TEST_PROCESSES ?= 3
 export PYTHONPATH := $(CURDIR)/tools
 LOCK := $(BIN)/uv pip compile --quiet --no-annotate --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links
@@ -23,7 +25,7 @@ demo: setup ## this machine live, a recorded flood replayed, then a cluster: cha
 	@$(BIN)/python tools/demo.py $(ARGS)
 
 test: setup tools ## all tests but the long ones; a real control plane is built for the first run (about 10 minutes)
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 lint: setup ## ruff, mypy and the import rules
 	@failed=0; \

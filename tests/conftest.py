@@ -29,6 +29,8 @@ _missing = pytest.StashKey[dict[str, list[str]]]()
 def pytest_configure(config: pytest.Config) -> None:
     """Makes the list of what is missing."""
     config.stash[_missing] = {}
+    if not hasattr(config, "workerinput"):  # a worker of xdist reports to the process that counts
+        config.pluginmanager.register(_Missing(config.stash[_missing]), "missing")
 
 
 @functools.cache
@@ -62,17 +64,33 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Counts every skipped test under its reason, whoever skipped it; in CI a skip is a failure."""
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI a skip is a failure, whoever skipped."""
     report = yield
-    if report.skipped and not hasattr(report, "wasxfail"):
-        reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        reason = reason.removeprefix("Skipped: ")
-        if IN_CI:
-            report.outcome = "failed"
-            report.longrepr = f"skipped, which CI=true does not allow: {reason}"
-        item.config.stash[_missing].setdefault(reason, []).append(item.nodeid)
+    if IN_CI and _skip_reason(report) is not None:
+        report.outcome, report.longrepr = "failed", f"skipped, which CI=true does not allow: {_skip_reason(report)}"
     return report
+
+
+def _skip_reason(report: pytest.TestReport) -> str | None:
+    """Why the test was skipped; None if it was not, or only in the way of an expected failure."""
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return None
+    reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return reason.removeprefix("Skipped: ")
+
+
+class _Missing:
+    """Counts skipped tests under their reasons: in the process that reports, also for tests of other processes."""
+
+    def __init__(self, tests: dict[str, list[str]]) -> None:
+        self._tests = tests
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Every report comes by here, from whatever process."""
+        reason = _skip_reason(report)
+        if reason is not None:
+            self._tests.setdefault(reason, []).append(report.nodeid)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -256,3 +256,37 @@ def test_a_killed_parent_leaves_no_server_and_the_next_start_no_directory(
     assert list(tmp_path.iterdir()) == [left.path]
     left.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_by_hand_it_runs_in_the_background_until_it_is_told_to_stop(controlplane: ControlPlane, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "tools")}
+
+    def by_hand(*words: str) -> tuple[int, str]:
+        """Exit code and output, read to the end: a pipe that the servers kept open would be the time limit."""
+        command = [sys.executable, "-m", "memorypressure_tools", "--state", str(tmp_path), *words]
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+    assert by_hand("status") == (1, "no control plane runs\n")
+    code, output = by_hand("up", "--background", "--no-controllers")
+    try:
+        assert code == 0, output
+        assert "export KUBECONFIG=" in output
+        pids = json.loads((tmp_path / "state.json").read_text(encoding="utf-8"))["parts"].values()
+        assert len(pids) == 2
+        assert all(_runs(pid) for pid in pids)
+        code, output = by_hand("up", "--background")
+        assert (code, "runs already; see `status`, end it with `down`" in output) == (1, True)
+        assert by_hand("status")[0] == 0
+    finally:
+        assert by_hand("down") == (0, "stopped\n")
+    assert _until(lambda: not any(_runs(pid) for pid in pids))
+    assert by_hand("down") == (0, "no control plane runs\n")

@@ -1,60 +1,30 @@
 """The grant protocol (DESIGN 6) from end to end: real API server, operator, sentinels, reporters and victims.
 
-The cases run at the same time, each with a policy, nodes and a budget of its own, under one operator. What needs an
-operator or an API server that may be stopped is in test_path_outages.py.
+Each case has a policy, nodes and a budget of its own; they run at the same time, under one operator
+(support.pathcases). What needs an operator or an API server that may be stopped is in test_path_outages.py.
 """
 
 import os
 import time
-from collections.abc import Iterator
 
-import pytest
-from support.atonce import AtOnce, Running
+from support.atonce import Running
 from support.cgrouptree import MIB, CgroupTree, Memory
 from support.fullfifo import drained, full_fifo, waits_in_a_write
 from support.operator_lab import GROUP, wait_for
+from support.pathcases import cases
 from support.pathlab import (
     LONG_SECONDS,
     SETTLED_SECONDS,
     NodeAgent,
     PathLab,
-    condition_of,
     most_outstanding,
-    needs_real_pods,
     raises,
     uncovered,
 )
 
 from memorypressure_tools.apiclient import MERGE_PATCH
-from memorypressure_tools.controlplane import ControlPlane
-from memorypressure_tools.sweep import remove_namespace, remove_prefixed
 
-PREFIX = "grants-"
-NAMESPACE = "grants"
 COOLDOWN_SECONDS = 10
-cases: AtOnce[PathLab] = AtOnce()
-
-
-@pytest.fixture(scope="module")
-def lab(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PathLab]:
-    needs_real_pods()
-    crds.admin.must("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    crds.wait_for_service_account(NAMESPACE)
-    made = PathLab(crds, PREFIX, NAMESPACE, tmp_path_factory.mktemp("grants"))
-    try:
-        made.running()
-        yield made
-    finally:
-        made.close()
-        remove_namespace(crds.admin, NAMESPACE)
-        remove_namespace(crds.admin, made.home)
-        remove_prefixed(crds.admin, PREFIX)
-
-
-@pytest.fixture(scope="module")
-def running(request: pytest.FixtureRequest, lab: PathLab) -> Iterator[Running]:
-    with cases.running(request, lab, lab.explain) as started:
-        yield started
 
 
 @cases
@@ -80,14 +50,14 @@ def test_ceilings_rise_only_by_a_ledger_write_with_its_resource_version(lab: Pat
         if conflicts() > before:
             break
     assert conflicts() > before
-    assert sum(entry["ceiling"] for entry in lab.ledger(case)["entries"]) == standing
+    wait_for(lambda: sum(entry["ceiling"] for entry in lab.ledger(case)["entries"]) == standing, "the ledger has them")
     killer = nodes[0]
     killer.armed(killer.grant()["killsCeiling"])
     killer.flood()
     wait_for(lambda: killer.kills() == 1, "a kill")
     killer.calm()
     wait_for(lambda: ceilings() == standing + 1, "it is refilled", LONG_SECONDS)
-    assert sum(lab.ledger(case)["buckets"]) == 1
+    wait_for(lambda: sum(lab.ledger(case)["buckets"]) == 1, "the ledger has the kill")
     wait_for(lambda: lab.policy_status(case).get("lastActionTime"), "the policy shows when it last acted")
 
 
@@ -109,14 +79,16 @@ def test_a_sentinel_killed_between_counting_and_killing_has_spent_the_kill_for_t
     wait_for(lambda: waits_in_a_write(pid), "the sentinel waits in its write to cgroup.kill")
     node.kill_sentinel()
     assert b"1" not in drained(fifo)
-    wait_for(lambda: node.lease()["killsTotal"] == 1, "the reporter tells what the journal says", LONG_SECONDS)
-    wait_for(lambda: sum(lab.ledger(case)["buckets"]) == 1, "the ledger counts it", LONG_SECONDS)
     node.start_sentinel()
     node.decides("WaitingForVictim")
     assert node.incarnation == incarnation
     time.sleep(SETTLED_SECONDS)
     assert node.kills() == 1
     assert drained(fifo) == b""
+    wait_for(lambda: node.lease()["killsTotal"] == 1, "the reporter tells what the journal says", LONG_SECONDS)
+    wait_for(lambda: sum(lab.ledger(case)["buckets"]) == 1, "the ledger counts it", LONG_SECONDS)
+    wait_for(lambda: node.machine.records("action"), "the wait for the victim ends", LONG_SECONDS)
+    assert [each["record"]["result"] for each in node.machine.records("action")] == ["Failed"]
     os.close(fifo)
 
 
@@ -196,12 +168,7 @@ def test_of_two_agents_on_one_node_one_acts_and_the_other_says_that_the_lock_is_
     second.machine.known_past()
     second.start()
     try:
-
-        def told() -> bool:
-            versions = [state for state in lab.states.seen() if state["metadata"]["name"] == first.name]
-            return any(condition_of(state, "ActionBlocked").get("reason") == "LockHeld" for state in versions)
-
-        wait_for(told, "LockHeld is in the node's state", LONG_SECONDS)
+        first.told("ActionBlocked", "LockHeld")
         second.flood()
         first.flood()
         second.decides("LockHeld")
@@ -243,8 +210,8 @@ def test_three_nodes_in_a_flood_kill_no_more_than_the_worst_hour_that_the_policy
     assert most_outstanding(lab.states.seen(), [node.name for node in nodes]) == 1
 
 
-def test_no_ceiling_of_any_case_rose_before_the_ledger_was_written(running: Running, lab: PathLab) -> None:
-    """Looks at every version of every object that the cases above made; it comes last."""
-    running.wait()
-    wait_for(lambda: not uncovered(lab.states.seen(), lab.ledgers.seen()), "every raise has its ledger", 10)
-    assert len(raises(lab.states.seen())) >= 2 * len(running.futures)
+def test_no_ceiling_of_any_case_rose_before_the_ledger_was_written(running: Running[PathLab]) -> None:
+    """Looks at every version of every object that the cases made."""
+    states, ledgers = running.subject.states.seen(), running.subject.ledgers.seen()
+    assert uncovered(states, ledgers) == []
+    assert len(raises(states)) >= len(running.futures)

@@ -1,56 +1,29 @@
 """What is not understood, and what is taken back in the middle of an episode, from end to end: nobody is killed by it.
 
 Ledgers, orders and journals that were damaged, edited or are of another version; plans beyond the limit; a policy that
-is changed or deleted while a kill is due. The cases run at the same time, each on nodes of its own, under one operator.
+is changed or deleted while a kill is due. Each case has nodes of its own; they run at the same time, together with
+those of test_grants.py (support.pathcases).
 """
 
 import json
 import re
 import time
-from collections.abc import Iterator
+import zlib
 from typing import Any
 
-import pytest
-from support.atonce import AtOnce, Running
-from support.operator_lab import GROUP, wait_for
-from support.pathlab import LONG_SECONDS, SETTLED_SECONDS, PathLab, PathNode, needs_real_pods
+from support.operator_lab import GROUP, Object, wait_for
+from support.pathcases import cases
+from support.pathlab import LONG_SECONDS, SETTLED_SECONDS, PathLab, PathNode
 
 from memorypressure_agent.host import journal_format
 from memorypressure_tools.apiclient import MERGE_PATCH
-from memorypressure_tools.controlplane import ControlPlane
-from memorypressure_tools.sweep import remove_namespace, remove_prefixed
 
-PREFIX = "badinput-"
-NAMESPACE = "badinput"
 HOLD_SECONDS = 10
-KILL_AFTER_SECONDS = 8
-TAINT_THEN_KILL = [
+KILL_AFTER_SECONDS = 15
+TAINT_THEN_KILL: list[Object] = [
     {"action": "Taint", "triggers": ["reserve"], "taint": {"effect": "NoSchedule", "holdSeconds": HOLD_SECONDS}},
     {"action": "Kill", "triggers": ["reserve"], "afterSeconds": KILL_AFTER_SECONDS},
 ]
-cases: AtOnce[PathLab] = AtOnce()
-
-
-@pytest.fixture(scope="module")
-def lab(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PathLab]:
-    needs_real_pods()
-    crds.admin.must("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    crds.wait_for_service_account(NAMESPACE)
-    made = PathLab(crds, PREFIX, NAMESPACE, tmp_path_factory.mktemp(NAMESPACE))
-    try:
-        made.running()
-        yield made
-    finally:
-        made.close()
-        remove_namespace(crds.admin, NAMESPACE)
-        remove_namespace(crds.admin, made.home)
-        remove_prefixed(crds.admin, PREFIX)
-
-
-@pytest.fixture(scope="module")
-def running(request: pytest.FixtureRequest, lab: PathLab) -> Iterator[Running]:
-    with cases.running(request, lab, lab.explain) as started:
-        yield started
 
 
 def nobody_died(node: PathNode, seconds: float = SETTLED_SECONDS) -> None:
@@ -112,8 +85,7 @@ def test_orders_that_are_not_understood_disarm_the_node_are_told_and_are_replace
         node.flood()
         nobody_died(node)
     node.thaw_reporter()
-    wait_for(lambda: node.condition("Ready").get("reason") == "OrdersInvalid", "the node's state says so", LONG_SECONDS)
-    assert "this sentinel reads 1" in node.condition("Ready")["message"]
+    assert "this sentinel reads 1" in node.told("Ready", "OrdersInvalid")
     wait_for(lambda: node.dead() == 1, "the orders are written anew, and the node is armed again", LONG_SECONDS)
     assert node.kills() == 1
     wait_for(lambda: node.condition("Ready").get("status") == "True", "that is told, too", LONG_SECONDS)
@@ -130,9 +102,8 @@ def test_a_journal_of_another_version_disarms_and_is_replaced_not_inherited(lab:
     header[1] += 1
     body = layout.HEADER.pack(*header)
     with path.open("r+b") as file:
-        file.write(body + layout.CRC.pack(layout.crc32(body)))
-    wait_for(lambda: node.condition("Ready").get("reason") == "Unreadable", "the node's state says so", LONG_SECONDS)
-    assert "a journal of version 2; this agent writes version 1" in node.condition("Ready")["message"]
+        file.write(body + layout.CRC.pack(zlib.crc32(body)))
+    assert "a journal of version 2; this agent writes version 1" in node.told("Ready", "Unreadable")
     wait_for(lambda: node.grant().get("killsCeiling", 0) == 0, "the grant is withdrawn")
     node.flood()
     node.start_sentinel()

@@ -51,7 +51,7 @@ def own_lab(directory: Path, name: str) -> Iterator[PathLab]:
 
 
 @pytest.fixture(scope="module")
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running[Path]]:
     needs_real_pods()
     toolcache.ensure(toolcache.CONTROL_PLANE)  # one of the cases builds what is missing, not all
     with cases.running(request, tmp_path_factory.mktemp("outages"), lambda _: "") as started:
@@ -89,7 +89,7 @@ def test_the_late_write_of_a_leader_that_slept_beyond_its_lease_fails_and_the_bu
         nodes = [lab.path_node(case, f"leaders{number}") for number in range(2)]
         wait_for(proxy.held.is_set, "the first leader sends a grant, and it is held", LONG_SECONDS)
         first.child.send_signal(signal.SIGSTOP)
-        holder = next(entry["node"] for entry in lab.ledger(case)["entries"])
+        holder = wait_for(lambda: lab.ledger(case)["entries"], "the ledger was written before")[0]["node"]
         granted = next(node for node in nodes if node.name == holder)
         other = next(node for node in nodes if node.name != holder)
         assert granted.grant() == other.grant() == {}

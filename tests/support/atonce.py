@@ -1,16 +1,15 @@
-"""Tests of one module whose cases run at the same time, each on nodes of its own; every case stays a test.
+"""Tests whose cases run at the same time, each on nodes of its own; every case stays a test with its own result.
 
     cases = AtOnce()
 
-    @pytest.fixture(scope="module")
-    def running(request): ...
-        with cases.running(request, lab) as running:
-            yield running
+    @pytest.fixture(scope="session")
+    def running(request, ...):
+        with cases.running(request, lab, explain) as started: ...
 
     @cases
     def test_that_the_sky_is_blue(lab): ...
 
-The cases that were chosen start together with the module's first test; each test then waits for its own.
+The cases that were chosen start together with the first test that asks for `running`; each test then waits for its own.
 """
 
 import contextlib
@@ -19,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import pytest
 
@@ -29,19 +28,15 @@ MOST_SECONDS = 170.0
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """The cases under way, by the names of their tests."""
+class Running(Generic[Subject]):
+    """The cases under way, by the names of their tests, and what they all run on."""
 
     futures: dict[str, "Future[None]"]
-    explain: Callable[[str], str]
+    subject: Subject
 
     def result(self, name: str) -> None:
-        """Returns when the case is over; raises what it raised, with the end of the logs."""
-        try:
-            self.futures[name].result(MOST_SECONDS)
-        except BaseException as error:
-            error.add_note(self.explain(name))
-            raise
+        """Returns when the case is over; raises what it raised."""
+        self.futures[name].result(MOST_SECONDS)
 
     def wait(self) -> None:
         """Returns when every case is over, whatever came of it."""
@@ -55,11 +50,12 @@ class AtOnce(Generic[Subject]):
     def __init__(self) -> None:
         self._cases: dict[str, Callable[[Subject], None]] = {}
 
-    def __call__(self, case: Callable[[Subject], None]) -> Callable[[Running], None]:
+    def __call__(self, case: Callable[[Subject], None]) -> Callable[[Running[Subject]], None]:
         name = case.__name__
+        assert name not in self._cases, f"two cases are called {name}"
         self._cases[name] = case
 
-        def test(running: Running) -> None:
+        def test(running: Running[Subject]) -> None:
             running.result(name)
 
         test.__name__, test.__doc__ = name, case.__doc__
@@ -68,21 +64,21 @@ class AtOnce(Generic[Subject]):
     @contextlib.contextmanager
     def running(
         self, request: pytest.FixtureRequest, subject: Subject, explain: Callable[[str], str]
-    ) -> Iterator[Running]:
-        """The chosen cases of the module, started; on leaving, all of them have ended."""
-        module: Any = request.module
-        chosen = {item.name for item in request.session.items if getattr(item, "module", None) is module}
+    ) -> Iterator[Running[Subject]]:
+        """The chosen cases, started; on leaving, all of them have ended. `explain` adds logs to a failure."""
+        chosen = {item.name for item in request.session.items}
         pool = ThreadPoolExecutor(max_workers=len(self._cases), thread_name_prefix="case")
         try:
-            futures = {name: pool.submit(self._timed, name, subject) for name in self._cases if name in chosen}
-            yield Running(futures, explain)
+            futures = {name: pool.submit(self._run, name, subject, explain) for name in self._cases if name in chosen}
+            yield Running(futures, subject)
         finally:
             pool.shutdown(wait=True)
 
-    def _timed(self, name: str, subject: Subject) -> None:
-        began = time.monotonic()
+    def _run(self, name: str, subject: Subject, explain: Callable[[str], str]) -> None:
         threading.current_thread().name = name  # what a case makes can be told by it
+        began = time.monotonic()
         try:
             self._cases[name](subject)
-        finally:
-            print(f"{name}: {time.monotonic() - began:.1f} s")
+        except BaseException as error:
+            error.add_note(f"after {time.monotonic() - began:.1f} s:\n{explain(name)}")
+            raise

@@ -4,6 +4,7 @@ A `PathNode` has its own machine (files that follow a capture), its own journal 
 cgroup v2 tree for its pods. `Versions` keeps every version of some objects that the API server showed.
 """
 
+import contextlib
 import json
 import signal
 import threading
@@ -26,7 +27,7 @@ from memorypressure_tools.standin import KubeletStandIn
 
 SETTLED_SECONDS = 1.0
 """A hundred rounds of 10 ms: what was to be killed would be dead by then."""
-LONG_SECONDS = 45.0
+LONG_SECONDS = 90.0
 """A transition waits up to 5 s for its report, a refill some rounds of the operator; the rest is a busy machine."""
 
 
@@ -47,6 +48,7 @@ class PathLab(Lab):
         self.nodes: list[PathNode] = []
         self.token_file = self._agent_token()
         self.states = Versions(plane, f"{GROUP}/nodememorystates")
+        self.policies = Versions(plane, f"{GROUP}/memorypressurepolicies")
         self.ledgers = Versions(plane, f"/api/v1/namespaces/{self.home}/configmaps")
 
     def _agent_token(self) -> Path:
@@ -76,7 +78,7 @@ class PathLab(Lab):
                 process.kill()
         for node in self.nodes:
             node.close()
-        for versions in (self.states, self.ledgers):
+        for versions in (self.states, self.policies, self.ledgers):
             versions.close()
         super().close()
 
@@ -117,14 +119,23 @@ class PathLab(Lab):
         path = f"{GROUP}/memorypressurepolicies/{self.prefix}{case}"
         self.admin.must("PATCH", path, {"spec": spec}, MERGE_PATCH)
 
+    def get_policy(self, name: str = "p") -> Object:
+        """The policy as last seen, empty before it was."""
+        return self.policies.latest(self.prefix + name) or {}
+
     def policy_status(self, case: str) -> Object:
         """The policy's status, empty before there is one."""
         found: Object = self.get_policy(case).get("status") or {}
         return found
 
+    def state(self, node: str) -> Object | None:
+        """The NodeMemoryState as last seen."""
+        return self.states.latest(node)
+
     def ledger(self, case: str) -> Object:
-        """The ledger's content."""
-        return ledger_of(self.admin.must("GET", self.ledger_path(case)))
+        """The ledger's content as last seen, empty while there is none."""
+        found = ledger_of(self.ledgers.latest(f"memory-pressure-ledger-{self.prefix}{case}") or {})
+        return {"entries": [], "buckets": [], **found}
 
     def entry(self, case: str, incarnation: str) -> Object:
         """The ledger's entry of an incarnation, empty where there is none."""
@@ -266,6 +277,16 @@ class NodeAgent:
         """A condition of the report, empty where there is none."""
         return condition_of(self.state(), kind)
 
+    def told(self, kind: str, reason: str, seconds: float = LONG_SECONDS) -> str:
+        """The message of a condition, from the first version of the state that has it for that reason."""
+
+        def found() -> list[str]:
+            versions = [state for state in self.lab.states.seen() if state["metadata"]["name"] == self.name]
+            conditions = [condition_of(state, kind) for state in versions]
+            return [str(each["message"]) for each in conditions if each.get("reason") == reason]
+
+        return str(wait_for(found, f"{self.name} reports {kind}: {reason}", seconds)[0])
+
     def reported_kills(self) -> list[Object]:
         """The kills among recentActions."""
         actions = self.state()["status"].get("recentActions", [])
@@ -345,44 +366,89 @@ def condition_of(state: Object, kind: str) -> Object:
 
 
 class Versions:
-    """Every version of a collection's objects from now on, in the order of their resourceVersions."""
+    """Every version of a collection's objects from now on, by a watch that is opened anew when it ends.
+
+    What changes while the API server is away, or between two watches, is seen once, as it is then.
+    """
 
     def __init__(self, plane: ControlPlane, path: str) -> None:
         pair = plane.etcd_identity  # the administrator's
         self._pool = urllib3.PoolManager(
             ca_certs=str(plane.authority.certificate_file), cert_file=str(pair.certificate), key_file=str(pair.key)
         )
-        self._plane = plane
-        self._path = path
-        version = plane.admin.must("GET", f"{path}?limit=1")["metadata"]["resourceVersion"]
-        url = f"{plane.url}{path}?watch=1&resourceVersion={version}"
-        timeout = urllib3.Timeout(connect=5, read=600)
-        self._answer = self._pool.request("GET", url, preload_content=False, timeout=timeout, retries=False)
-        assert self._answer.status == 200, self._answer.data
-        self._items: list[Object] = []
-        self._thread = threading.Thread(target=self._read, name="versions", daemon=True)
+        self._url = f"{plane.url}{path}"
+        self._closed = threading.Event()
+        self._seen: list[Object] = []
+        self._latest: dict[str, Object] = {}
+        self._answer: urllib3.BaseHTTPResponse | None = None
+        # just after its definition was made a collection answers 429 for a moment
+        self._version = str(wait_for(self._listed, f"{path} can be listed"))
+        self._thread = threading.Thread(target=self._run, name="versions", daemon=True)
         self._thread.start()
 
-    def _read(self) -> None:
+    def _listed(self) -> str:
+        with contextlib.suppress(urllib3.exceptions.HTTPError):
+            return self._list()
+        return ""
+
+    def _list(self) -> str:
+        """Takes all objects as they are; the resourceVersion to watch from."""
+        answer = self._pool.request("GET", self._url, timeout=10, retries=False)
+        if answer.status != 200:
+            raise urllib3.exceptions.HTTPError(f"{self._url}: {answer.status}")
+        found = json.loads(answer.data)
+        for item in found["items"]:
+            self._take("MODIFIED", item)
+        names = {item["metadata"]["name"] for item in found["items"]}
+        for name in self._latest.keys() - names:
+            del self._latest[name]
+        return str(found["metadata"]["resourceVersion"])
+
+    def _take(self, kind: str, item: Object) -> None:
+        name = item["metadata"]["name"]
+        if kind == "DELETED":
+            self._latest.pop(name, None)
+        elif kind in ("ADDED", "MODIFIED"):
+            if name not in self._latest or version_of(self._latest[name]) != version_of(item):
+                self._seen.append(item)
+            self._latest[name] = item
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self._watch()
+                self._version = self._list()
+            except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError):
+                self._closed.wait(0.2)  # the API server is away, or this was closed
+
+    def _watch(self) -> None:
+        timeout = urllib3.Timeout(connect=5, read=600)
+        url = f"{self._url}?watch=1&resourceVersion={self._version}"
+        self._answer = self._pool.request("GET", url, preload_content=False, timeout=timeout, retries=False)
         rest = b""
-        try:
-            for chunk in self._answer.stream(65536):
-                *lines, rest = (rest + chunk).split(b"\n")
-                self._items += [json.loads(line) for line in lines if line]
-        except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError):
-            return  # closed, or the API server is gone
+        for chunk in self._answer.stream(65536):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in filter(None, lines):
+                event = json.loads(line)
+                self._take(event["type"], event["object"])
 
     def seen(self) -> list[Object]:
-        """The objects so far; a deleted one is left out."""
-        return [item["object"] for item in list(self._items) if item["type"] in ("ADDED", "MODIFIED")]
+        """The versions so far; deletions are left out."""
+        return list(self._seen)
+
+    def latest(self, name: str) -> Object | None:
+        """The object of that name as it was last seen; None when there is none."""
+        return self._latest.get(name)
 
     def close(self) -> None:
         """Ends the watch; what was seen stays."""
-        connection = self._answer.connection
+        self._closed.set()
+        connection: Any = self._answer.connection if self._answer is not None else None
         if connection is not None and connection.sock is not None:
             connection.sock.shutdown(2)  # wakes the reader
         self._thread.join(timeout=5)
-        self._answer.close()
+        if self._answer is not None:
+            self._answer.close()
         self._pool.clear()
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from memorypressure_tools.controlplane import ControlPlane, ControlPlaneError, Options
 from memorypressure_tools.processes import ChildDiedError
@@ -88,17 +88,26 @@ def _up_in_background(state: Path, words: list[str]) -> int:
         print(f"a control plane of {state} runs already; see `status`, end it with `down`", file=sys.stderr)
         return 1
     state.mkdir(parents=True, exist_ok=True)
-    output = state / "up.log"
-    with output.open("w", encoding="utf-8") as log:
+    output, progress = state / "up.log", state / "progress.log"
+    with output.open("w", encoding="utf-8") as log, progress.open("w", encoding="utf-8") as errors:
+        # Files, not this process's own output: a pipe that it holds open would keep its reader waiting for ever.
         process = subprocess.Popen(
             [sys.executable, "-m", __package__, *words],
             stdin=subprocess.DEVNULL,
             stdout=log,
-            start_new_session=True,  # standard error stays: the progress of a first build is to be seen
+            stderr=errors,
+            start_new_session=True,
         )
+    with progress.open(encoding="utf-8") as lines:
+        return _until_ready(state, process, output, lines)
+
+
+def _until_ready(state: Path, process: subprocess.Popen[bytes], output: Path, progress: TextIO) -> int:
+    """Shows the progress of a first build as it comes, then the output."""
     end = time.monotonic() + BACKGROUND_SECONDS
     while time.monotonic() < end:
         code = process.poll()
+        print(progress.read(), end="", file=sys.stderr, flush=True)
         if code is not None:
             print(output.read_text(encoding="utf-8"), end="")
             return code or 1

@@ -1,6 +1,7 @@
 """Removes what one test left on the shared API server: objects whose name begins with the test's prefix."""
 
-from typing import Final
+import time
+from typing import Any, Final
 
 from memorypressure_tools.apiclient import MERGE_PATCH, ApiClient
 
@@ -12,6 +13,7 @@ _CLUSTER_SCOPED: Final = (
     "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings",
     "/apis/scheduling.k8s.io/v1/priorityclasses",
 )
+SERVED_SECONDS: Final = 20.0
 _DEFINITIONS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
@@ -25,13 +27,23 @@ def _custom_collections(client: ApiClient) -> list[str]:
     return paths
 
 
+def _items(client: ApiClient, collection: str) -> list[Any]:
+    """The objects there; none of a definition that is being removed (404)."""
+    end = time.monotonic() + SERVED_SECONDS
+    while True:
+        answer = client.request("GET", collection)
+        if answer.status == 404:
+            return []
+        if answer.status != 429 or time.monotonic() > end:  # 429: a definition's storage is being set up
+            found: list[Any] = client.must("GET", collection)["items"]
+            return found
+        time.sleep(0.1)
+
+
 def remove_prefixed(client: ApiClient, prefix: str) -> None:
     """Deletes cluster-scoped objects with the prefix; finalizers go first, as their controllers may be gone."""
     for collection in (*_CLUSTER_SCOPED, *_custom_collections(client)):
-        answer = client.request("GET", collection)
-        if answer.status == 404:  # a definition that is being removed
-            continue
-        for item in answer.body["items"]:
+        for item in _items(client, collection):
             name = item["metadata"]["name"]
             if name.startswith(prefix):
                 if item["metadata"].get("finalizers"):
