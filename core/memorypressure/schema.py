@@ -82,10 +82,10 @@ class Integer:
                 _add(
                     errors,
                     path,
-                    f"must be one of {', '.join(map(str, self.choices))}, not {number}",
+                    f"must be one of {', '.join(map(str, self.choices))}, not {shown(number)}",
                 )
         elif not self.low <= number <= self.high:
-            _add(errors, path, f"must be from {self.low} to {self.high}, not {number}")
+            _add(errors, path, f"must be from {self.low} to {self.high}, not {shown(number)}")
         else:
             _apply(self.rules, number, path, errors, frozenset())
         return number
@@ -302,7 +302,10 @@ def one_of(enum: type[StrEnum]) -> Choice:
 
 def shown(value: Any) -> str:
     """The value as JSON, shortened, for use in a message."""
-    text = json.dumps(value, default=str, ensure_ascii=False)
+    try:
+        text = json.dumps(value, default=str, ensure_ascii=False)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, lists in lists without end
+        return "a value too large to show"
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
 
 

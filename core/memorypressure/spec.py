@@ -105,8 +105,8 @@ _SHORT_DWELL_ON_MIN_MS = 1000
 def parse_policy(obj: Mapping[str, Any]) -> Policy:
     """The policy that a MemoryPressurePolicy object (JSON, with apiVersion, kind, metadata and spec) stands for.
 
-    Raises SpecError with all errors: an object passes here exactly when the API server accepts it with strict field
-    validation. `status` is not looked at.
+    Raises SpecError with all errors: a spec passes here exactly when the API server accepts it with strict field
+    validation. Of metadata only name, uid, generation and creationTimestamp are looked at, of status nothing.
     """
     spec, errors = _check_object(obj)
     if errors:
@@ -114,9 +114,9 @@ def parse_policy(obj: Mapping[str, Any]) -> Policy:
     metadata = obj["metadata"]
     return Policy(
         name=metadata["name"],
-        uid=str(metadata.get("uid") or ""),
-        generation=int(metadata.get("generation") or 0),
-        creation_time=str(metadata.get("creationTimestamp") or ""),
+        uid=metadata.get("uid") or "",
+        generation=metadata.get("generation") or 0,
+        creation_time=metadata.get("creationTimestamp") or "",
         mode=Mode(spec["mode"]),
         priority=spec["priority"],
         node_selector=_selector(spec["nodeSelector"]),
@@ -220,6 +220,7 @@ def _check_object(obj: Any) -> tuple[Any, list[FieldError]]:
         FieldError(str(name), f"unknown field; known here: {', '.join(known)}") for name in obj if name not in known
     )
     errors.extend(_name_errors(obj.get("metadata")))
+    errors.extend(_written_by_the_server_errors(obj.get("metadata")))
     spec: Any = None
     if obj.get("spec") is None:
         errors.append(FieldError("spec", "is required"))
@@ -245,6 +246,21 @@ def _name_errors(metadata: Any) -> list[FieldError]:
     if len(name) > NAME_MAX_CHARACTERS:
         return [FieldError("metadata.name", NAME_TOO_LONG)]
     return []
+
+
+def _written_by_the_server_errors(metadata: Any) -> list[FieldError]:
+    if not isinstance(metadata, Mapping):
+        return []
+    errors = [
+        FieldError(f"metadata.{name}", f"must be text, not {shown(metadata[name])}; put it in quotes or leave it out")
+        for name in ("uid", "creationTimestamp")
+        if not isinstance(metadata.get(name), str | None)
+    ]
+    generation = metadata.get("generation")
+    if isinstance(generation, bool) or not isinstance(generation, int | None):
+        message = f"must be a whole number, not {shown(generation)}; leave it out"
+        errors.append(FieldError("metadata.generation", message))
+    return errors
 
 
 def _checked(shape: Shape, value: Any, path: str) -> Any:

@@ -7,6 +7,7 @@ there: syntax, keys written twice, several documents, another kind.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,11 @@ MAX_NODES = 50_000
 """Values in the file with every alias followed: nested aliases make small files huge."""
 
 
+_OLD_OCTAL = re.compile(r"([-+]?)0([0-7]+)")
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML as the API server reads it: dates stay text, and a key may not be there twice."""
+    """YAML as kubectl reads it: see `_RESOLVERS`; but a key may not be there twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -36,11 +40,40 @@ class _Loader(yaml.SafeLoader):
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_whole_number(self, node: yaml.ScalarNode) -> int:
+        """The number, which has at most 64 bits, as on the server."""
+        text = self.construct_scalar(node).replace("_", "")
+        try:
+            number = int(_OLD_OCTAL.sub(r"\g<1>0o\2", text) if _OLD_OCTAL.fullmatch(text) else text, 0)
+        except ValueError:
+            number = 1 << 64
+        if not -(1 << 63) <= number < 1 << 64:
+            shown = text if len(text) <= 30 else text[:27] + "..."
+            raise yaml.constructor.ConstructorError(
+                None, None, f"'{shown}' is no whole number of at most 64 bits", node.start_mark
+            )
+        return number
 
+
+# As go-yaml 2 (resolve.go), which kubectl uses, where PyYAML differs: dates are text, 1e3 and 0o17 are numbers, 1:30 is
+# none, y and n are booleans.
+_RESOLVERS = {
+    "bool": (r"y|Y|yes|Yes|YES|n|N|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF", "yYnNtTfFoO"),
+    "int": (r"[-+]?(?:0[bB][01_]+|0[oO]?[0-7_]+|0[xX][0-9a-fA-F_]+|0|[1-9][0-9_]*)", "-+0123456789"),
+    "float": (
+        r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+}
+_TAG = "tag:yaml.org,2002:"
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.removeprefix(_TAG) not in {*_RESOLVERS, "timestamp"}]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+for _name, (_pattern, _first) in _RESOLVERS.items():
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), list(_first))
+_Loader.bool_values = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
+_Loader.add_constructor(_TAG + "int", _Loader.construct_whole_number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +134,8 @@ def _load_json(path: Path, text: str) -> tuple[object, dict[str, int]]:
         raise BadInputError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from error
     except RecursionError as error:
         raise BadInputError(f"{path}: nested too deeply for a policy") from error
+    except ValueError as error:
+        raise BadInputError(f"{path}: not a policy: {error}") from error
     try:
         # JSON is YAML but for tabs; composing it again is only for the line numbers.
         root = yaml.compose(text.replace("\t", " "), Loader=_Loader)
@@ -116,13 +151,17 @@ def _load_yaml(path: Path, text: str) -> tuple[object, dict[str, int]]:
         line = text.count("\n", 0, error.position) + 1
         raise BadInputError(f"{path}:{line}: not YAML: character U+{error.character:04X} is not allowed") from error
     try:
-        root = loader.get_node() if loader.check_node() else None
+        root = None
+        while loader.check_node():
+            node = loader.get_node()
+            if node is None or node.tag == _TAG + "null":  # nothing between two `---`, which kubectl passes over too
+                continue
+            if root is not None:
+                line = node.start_mark.line + 1
+                raise BadInputError(f"{path}:{line}: a second document begins here; a policy file holds one {KIND}")
+            root = node
         if root is None:
             raise BadInputError(f"{path}:1: is empty; name a file with one {KIND}")
-        if loader.check_node():
-            second = loader.get_node()
-            line = second.start_mark.line + 1 if second is not None else 1
-            raise BadInputError(f"{path}:{line}: a second document begins here; a policy file holds one {KIND}")
         lines = _field_lines(path, root)
         value: object = loader.construct_document(root)
     except yaml.MarkedYAMLError as error:

@@ -13,6 +13,8 @@ from support.node_objects import LARGEST, PLAN, STATE, plan, state
 from support.policy_cases import BASE, CASES, GONE, KILL_SAYS, Case, put
 
 from memorypressure.spec import SpecError, normal_spec
+from memorypressure_agent.errors import BadInputError
+from memorypressure_agent.policy_file import load_policy
 from memorypressure_tools.apiclient import MERGE_PATCH
 from memorypressure_tools.controlplane import ControlPlane
 
@@ -113,6 +115,48 @@ def test_kubectl_takes_numbers_written_with_a_point_as_core_does(crds: ControlPl
     policy = changed(BASE, ("spec.priority", 7.0), ("spec.triggers[0].zoneWatermark", zone))
     made = crds.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=yaml.safe_dump(policy))
     assert json.loads(made.stdout)["spec"] == normal_spec(policy)
+
+
+# As written in a file: numbers, booleans and nulls that YAML's readers disagree about, and documents of nothing.
+WRITTEN: Final = (
+    *(("PRIORITY", word) for word in ("1e2", "0.1e1", "+5", "-0", "0x1F", "0o17", "017", "08", "0b11", "1_00", "5.")),
+    *(("PRIORITY", word) for word in ("1:30", "!!str 5", "'5'", ".inf", ".nan", "1e400", "9007199254740993", "yes")),
+    *(("PRIORITY", word) for word in ("18446744073709551616", "~", "Null", "", "nil", "0x", "1e", ".5e1", "&a 5")),
+    *(("{}", f"{{matchLabels: {{a: {word}}}}}") for word in ("y", "N", "on", "x", "1e3", "2026-01-01", "~", "é", "''")),
+    *(("{}", word) for word in ("{matchLabels: &a {b: c}, matchLabels: *a}", "{matchExpressions: [~]}", "!!map {}")),
+    ("---", "---\n---"),
+    ("# end", "---"),
+)
+FILE: Final = """\
+---
+apiVersion: memorypressure.dev/v1alpha1
+kind: MemoryPressurePolicy
+metadata: {name: written}
+spec:
+  priority: PRIORITY
+  nodeSelector: {}
+  triggers: [{name: reserve, type: ZoneWatermark, zoneWatermark: {line: Min}}]
+  ladder: [{action: Kill, triggers: [reserve], afterSeconds: 0}]
+# end
+"""
+
+
+@pytest.mark.parametrize(("place", "written"), WRITTEN)
+def test_a_file_is_read_as_kubectl_reads_it(crds: ControlPlane, tmp_path: Path, place: str, written: str) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(FILE.replace(place, written, 1).replace("PRIORITY", "3"), encoding="utf-8")
+    made = crds.kubectl("create", "--dry-run=server", "-o", "json", "-f", str(path), check=False)
+    try:
+        read = load_policy(path).policy
+    except BadInputError:
+        assert "matchLabels: *a" in written or made.returncode != 0, made.stdout
+        return
+    assert made.returncode == 0, made.stderr
+    spec = json.loads(made.stdout)["spec"]
+    assert (read.priority, dict(read.node_selector.match_labels)) == (
+        spec["priority"],
+        spec["nodeSelector"].get("matchLabels", {}),
+    )
 
 
 @pytest.mark.parametrize("file", sorted((CRDS / "samples").glob("*.yaml")), ids=lambda file: file.stem)

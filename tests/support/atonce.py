@@ -82,3 +82,5 @@ class AtOnce(Generic[Subject]):
         except BaseException as error:
             error.add_note(f"after {time.monotonic() - began:.1f} s:\n{explain(name)}")
             raise
+        finally:
+            print(f"{name}: {time.monotonic() - began:.1f} s")

@@ -302,9 +302,12 @@ class NodeAgent:
 
     def armed(self, kills: int = 1, seconds: float = LONG_SECONDS) -> Object:
         """The grant, as soon as the sentinel may carry out so many kills by it."""
-        wait_for(
-            lambda: self.machine.armed() and self.allowance() == kills, f"{self.name} may kill {kills} times", seconds
-        )
+
+        def found() -> bool:
+            known = self.machine.armed() and ", 0 candidates" not in self.status("orders")["message"]
+            return known and self.allowance() == kills
+
+        wait_for(found, f"{self.name} may kill {kills} times", seconds)
         return self.grant()
 
 
@@ -425,11 +428,15 @@ class Versions:
         timeout = urllib3.Timeout(connect=5, read=600)
         url = f"{self._url}?watch=1&resourceVersion={self._version}"
         self._answer = self._pool.request("GET", url, preload_content=False, timeout=timeout, retries=False)
+        if self._answer.status != 200:
+            raise urllib3.exceptions.HTTPError(f"{url}: {self._answer.status}")
         rest = b""
         for chunk in self._answer.stream(65536):
             *lines, rest = (rest + chunk).split(b"\n")
             for line in filter(None, lines):
                 event = json.loads(line)
+                if event["type"] == "ERROR":
+                    return  # the version to watch from is too old
                 self._take(event["type"], event["object"])
 
     def seen(self) -> list[Object]:

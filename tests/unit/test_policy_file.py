@@ -51,6 +51,39 @@ def test_a_date_without_quotes_stays_text_as_on_the_server(tmp_path: Path) -> No
     assert load_policy(tmp_path / "p.yaml").policy.creation_time == "2026-01-02"
 
 
+@pytest.mark.parametrize(
+    ("written", "milliseconds"),
+    [
+        ("4e1", 40),
+        ("4.0E+1", 40),
+        ("40.", 40),
+        ("+40", 40),
+        ("0x28", 40),
+        ("0b101000", 40),
+        ("0o50", 40),
+        ("050", 40),
+        ("4_0", 40),
+        ("~", 30),
+        ("", 30),
+    ],
+)
+def test_a_number_is_read_as_kubectl_reads_it(tmp_path: Path, written: str, milliseconds: int) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(GOOD.replace("belowMilliseconds: 30", f"belowMilliseconds: {written}"))
+    zone = load_policy(path).policy.triggers[0].zone_watermark
+    assert zone is not None
+    assert zone.below_ms == milliseconds
+
+
+@pytest.mark.parametrize(
+    "text", [f"---\n{GOOD}---\n", f"# a comment\n---\n{GOOD}---\n# another\n", f"---\n---\n{GOOD}..."]
+)
+def test_empty_documents_around_the_policy_are_passed_over(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    assert load_policy(path).policy.name == "small"
+
+
 def test_hints_name_the_line_too(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     path.write_text(GOOD + "  limits:\n    maxStandingKills: 0\n")
@@ -102,7 +135,34 @@ BAD = {
     ),
     "an alias of itself": ("a: &a [*a]\n", "p.yaml: nested too deeply for a policy"),
     "brackets without end": ("[" * 20_000, "p.yaml: nested too deeply for a policy"),
-    "a number without end": (GOOD.replace("30", "9" * 5000), "p.yaml: not a policy: Exceeds the limit"),
+    "a number without end": (
+        GOOD.replace("30", "9" * 5000),
+        "p.yaml:13: not valid YAML: '999999999999999999999999999...' is no whole number of at most 64 bits",
+    ),
+    "a hexadecimal number without end": (
+        GOOD.replace("30", "0x" + "f" * 6000),
+        "p.yaml:13: not valid YAML: '0xfffffffffffffffffffffffff...' is no whole number of at most 64 bits",
+    ),
+    "what is called a number": (
+        GOOD.replace("30", "!!int thirty"),
+        "p.yaml:13: not valid YAML: 'thirty' is no whole number of at most 64 bits",
+    ),
+    "minutes": (
+        GOOD.replace("30", "0:30"),
+        "p.yaml:13: spec.triggers[0].zoneWatermark.belowMilliseconds: must be a whole number, not ",
+    ),
+    "y as a label": (
+        GOOD.replace("nodeSelector: {}", "nodeSelector: {matchLabels: {a: y}}"),
+        "p.yaml:6: spec.nodeSelector.matchLabels.a: must be text, not true; put it in quotes",
+    ),
+    "a generation in words": (
+        GOOD.replace("name: small", "name: small\n  generation: x"),
+        'p.yaml:5: metadata.generation: must be a whole number, not "x"; leave it out',
+    ),
+    "an uid that is a number": (
+        GOOD.replace("name: small", "name: small\n  uid: 5"),
+        "p.yaml:5: metadata.uid: must be text, not 5; put it in quotes or leave it out",
+    ),
     "a tag that builds objects": (
         GOOD.replace("name: small", "name: !!python/object/apply:os.getcwd []"),
         "p.yaml:4: not valid YAML: could not determine a constructor for the tag",
@@ -121,6 +181,7 @@ BAD_JSON = {
     "a field twice": ('{"a": 1,\n"a": 2}', "p.json: field 'a' is here twice"),
     "cut off": ('{"apiVersion": "x",\n', "p.json:2: not valid JSON: "),
     "brackets without end": ('{"a":' * 50_000, "p.json: nested too deeply for a policy"),
+    "a number without end": ('{"a": 1' + "0" * 5000 + "}", "p.json: not a policy: Exceeds the limit"),
     "a line of a field": (
         '{"apiVersion": "memorypressure.dev/v1alpha1",\n\t"kind": "Pod"}',
         "p.json:2: kind: must be MemoryPressurePolicy",

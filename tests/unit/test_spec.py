@@ -177,6 +177,20 @@ def test_what_is_no_policy_at_all_is_refused(given: Any) -> None:
     assert errors_of(given)
 
 
+def test_what_cannot_be_printed_is_refused_all_the_same() -> None:
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    for value in (deep, 10**5000):
+        given = copy.deepcopy(MINIMAL) | {"kind": value}
+        given["spec"] |= {"mode": value, "priority": value, "nodeSelector": {"matchLabels": {"a": value}}}
+        found = errors_of(given)
+        assert {error.path for error in found} >= {"kind", "spec.mode", "spec.priority"}
+        assert {error.message for error in found if error.path == "kind"} == {
+            "must be MemoryPressurePolicy, not a value too large to show"
+        }
+
+
 def test_kind_and_version_of_something_else_are_named() -> None:
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}}
     assert [str(one) for one in errors_of(pod)] == [

@@ -77,7 +77,7 @@ def run(script: Path) -> list[Row]:
             rows.append(parse(name, line))
         else:
             print(line)
-    if done.returncode != 0:
+    if done.returncode != 0 and all(row.within for row in rows):  # a value above its limit ends the script with 1 too
         raise BenchError(f"{name}: ended with code {done.returncode}")
     if not rows:
         raise BenchError(f"{name}: printed no row")

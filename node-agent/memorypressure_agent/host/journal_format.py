@@ -154,6 +154,11 @@ def unpack_blob(data: bytes) -> tuple[int, bytes] | None:
     return sequence, payload
 
 
+def blob_length(head: bytes, most: int) -> int:
+    """How long the JSON after this head is, at most `most`; 0 for what is no head."""
+    return min(most, BLOB.unpack(head)[1]) if len(head) == BLOB.size else 0
+
+
 def unpack_sample(data: bytes) -> SampleRecord | None:
     """A flight recorder's record; None when it is torn or was never written."""
     values = unpack_checked(SAMPLE, data)

@@ -93,9 +93,15 @@ class JournalReader:
     def status(self) -> StatusRecord | None:
         """Gauges and counters; None before the first were written."""
         for _ in range(_ATTEMPTS):
-            newest = layout.newest_blob(self._two(layout.STATUS_OFFSET, layout.STATUS_SLOT_BYTES))
-            if newest is not None:
-                return StatusRecord(newest[0], _object(newest[1]))
+            places = (layout.STATUS_OFFSET, layout.STATUS_OFFSET + layout.STATUS_SLOT_BYTES)
+            heads = sorted(
+                ((self._read(place, layout.BLOB.size), place) for place in places), key=_sequence, reverse=True
+            )
+            for head, place in heads:  # the newer one, unless it is in the making: 128 KiB are not read for 10
+                size = layout.BLOB.size + layout.blob_length(head, layout.MAX_STATUS_BYTES)
+                newest = layout.unpack_blob(self._read(place, size))
+                if newest is not None:
+                    return StatusRecord(newest[0], _object(newest[1]))
         return None
 
     def decisions(self, after: int = 0, limit: int = layout.DECISION_SLOTS) -> DecisionBatch:
@@ -156,13 +162,12 @@ class JournalReader:
         return data[:slot_bytes], data[slot_bytes:]
 
     def _sequences(self) -> list[int]:
-        data = self._read(layout.DECISIONS_OFFSET, layout.DECISION_SLOTS * layout.DECISION_SLOT_BYTES)
         found = []
-        for offset in range(0, len(data), layout.DECISION_SLOT_BYTES):
-            if data[offset : offset + 8] != bytes(8):
-                blob = layout.unpack_blob(data[offset : offset + layout.DECISION_SLOT_BYTES])
-                if blob is not None and blob[0] % layout.DECISION_SLOTS == offset // layout.DECISION_SLOT_BYTES:
-                    found.append(blob[0])
+        for slot in range(layout.DECISION_SLOTS):
+            data = self._read(layout.DECISIONS_OFFSET + slot * layout.DECISION_SLOT_BYTES, layout.DECISION_SLOT_BYTES)
+            blob = layout.unpack_blob(data)
+            if blob is not None and blob[0] % layout.DECISION_SLOTS == slot:
+                found.append(blob[0])
         return found
 
     def _has_decision_after(self, after: int) -> bool:
@@ -182,6 +187,10 @@ class JournalReader:
                 except JournalError:
                     return None
         return None
+
+
+def _sequence(head: tuple[bytes, int]) -> int:
+    return int.from_bytes(head[0][:8], "little")
 
 
 def _object(payload: bytes) -> dict[str, Any]:

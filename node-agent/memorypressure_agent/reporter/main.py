@@ -1,7 +1,9 @@
 """The reporter process: arguments in, threads started, a clean end on SIGTERM."""
 
 import argparse
+import contextlib
 import errno
+import gc
 import os
 import signal
 import socket
@@ -19,8 +21,12 @@ from memorypressure_agent.reporter.link import Link
 from memorypressure_agent.reporter.log import make_log
 from memorypressure_agent.reporter.metrics import NodeCollector, new_registry
 from memorypressure_agent.reporter.publisher import Publisher
+from memorypressure_agent.sentinel.libc import call
+from memorypressure_agent.sentinel.process import give_back_startup_pages
 
 DEFAULT_METRICS_PORT = 9464
+M_ARENA_MAX = -8
+"""Parameter of mallopt, malloc.h of glibc."""
 STOP_SECONDS = 8.0
 """Less than the pod's terminationGracePeriodSeconds, 10."""
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
@@ -89,6 +95,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _run(
     arguments: argparse.Namespace, node_name: str, own_pod_uid: str, orders: Path, journal: Path, endpoint: Endpoint
 ) -> int:
+    _stay_small()
     log = make_log(as_json=arguments.log_format == "json")
     agent = f"memorypressure-agent/{VERSION}"
     link = Link(ApiClient(endpoint, agent), node_name, own_pod_uid, orders, log)
@@ -119,6 +126,14 @@ def _run(
     publisher.join(timeout=STOP_SECONDS)
     server.shutdown()
     return EXIT_OK
+
+
+def _stay_small() -> None:
+    """One heap for all threads (each further arena of glibc keeps 1 MiB or so), and nothing that only start-up used."""
+    with contextlib.suppress(OSError):  # musl has no mallopt, and no arenas either
+        call("mallopt", M_ARENA_MAX, 1)
+    gc.freeze()
+    give_back_startup_pages()
 
 
 def _port(text: str) -> int:
