@@ -64,9 +64,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """In CI a skip is a failure, whoever skipped."""
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A tool that cannot be had is a skip, whoever asked for it; in CI a skip is a failure, whoever skipped."""
     report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, toolcache.ToolMissingError):
+        path, line, _ = item.location
+        report.outcome, report.longrepr = "skipped", (path, line or 0, f"Skipped: {call.excinfo.value}")
     if IN_CI and _skip_reason(report) is not None:
         report.outcome, report.longrepr = "failed", f"skipped, which CI=true does not allow: {_skip_reason(report)}"
     return report

@@ -107,7 +107,14 @@ class Actor:
             return None
         return 5.0
 
-    def clean_up(self, memory: NodeMemory, node: NodeView, pods: Mapping[str, PodView], grace: int) -> float | None:
+    def clean_up(
+        self,
+        memory: NodeMemory,
+        node: NodeView,
+        pods: Mapping[str, PodView],
+        grace: int,
+        protected: Callable[[PodView], tuple[Reason, str] | None],
+    ) -> float | None:
         """Evicts pods whose containers the node killed, lest they come back in place; not counted as evictions.
 
         A budget's 429 leaves the pod (on a tainted node) and tries again. Seconds until the next try, None for none.
@@ -123,8 +130,16 @@ class Actor:
                 continue
             if not self._holds():
                 return 1.0
-            outcome, message = evictor.evict(self._api, pod, grace)
             subject, on_node = pod_subject(pod.namespace, pod.name, pod.uid), node_subject(node)
+            # The report is the node's word alone: what no plan may hold is not evicted on it.
+            veto = protected(pod)
+            if veto is not None:
+                note = f"pod stays, although node {node.name} reports that it killed it: {veto[1]}"
+                log.warning("node %s: %s/%s: %s", node.name, pod.namespace, pod.name, note)
+                self._events.tell(Event(f"cleanup/{uid}", subject, "EvictPod", veto[0], note, related=on_node))
+                del memory.cleanups[uid]
+                continue
+            outcome, message = evictor.evict(self._api, pod, grace)
             log.info(
                 "node %s: eviction of killed pod %s/%s: %s %s", node.name, pod.namespace, pod.name, outcome, message
             )

@@ -5,6 +5,7 @@ there are rounds of grants (`granting`), policies' statuses (`surveying`) and th
 that a restart may not lose. Without the Lease the loop only waits.
 """
 
+import functools
 import logging
 import threading
 import time
@@ -397,9 +398,10 @@ class DecisionLoop(threading.Thread):
         if after is not None:
             waits.append(after)
         step = next((each for each in policy.ladder if each.evict), None) if policy else None
-        if look.mode is Mode.ENFORCE and memory.cleanups:
+        if look.mode is Mode.ENFORCE and policy is not None and memory.cleanups:
             grace = step.evict.grace_period_seconds if step and step.evict else NO_GRACE_SECONDS
-            again = self._actor.clean_up(memory, node, look.pods, grace)
+            veto = functools.partial(self._planner.veto, policy)
+            again = self._actor.clean_up(memory, node, look.pods, grace, veto)
             if again is not None:
                 waits.append(again)
         status = memory.watch.step(Action.EVICT)

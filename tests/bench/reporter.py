@@ -43,7 +43,7 @@ SETTLED_SECONDS = 5.0
 WORK_SECONDS = 35.0
 CYCLES = 10_000
 SCRIPT = Path(sys.executable).with_name("memorypressure-agent")
-LIBRARIES = "import argparse, json, ssl, threading, wsgiref.simple_server, prometheus_client, urllib3"
+LIBRARIES = "import argparse, http.client, json, ssl, threading, wsgiref.simple_server, prometheus_client"
 CYCLING = f"""
 import sys
 from memorypressure_agent.reporter import publisher
@@ -192,7 +192,7 @@ def baselines() -> Iterator[Row]:
     """Fresh interpreters, after imports."""
     for name, statement in (
         ("bare interpreter", "pass"),
-        ("interpreter with urllib3, ssl, prometheus_client", LIBRARIES),
+        ("interpreter with ssl, http.client, prometheus_client", LIBRARIES),
     ):
         program = f"{statement}\nprint(open('/proc/self/status').read().split('VmRSS:')[1].split()[0])"
         values = [

@@ -36,17 +36,20 @@ def test_ceilings_rise_only_by_a_ledger_write_with_its_resource_version(lab: Pat
     def conflicts() -> float:
         return operator.metric("memorypressure_operator_ledger_conflicts_total")
 
-    def ceilings() -> int:
-        return sum(node.grant().get("killsCeiling", 0) for node in nodes)
+    def granted(ceilings: int) -> None:
+        def found() -> bool:
+            return sum(int(node.grant().get("killsCeiling", 0)) for node in nodes) == ceilings
 
-    wait_for(lambda: ceilings() == standing, "what may stand is granted", LONG_SECONDS)
+        wait_for(found, f"{ceilings} kills are granted in all", LONG_SECONDS)
+
+    granted(standing)
     before = conflicts()
     for standing in range(standing + 1, standing + 12):  # noqa: B020 -- goes on where it was
         # Somebody else writes the ledger: the operator's next write has an old resourceVersion, unless it read between.
         note = {"metadata": {"annotations": {"example.com/edited": str(standing)}}}
         lab.admin.must("PATCH", lab.ledger_path(case), note, MERGE_PATCH)
         lab.edit_policy(case, limits={"maxStandingKills": standing})
-        wait_for(lambda n=standing: ceilings() == n, "one more is granted, after the ledger was read again")
+        granted(standing)
         if conflicts() > before:
             break
     assert conflicts() > before
@@ -56,7 +59,7 @@ def test_ceilings_rise_only_by_a_ledger_write_with_its_resource_version(lab: Pat
     killer.flood()
     wait_for(lambda: killer.kills() == 1, "a kill")
     killer.calm()
-    wait_for(lambda: ceilings() == standing + 1, "it is refilled", LONG_SECONDS)
+    granted(standing + 1)
     wait_for(lambda: sum(lab.ledger(case)["buckets"]) == 1, "the ledger has the kill")
     wait_for(lambda: lab.policy_status(case).get("lastActionTime"), "the policy shows when it last acted")
 
@@ -104,7 +107,7 @@ def test_a_sentinel_killed_after_its_kill_goes_on_with_the_same_journal_and_cool
     node.start_sentinel()
     node.decides("Cooldown")
     assert (node.incarnation, node.kills()) == (incarnation, 1)
-    wait_for(lambda: node.kills() == 2, "the second kill", 2 * COOLDOWN_SECONDS)
+    wait_for(lambda: node.kills() == 2, "the second kill", LONG_SECONDS)
     assert time.monotonic() - first > COOLDOWN_SECONDS - 0.5
     wait_for(lambda: node.status("permit").get("reason") == "CeilingReached", "the grant is used up")
     wait_for(lambda: node.dead() == 2, "the second victim")
@@ -201,9 +204,7 @@ def test_three_nodes_in_a_flood_kill_no_more_than_the_worst_hour_that_the_policy
     wait_for(lambda: kills() == 2, "the standing kill and the one of this hour", LONG_SECONDS)
     without = [node for node in nodes if node.kills() == 0]
     for node in without:
-        wait_for(
-            lambda n=node: n.condition("ActionBlocked").get("reason") == "NoGrant", "NoGrant is told", LONG_SECONDS
-        )
+        node.told("ActionBlocked", "NoGrant")
     time.sleep(COOLDOWN_SECONDS)
     assert kills() == sum(node.dead() for node in nodes) == 2
     assert worst() == 2

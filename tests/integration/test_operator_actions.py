@@ -129,6 +129,21 @@ def test_a_killed_pod_is_evicted_afterwards_also_when_no_eviction_is_left(lab: L
     assert lab.get_policy()["status"]["actions"]["evictions"] == 0, "a clean-up is none"
 
 
+def test_a_node_that_says_it_killed_a_protected_pod_does_not_get_it_evicted(lab: Lab) -> None:
+    lab.running()
+    node, agent = ready_node(lab)
+    pods = lab.workload(node, "kept")
+    path = f"/api/v1/namespaces/{lab.namespace}/pods/kept-0"
+    mark = {"metadata": {"annotations": {"memorypressure.dev/protected": "true"}}}
+    lab.admin.must("PATCH", path, mark, MERGE_PATCH)
+    wait_for(lambda: "kept-0" not in lab.planned(node), "the protected pod is off the plan")
+    agent.press("reserve")
+    with lab.reporting(agent):
+        agent.kill(pods[0])
+        wait_for(lambda: lab.events("Annotated", kind="Pod"), "why it stays is told")
+    assert not lab.evicted(pods[0])
+
+
 def test_a_killed_pod_with_a_budget_stays_and_its_eviction_is_tried_again(lab: Lab) -> None:
     lab.running()
     node, agent = ready_node(lab, limits={"evictionsPerHour": 0})

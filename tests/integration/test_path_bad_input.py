@@ -78,9 +78,9 @@ def test_orders_that_are_not_understood_disarm_the_node_are_told_and_are_replace
     node.armed()
     node.freeze_reporter()
     valid = node.machine.orders_path.read_bytes()
-    for name, (data, words) in damaged_orders(valid).items():
+    for data, words in damaged_orders(valid).values():
         node.machine.give(data)
-        wait_for(lambda w=words: w in node.status("orders").get("message", ""), f"orders {name} are refused: {words}")
+        node.refuses_orders(words)
         assert node.status("orders")["standing"] == "Invalid"
         node.flood()
         nobody_died(node)
@@ -152,14 +152,15 @@ def test_a_mode_that_is_lowered_while_a_kill_is_due_kills_nobody_any_more(lab: P
     node = lab.path_node(case)
     pressed(lab, node)
     lab.edit_policy(case, mode="DryRun")
-    wait_for(lambda: not lab.our_taints(node.name), "the taint goes", HOLD_SECONDS)
+    wait_for(lambda: not lab.our_taints(node.name), "the taint goes", LONG_SECONDS)
     wait_for(lambda: "WouldKill" in node.machine.reasons(), "it says what it would do", LONG_SECONDS)
     nobody_died(node)
     assert node.grant().get("killsCeiling", 0) == 0
     lab.edit_policy(case, mode="Disabled")
     node.decides("ModeDisabled")
     nobody_died(node)
-    lab.edit_policy(case, mode="Enforce")
+    kill_at_once = {"action": "Kill", "triggers": ["reserve"], "afterSeconds": 0}
+    lab.edit_policy(case, mode="Enforce", ladder=[kill_at_once])
     wait_for(lambda: node.dead() == 1, "with the mode back it kills", LONG_SECONDS)
     assert node.kills() == 1
 
@@ -182,7 +183,7 @@ def test_a_policy_that_is_deleted_while_a_kill_is_due_kills_nobody_any_more(lab:
     node = lab.path_node(case)
     pressed(lab, node)
     lab.admin.must("DELETE", f"{GROUP}/memorypressurepolicies/{lab.prefix}{case}")
-    wait_for(lambda: not lab.our_taints(node.name), "the taint goes", HOLD_SECONDS)
+    wait_for(lambda: not lab.our_taints(node.name), "the taint goes", LONG_SECONDS)
     wait_for(lambda: node.state()["spec"]["mode"] == "Disabled", "the node only watches")
     wait_for(lambda: node.status("orders").get("standing") == "None", "the orders are gone")
     nobody_died(node, KILL_AFTER_SECONDS)

@@ -6,7 +6,6 @@ The cases stop what others need, so each has a control plane of its own; they ru
 import contextlib
 import json
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,39 +14,17 @@ import pytest
 from support.atonce import AtOnce, Running
 from support.holdingproxy import HoldingProxy
 from support.operator_lab import GROUP, OperatorProcess, wait_for
+from support.outages import own_lab
 from support.pathlab import LONG_SECONDS, SETTLED_SECONDS, PathLab, most_outstanding, needs_real_pods, uncovered
 
 from memorypressure_tools import toolcache
 from memorypressure_tools.apiclient import MERGE_PATCH
-from memorypressure_tools.controlplane import ControlPlane, Options
 
-CRDS = sorted((Path(__file__).parents[2] / "crds").glob("*.yaml"))
-COOLDOWN_SECONDS = 10
 GRANT_SECONDS = 180
 """The shortest that the API allows."""
 
 
 cases: AtOnce[Path] = AtOnce()
-
-
-@contextlib.contextmanager
-def own_lab(directory: Path, name: str) -> Iterator[PathLab]:
-    """A lab on a control plane of its own, without controllers; the logs are printed when something fails in it."""
-    place = directory / name
-    place.mkdir()
-    with ControlPlane(Options(controller_manager=False, scheduler=False)) as plane:
-        words = [word for file in CRDS for word in ("-f", str(file))]
-        plane.kubectl("apply", "--server-side", *words)
-        plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", *words)
-        plane.admin.must("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-        # no controller makes it, and admission refuses every pod without
-        plane.admin.must("POST", f"/api/v1/namespaces/{name}/serviceaccounts", {"metadata": {"name": "default"}})
-        with contextlib.closing(PathLab(plane, f"{name}-", name, place)) as lab:
-            try:
-                yield lab
-            except BaseException as error:
-                error.add_note(lab.explain(threading.current_thread().name))
-                raise
 
 
 @pytest.fixture(scope="module")

@@ -241,6 +241,12 @@ class NodeAgent:
         """Returns when the sentinel's last decision has that reason."""
         wait_for(lambda: self.status("decision").get("reason") == reason, f"{self.name} decides {reason}", seconds)
 
+    def refuses_orders(self, words: str) -> None:
+        """Returns when the sentinel's message about its orders has these words."""
+        wait_for(
+            lambda: words in self.status("orders").get("message", ""), f"{self.name}'s orders are refused: {words}"
+        )
+
     def flood(self) -> None:
         """From now on the machine is as in the deepest moment of the recorded flood."""
         self.machine.flood()

@@ -196,6 +196,13 @@ def test_a_journal_is_not_inherited_in(journal: Journal, path: Path, boot: str |
     again.close()
 
 
+def test_a_file_that_never_was_a_journal_is_kept_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    path.write_text('{"somebody": "else\'s"}')
+    Journal(str(path), BOOT).close()
+    assert (tmp_path / "journal.replaced").read_text() == '{"somebody": "else\'s"}'
+
+
 def test_a_link_in_the_journals_place_is_replaced_and_its_target_left_alone(tmp_path: Path) -> None:
     target = tmp_path / "precious"
     target.write_text("precious")

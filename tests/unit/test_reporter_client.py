@@ -1,7 +1,6 @@
 """The API client against a small TLS server: token and CA that change, refusals, watches, silence, bad settings."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 from support.reporting import StubServer, answer, answer_chunks
 
+from memorypressure_agent.cli import main
 from memorypressure_agent.reporter import client as client_module
 from memorypressure_agent.reporter.client import ApiClient, ApiError, Endpoint, SettingsError
 from memorypressure_tools.certificates import Authority
@@ -30,6 +30,7 @@ class Api:
         self.server = StubServer(directory / "pki", self._handle)
         self.token = directory / "token"
         self.token.write_text("first\n")
+        self.clients: list[ApiClient] = []
         self.endpoint = Endpoint(self.server.url, self.token, self.server.authority.certificate_file)
 
     def _handle(self, handler: BaseHTTPRequestHandler) -> None:
@@ -40,8 +41,11 @@ class Api:
     def reply(self, handler: BaseHTTPRequestHandler) -> None:
         answer(handler, 200, b'{"kind":"Thing"}')
 
-    def client(self, **changes: Any) -> ApiClient:
-        return ApiClient(self.endpoint, "memorypressure-agent/test", **{"timeout_seconds": 5.0, **changes})
+    def client(self, timeout_seconds: float = 5.0, **changes: Any) -> ApiClient:
+        """A client; `changes` replace parts of the endpoint."""
+        made = ApiClient(replace(self.endpoint, **changes), "memorypressure-agent/test", timeout_seconds)
+        self.clients.append(made)
+        return made
 
     def answers(self, status: int, body: bytes = b"{}", **headers: str) -> None:
         self.reply = lambda handler: answer(handler, status, body, **headers)  # type: ignore[method-assign]
@@ -57,6 +61,8 @@ class Api:
 def api(tmp_path: Path) -> Iterator[Api]:
     made = Api(tmp_path)
     yield made
+    for client in made.clients:
+        client.close()
     made.server.close()
 
 
@@ -81,6 +87,63 @@ def test_calls_share_a_connection(api: Api) -> None:
     with pytest.raises(ApiError):
         client.get("/x")
     assert len(ports) == 1
+
+
+def test_a_connection_that_the_server_ended_is_replaced_without_an_error(api: Api) -> None:
+    ports = []
+
+    def once(handler: BaseHTTPRequestHandler) -> None:
+        ports.append(handler.client_address[1])
+        answer(handler, 200, b"{}")
+        handler.close_connection = True  # without saying so: an API server that restarts
+
+    api.reply = once  # type: ignore[method-assign]
+    client = api.client()
+    for _ in range(4):
+        client.get("/x")
+    assert len(set(ports)) == 4
+
+
+def test_a_server_that_ends_every_connection_without_an_answer_is_asked_twice_at_most(api: Api) -> None:
+    client = api.client()
+    client.get("/x")
+
+    def slam(handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+
+    api.reply = slam  # type: ignore[method-assign]
+    with pytest.raises(ApiError, match="no answer from https://"):
+        client.get("/x")
+    assert len(api.asked) <= 3
+    api.answers(200)
+    assert client.get("/x") == {}
+
+
+def test_an_answer_that_ends_too_early_is_an_error_and_its_connection_is_not_used_again(api: Api) -> None:
+    def cut(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "100")
+        handler.end_headers()
+        handler.wfile.write(b'{"half":')
+        handler.close_connection = True
+
+    client = api.client()
+    api.reply = cut  # type: ignore[method-assign]
+    with pytest.raises(ApiError, match=r"no answer from .*IncompleteRead"):
+        client.get("/x")
+    api.answers(200)
+    assert client.get("/x") == {}
+
+
+def test_what_is_no_http_is_an_error(api: Api) -> None:
+    def babble(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"220 mail.example ESMTP\r\n\r\n")
+        handler.close_connection = True
+
+    api.reply = babble  # type: ignore[method-assign]
+    for ask in (lambda: api.client().get("/x"), lambda: list(api.client().watch("/x", {}, 5.0))):
+        with pytest.raises(ApiError, match="220 mail"):
+            ask()
 
 
 def test_a_new_token_is_used_within_half_a_minute(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,8 +172,7 @@ def test_after_a_401_the_token_is_read_again_at_once(api: Api) -> None:
 def test_another_ca_is_trusted_as_soon_as_it_is_there_and_the_former_no_longer(api: Api, tmp_path: Path) -> None:
     ca = tmp_path / "ca.crt"
     ca.write_bytes(api.endpoint.ca_file.read_bytes())
-    endpoint = replace(api.endpoint, ca_file=ca)
-    client = ApiClient(endpoint, "test")
+    client = api.client(ca_file=ca)
     client.get("/x")
     foreign = tmp_path / "foreign"
     foreign.write_bytes(Authority(tmp_path / "other").certificate_file.read_bytes())
@@ -221,7 +283,7 @@ def test_a_server_that_accepts_and_says_nothing_is_given_up_in_time(api: Api) ->
 
 
 def test_equal_failures_give_equal_texts_so_that_they_are_logged_once(tmp_path: Path, api: Api) -> None:
-    client = ApiClient(replace(api.endpoint, server=f"https://127.0.0.1:{free_port()}"), "test")
+    client = api.client(server=f"https://127.0.0.1:{free_port()}")
     texts = set()
     for _ in range(2):
         with pytest.raises(ApiError) as caught:
@@ -262,7 +324,7 @@ def test_a_ca_file_that_is_none_is_an_error_that_names_it(api: Api, tmp_path: Pa
     if content is not None:
         ca.write_bytes(content)
     with pytest.raises(ApiError, match=f"--ca-file {ca}: (holds no certificate in PEM form|No such file)"):
-        ApiClient(replace(api.endpoint, ca_file=ca), "test").get("/x")
+        api.client(ca_file=ca).get("/x")
 
 
 IN_A_POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "6443"}
@@ -310,6 +372,22 @@ def test_settings_that_cannot_be_used_name_the_option(
 SCRIPT = Path(sys.executable).with_name("memorypressure-agent")
 
 
+def options(directory: Path, **changes: str) -> list[str]:
+    """Options that can be used, but for the changes."""
+    (directory / "file").write_text("x")
+    usable = {
+        "--node-name": "n",
+        "--orders": str(directory / "orders.json"),
+        "--journal": str(directory / "journal"),
+        "--server": "https://127.0.0.1:1",
+        "--token-file": str(directory / "file"),
+        "--ca-file": str(directory / "file"),
+        "--metrics-port": "0",
+        "--metrics-address": "127.0.0.1",
+    }
+    return [f"{name}={value}" for name, value in (usable | changes).items()]
+
+
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
@@ -330,44 +408,47 @@ SCRIPT = Path(sys.executable).with_name("memorypressure-agent")
         ),
         ({"--metrics-port": "9464.5"}, "argument --metrics-port: '9464.5' is no port"),
         ({"--metrics-port": "-1"}, "argument --metrics-port"),
-        ({"--metrics-port": "TAKEN"}, ": Address already in use; choose another one"),
-        ({"--metrics-address": "192.0.2.1"}, "--metrics-address 192.0.2.1: Cannot assign requested address"),
         ({"--log-format": "xml"}, "argument --log-format: invalid choice: 'xml'"),
         ({"--unknown": "x"}, "unrecognized arguments: --unknown=x"),
     ],
 )
 def test_bad_options_end_the_reporter_with_2_and_a_sentence(
-    tmp_path: Path, changes: dict[str, str], wanted: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, str],
+    wanted: str,
 ) -> None:
-    (tmp_path / "file").write_text("x")
-    options = {
-        "--node-name": "n",
-        "--orders": str(tmp_path / "orders.json"),
-        "--journal": str(tmp_path / "journal"),
-        "--server": "https://127.0.0.1:1",
-        "--token-file": str(tmp_path / "file"),
-        "--ca-file": str(tmp_path / "file"),
-        "--metrics-port": "0",
-        "--metrics-address": "127.0.0.1",
-    } | changes
+    for name in ("NODE_NAME", "POD_UID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(["reporter", *options(tmp_path, **changes)])
+    except SystemExit as end:
+        code = int(end.code or 0)
+    out, complaint = capsys.readouterr()
+    assert (code, out) == (2, "")
+    assert wanted in complaint
+    assert "orders.json" not in {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"--metrics-port": "TAKEN"}, ": Address already in use; choose another one"),
+        ({"--metrics-address": "192.0.2.1"}, "--metrics-address 192.0.2.1: Cannot assign requested address"),
+        ({"--node-name": "Node A"}, "--node-name 'Node A': not a Node's name"),
+    ],
+)
+def test_the_command_too_ends_with_2_and_one_line(tmp_path: Path, changes: dict[str, str], wanted: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        words = [f"{name}={value}".replace("TAKEN", str(taken.getsockname()[1])) for name, value in options.items()]
-        environment = {name: value for name, value in os.environ.items() if name not in ("NODE_NAME", "POD_UID")}
-        done = subprocess.run(
-            [SCRIPT, "reporter", *words],
-            env=environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
+        words = [word.replace("TAKEN", str(taken.getsockname()[1])) for word in options(tmp_path, **changes)]
+        done = subprocess.run([SCRIPT, "reporter", *words], capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert wanted in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "orders.json" not in {path.name for path in tmp_path.iterdir()}
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_the_reporter_imports_no_kopf_no_kubernetes_and_no_aiohttp() -> None:

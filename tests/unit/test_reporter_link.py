@@ -221,6 +221,32 @@ def test_while_the_api_server_is_away_or_refuses_the_orders_stay(desk: Desk, sta
     assert desk.orders() is not None
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [replace(ORDERS, mode=Mode.DRY_RUN), replace(ORDERS, grant=None), replace(ORDERS, policy_name="other")],
+    ids=["Enforce to DryRun", "no grant any more", "another policy"],
+)
+def test_a_leave_that_was_taken_away_ends_also_when_the_new_plan_cannot_be_read(desk: Desk, changed: Orders) -> None:
+    desk.serve(ORDERS)
+    desk.follow()
+    assert desk.orders() is not None
+    desk.serve(changed)
+    desk.client.objects[PLAN] = ApiError(500, "no")
+    desk.link._plan = None
+    with pytest.raises(ApiError):
+        desk.link.follow()
+    assert desk.orders() is None
+    assert "cannot be read" in desk.link.state.message
+
+
+def test_a_state_without_a_spec_disarms(desk: Desk) -> None:
+    desk.serve(ORDERS)
+    desk.follow()
+    desk.client.objects[STATE] = {"metadata": {"name": NODE, "resourceVersion": "2", "uid": "u"}, "spec": None}
+    desk.follow()
+    assert desk.orders() is None
+
+
 def test_without_the_kind_nothing_is_ordered_and_the_message_says_what_is_missing(desk: Desk) -> None:
     desk.path.write_text("old")
     desk.client.objects[STATE] = MISSING_KIND

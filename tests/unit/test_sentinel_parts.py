@@ -1,6 +1,7 @@
 """The sentinel's parts, each by itself: orders file, candidates, readings, counters, log, locks, the lean process."""
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -446,6 +447,18 @@ def test_the_nodes_lock_is_for_one_process_and_falls_with_it(tree: CgroupTree, t
 
 def test_without_pods_there_is_nothing_to_lock(tmp_path: Path) -> None:
     assert NodeLock(PodsTree(str(tmp_path))).free_for_us()
+
+
+def test_a_lock_that_cannot_be_tried_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kubepods").mkdir()
+    lock = NodeLock(PodsTree(str(tmp_path)))
+
+    def no_more_files(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "open", no_more_files)
+    assert not lock.free_for_us()
+    assert "cannot be tried" in lock.message
 
 
 def test_a_call_into_the_c_library_tells_its_errno() -> None:

@@ -150,8 +150,17 @@ def test_skipped_tests_are_listed_and_the_exit_code_is_3_but_a_failure_in_ci(tmp
     sentence = """\
     import pytest
 
+    from memorypressure_tools import toolcache
+
     @pytest.mark.needs("no-such-command-anywhere")
     def test_a():
+        pass
+
+    @pytest.fixture(scope="module")
+    def server():
+        raise toolcache.ToolMissingError("Go is not installed")
+
+    def test_with_a_server(server):
         pass
 
     @pytest.mark.parametrize("value", [1, 2])
@@ -178,6 +187,7 @@ def test_skipped_tests_are_listed_and_the_exit_code_is_3_but_a_failure_in_ci(tmp
     assert results[""][0] == 3, results[""][1]
     assert "1 test not run: no-such-command-anywhere: no such command on PATH" in results[""][1]
     assert "2 tests not run: no cgroup tree" in results[""][1]
+    assert "1 test not run: Go is not installed" in results[""][1]
     assert results["true"][0] == 1
     assert "CI=true allows no skips: no-such-command-anywhere" in results["true"][1]
     assert "skipped, which CI=true does not allow: no cgroup tree" in results["true"][1]

@@ -55,12 +55,19 @@ class ContainerHandle:
         self.directory_time_ns = status.st_ctime_ns
         self._directory = directory
         self.kill_failure = ""
-        self._kill = self._open("cgroup.kill", os.O_WRONLY)
-        self._events = self._open("cgroup.events")
-        self._current = self._open("memory.current")
-        self._stat = self._open("memory.stat")
-        self._numa = self._open("memory.numa_stat")
-        self._procs = self._open_procs()
+        self._kill = self._events = self._current = self._stat = self._numa = -1
+        self._procs: list[int] = []
+        try:
+            self._kill = self._open("cgroup.kill", os.O_WRONLY)
+            self._events = self._open("cgroup.events")
+            self._current = self._open("memory.current")
+            self._stat = self._open("memory.stat")
+            self._numa = self._open("memory.numa_stat")
+            self._procs = self._open_procs()
+        except BaseException:
+            self._directory = -1  # the caller's again
+            self.close()
+            raise
 
     @property
     def can_kill(self) -> bool:
@@ -141,6 +148,8 @@ class ContainerHandle:
         try:
             return os.open(name, flags | _OPEN_FLAGS, dir_fd=self._directory)
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise  # passes; a handle without the file would be kept
             if name == "cgroup.kill":
                 self.kill_failure = (
                     "the kernel has no cgroup.kill (5.14 and later have)"

@@ -289,6 +289,7 @@ def _create(path: str, boot_id: str | None) -> tuple[mmap.mmap, Identity]:
         mapping[offset : offset + len(record)] = record
         if os.path.isdir(path) and not os.path.islink(path):
             raise IsADirectoryError(errno.EISDIR, "is a directory; --journal must name a file", path)
+        _keep_foreign(path)
         os.rename(temporary, path)
     except BaseException:
         os.unlink(temporary)
@@ -296,6 +297,19 @@ def _create(path: str, boot_id: str | None) -> tuple[mmap.mmap, Identity]:
     finally:
         os.close(descriptor)
     return mapping, identity
+
+
+def _keep_foreign(path: str) -> None:
+    """Moves a file aside that was never a journal, as `<path>.replaced`: a wrong --journal must lose nobody's data."""
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return
+        with open(path, "rb") as file:
+            start = file.read(len(layout.MAGIC))
+    except OSError:
+        return
+    if start not in (b"", layout.MAGIC):
+        os.rename(path, f"{path}.replaced")
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

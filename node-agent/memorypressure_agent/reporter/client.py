@@ -1,27 +1,25 @@
-"""The reporter's API client: four calls over urllib3, with token and CA files that are re-read when they change."""
+"""The reporter's API client: three calls over HTTPS, with token and CA files that are read again when they change."""
 
 import json
 import os
-import re
+import select
 import ssl
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse, HTTPSConnection, RemoteDisconnected
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
-
-import urllib3
+from urllib.parse import urlencode, urlsplit
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 MERGE_PATCH = "application/merge-patch+json"
 
 # A projected token lives at least 10 minutes and the kubelet renews it at 80 % of that (KEP-1205).
 TOKEN_READ_SECONDS = 30.0
+CONNECT_SECONDS = 5.0
 
 Json = dict[str, Any]
-
-_ADDRESS = re.compile(r"<[^<>]* object at 0x[0-9a-f]+>:? ?")
 
 
 class SettingsError(ValueError):
@@ -78,13 +76,20 @@ class Endpoint:
 
 
 class ApiClient:
-    """Calls one API server. Not for use by several threads at once: each thread has its own."""
+    """Calls one API server. Not for use by several threads at once: each thread has its own.
+
+    Made of `http.client`: urllib3 would cost each node 4 MiB of resident memory (docs/decisions) for the pooling of one
+    connection.
+    """
 
     def __init__(self, endpoint: Endpoint, user_agent: str, timeout_seconds: float = 10.0) -> None:
         self._endpoint = endpoint
         self._user_agent = user_agent
-        self._timeout = urllib3.Timeout(connect=min(5.0, timeout_seconds), read=timeout_seconds)
-        self._pool: urllib3.PoolManager | None = None
+        self._timeout_seconds = timeout_seconds
+        url = urlsplit(endpoint.server)
+        self._host, self._port = url.hostname or "", url.port or 443
+        self._kept: HTTPSConnection | None = None
+        self._context: ssl.SSLContext | None = None
         self._ca_stamp: tuple[int, int] | None = None
         self._token = ""
         self._token_read_at = float("-inf")
@@ -97,66 +102,108 @@ class ApiClient:
         """The object after the patch. Raises ApiError."""
         return self._call("PATCH", path, body, content_type)
 
-    def post(self, path: str, body: Json) -> Json:
-        """The object that was created. Raises ApiError."""
-        return self._call("POST", path, body, "application/json")
+    def close(self) -> None:
+        """Ends the connection that is kept between calls."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
     def watch(self, path: str, query: Mapping[str, str], silence_seconds: float) -> Iterator[Json]:
         """Watch events until the server ends the stream or says nothing for `silence_seconds`. Raises ApiError.
 
         Silence is no error: a watch on which nothing happens may be silent, and the next call will tell.
         """
-        timeout = urllib3.Timeout(connect=5.0, read=silence_seconds)
-        response = self._open("GET", f"{path}?{urlencode({**query, 'watch': '1'})}", None, None, timeout)
+        headers, context = self._headers(), self._fresh_context()
+        connection = self._connection(context)
         try:
+            response = self._ask(connection, "GET", f"{path}?{urlencode({**query, 'watch': '1'})}", None, headers)
             if response.status >= 300:
-                raise _refusal(response)
+                raise _refusal(response, response.read())
+            connection.sock.settimeout(silence_seconds)
             buffer = b""
-            for chunk in response.stream(65536):
-                buffer += chunk
-                *lines, buffer = buffer.split(b"\n")
+            while chunk := _silent_is_end(response):
+                *lines, buffer = (buffer + chunk).split(b"\n")
                 for line in lines:
                     if line:
                         yield _object(line)
-        except urllib3.exceptions.ReadTimeoutError:
-            return
-        except (urllib3.exceptions.HTTPError, OSError) as error:
+        except (HTTPException, OSError) as error:
             raise ApiError(0, f"the watch broke off: {_reason(error)}") from error
         finally:
-            response.close()
+            connection.close()
 
     def _call(self, method: str, path: str, body: Json | None = None, content_type: str | None = None) -> Json:
-        response = self._open(method, path, body, content_type, self._timeout)
+        headers, context = self._headers(content_type), self._fresh_context()
+        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        kept, self._kept = self._kept, None
+        connection = kept if kept is not None and _stands(kept) else None
         try:
-            if response.status >= 300:
-                raise _refusal(response)
-            return _object(response.data)
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise ApiError(0, f"{method} {path}: {_reason(error)}") from error
-        finally:
-            response.release_conn()
+            response, connection = self._answered(connection, context, method, path, data, headers)
+            answer = response.read()
+        except (HTTPException, OSError) as error:
+            if connection is not None:
+                connection.close()
+            raise ApiError(0, f"no answer from {self._endpoint.server}: {_reason(error)}") from error
+        if response.will_close:
+            connection.close()
+        else:
+            self._kept = connection
+        if response.status >= 300:
+            raise _refusal(response, answer)
+        return _object(answer)
 
-    def _open(
-        self, method: str, path: str, body: Json | None, content_type: str | None, timeout: urllib3.Timeout
-    ) -> urllib3.BaseHTTPResponse:
+    def _answered(
+        self,
+        kept: HTTPSConnection | None,
+        context: ssl.SSLContext,
+        method: str,
+        path: str,
+        data: bytes | None,
+        headers: dict[str, str],
+    ) -> tuple[HTTPResponse, HTTPSConnection]:
+        """The answer's head, and the connection it came by: a new one if the server had just ended the kept one.
+
+        All calls of ours may be made twice: they read, or write a whole status.
+        """
+        if kept is not None:
+            try:
+                return self._ask(kept, method, path, data, headers), kept
+            except (RemoteDisconnected, ConnectionError):
+                kept.close()
+        fresh = self._connection(context)
+        try:
+            return self._ask(fresh, method, path, data, headers), fresh
+        except BaseException:
+            fresh.close()
+            raise
+
+    def _connection(self, context: ssl.SSLContext) -> HTTPSConnection:
+        """An open connection. Raises ApiError."""
+        seconds = min(CONNECT_SECONDS, self._timeout_seconds)
+        connection = HTTPSConnection(self._host, self._port, timeout=seconds, context=context)
+        try:
+            connection.connect()
+        except (OSError, UnicodeError) as error:  # a name that IDNA refuses
+            connection.close()
+            raise ApiError(0, f"no answer from {self._endpoint.server}: {_reason(error)}") from error
+        connection.sock.settimeout(self._timeout_seconds)
+        return connection
+
+    def _ask(
+        self, connection: HTTPSConnection, method: str, path: str, data: bytes | None, headers: dict[str, str]
+    ) -> HTTPResponse:
+        connection.request(method, path, body=data, headers=headers)
+        response = connection.getresponse()
+        if response.status == 401:
+            self._token_read_at = float("-inf")  # rotated early: the next call reads the file again
+        return response
+
+    def _headers(self, content_type: str | None = None) -> dict[str, str]:
         headers = {
             "Authorization": f"Bearer {self._fresh_token()}",
             "Accept": "application/json",
             "User-Agent": self._user_agent,
         }
-        if content_type:
-            headers["Content-Type"] = content_type
-        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
-        try:
-            response = self._fresh_pool().request(
-                method, self._endpoint.server + path, body=data, headers=headers, timeout=timeout, retries=False,
-                redirect=False, preload_content=False,
-            )  # fmt: skip
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise ApiError(0, f"no answer from {self._endpoint.server}: {_reason(error)}") from error
-        if response.status == 401:
-            self._token_read_at = float("-inf")  # rotated early: the next call reads the file again
-        return response
+        return {**headers, "Content-Type": content_type} if content_type else headers
 
     def _fresh_token(self) -> str:
         now = time.monotonic()
@@ -173,50 +220,70 @@ class ApiClient:
             self._token, self._token_read_at = token, now
         return self._token
 
-    def _fresh_pool(self) -> urllib3.PoolManager:
+    def _fresh_context(self) -> ssl.SSLContext:
+        """What trusts the CA that the file holds now; a connection that a former one vouched for is not kept."""
         try:
             status = os.stat(self._endpoint.ca_file)
             stamp = (status.st_ino, status.st_mtime_ns)
-            if self._pool is None or stamp != self._ca_stamp:
-                context = ssl.create_default_context(cafile=str(self._endpoint.ca_file))
-                if self._pool is not None:
-                    self._pool.clear()
-                self._pool = urllib3.PoolManager(num_pools=2, maxsize=2, ssl_context=context)
+            if self._context is None or stamp != self._ca_stamp:
+                self._context = ssl.create_default_context(cafile=str(self._endpoint.ca_file))
                 self._ca_stamp = stamp
+                self.close()
         except (OSError, ssl.SSLError) as error:
             text = "holds no certificate in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
             raise ApiError(0, f"--ca-file {self._endpoint.ca_file}: {text}") from error
-        return self._pool
+        return self._context
+
+
+def _silent_is_end(response: HTTPResponse) -> bytes:
+    """What the server sends next; empty at the end of its answer, or when it says nothing for the socket's timeout."""
+    try:
+        return response.read1(65536)
+    except TimeoutError:
+        return b""
+
+
+def _stands(connection: HTTPSConnection) -> bool:
+    """Whether a kept connection can be used again: one on which something came without a question was ended."""
+    if connection.sock is None:
+        return False
+    poller = select.poll()
+    poller.register(connection.sock, select.POLLIN)
+    if poller.poll(0):
+        connection.close()
+        return False
+    return True
 
 
 def _check_url(server: str) -> None:
     wanted = f"--server {server}: give a URL such as https://10.0.0.1:6443"
     try:
-        url = urllib3.util.parse_url(server)
-    except urllib3.exceptions.LocationParseError as error:
+        url = urlsplit(server)
+        port = url.port
+    except ValueError as error:
         raise SettingsError(wanted) from error
     if url.scheme != "https":
         raise SettingsError(f"{wanted}; it must begin with https://, a token is never sent in clear")
-    if not url.host or url.path not in (None, "", "/") or url.query or url.fragment or url.auth:
+    if (
+        not url.hostname
+        or port == 0
+        or url.path not in ("", "/")
+        or url.query
+        or url.fragment
+        or url.username is not None
+    ):
         raise SettingsError(wanted)
 
 
 def _reason(error: Exception) -> str:
-    """The cause in few words, without addresses of objects: equal failures give equal texts."""
-    inner: BaseException = error
-    while True:
-        wrapped = inner.args[0] if isinstance(inner, urllib3.exceptions.SSLError) and inner.args else None
-        deeper = inner.reason if isinstance(inner, urllib3.exceptions.MaxRetryError) else wrapped or inner.__cause__
-        if not isinstance(deeper, OSError | urllib3.exceptions.HTTPError):
-            break
-        inner = deeper
-    if isinstance(inner, ssl.SSLCertVerificationError):
-        return f"its certificate is not accepted ({inner.verify_message}); is --ca-file the CA of this API server?"
-    if isinstance(inner, TimeoutError | urllib3.exceptions.TimeoutError):
+    """The cause in few words: equal failures give equal texts."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted ({error.verify_message}); is --ca-file the CA of this API server?"
+    if isinstance(error, TimeoutError):
         return "it did not answer in time"
-    if isinstance(inner, OSError) and inner.strerror:
-        return inner.strerror
-    return _ADDRESS.sub("", str(inner))
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
 
 
 def _object(data: bytes) -> Json:
@@ -229,15 +296,14 @@ def _object(data: bytes) -> Json:
     return value
 
 
-def _refusal(response: urllib3.BaseHTTPResponse) -> ApiError:
+def _refusal(response: HTTPResponse, data: bytes) -> ApiError:
     """The server's own words: `message` of a Status object where it sent one."""
-    data = response.data
     named = False
     try:
         status = json.loads(data)
         message = str(status["message"])
         named = bool((status.get("details") or {}).get("name"))
     except (ValueError, KeyError, TypeError, AttributeError):
-        message = data[:200].decode(errors="replace").strip() or str(response.reason)
+        message = data[:200].decode(errors="replace").strip() or response.reason
     after = response.headers.get("Retry-After", "")
     return ApiError(response.status, message, float(after) if after.isdecimal() else None, names_object=named)

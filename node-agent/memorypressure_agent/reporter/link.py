@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from memorypressure.orders import Orders, OrdersError, encode, orders_from
+from memorypressure.orders import Orders, OrdersError, encode, grant_json, orders_from
 from memorypressure.reasons import Reason
 from memorypressure_agent.reporter.client import ApiClient, ApiError, Json
 from memorypressure_agent.reporter.files import content, remove, replace_file
@@ -156,12 +156,21 @@ class Link(threading.Thread):
         """Makes orders of the object, and of the plan that it names."""
         self._in_touch()
         self.state = replace(self.state, state=state)
-        spec = state.get("spec", {})
+        spec = state.get("spec")
+        if not isinstance(spec, Mapping):
+            self._withdraw(Reason.ORDERS_INVALID, "the NodeMemoryState has no spec")
+            return
         wanted = spec.get("plan")
         if not isinstance(wanted, Mapping):
             self._withdraw(Reason.NO_ORDERS, _NO_POLICY)
             return
-        plan = self._fetched_plan(wanted)
+        try:
+            plan = self._fetched_plan(wanted)
+        except ApiError as error:
+            held = self.state.orders
+            if held is not None and not _leaves_as_much(spec, held):
+                self._withdraw(Reason.NO_ORDERS, f"the plan of new orders cannot be read, the old ones ended: {error}")
+            raise
         if plan is None:
             message = f"the plan {wanted.get('uid')} that the state names is not there"
             self._withdraw(Reason.NO_ORDERS, message)
@@ -249,3 +258,11 @@ class Link(threading.Thread):
         if problem != self.state.problem:
             self._log(Reason.UNREADABLE, problem)
         self.state = replace(self.state, connected=False, problem=problem)
+
+
+def _leaves_as_much(spec: Mapping[str, Any], held: Orders) -> bool:
+    """Whether a state's spec still gives the leave of the orders at hand: nothing is kept that was taken away."""
+    if spec.get("mode") != held.mode.value or spec.get("policyName") != held.policy_name:
+        return False
+    grant = spec.get("grant")
+    return held.grant is None or (isinstance(grant, Mapping) and dict(grant) == grant_json(held.grant))

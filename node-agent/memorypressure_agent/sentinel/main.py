@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_count(1000),
         default=6,
         metavar="N",
-        help="hard limit that orders cannot raise, kept over restarts (default: 6; 0: never kill)",
+        help="hard limit that orders cannot raise, counted in the journal (default: 6; 0: never kill)",
     )
     parser.add_argument(
         "--min-cooldown-seconds",
@@ -88,6 +88,10 @@ def check_places(settings: SentinelSettings) -> None:
         raise BadInputError(f"--proc-root {settings.roots.proc}: holds no zoneinfo, so it is not a /proc")
     if not os.path.isdir(settings.roots.cgroup):
         raise BadInputError(f"--cgroup-root {settings.roots.cgroup}: no such directory; give the cgroup v2 mount")
+    if settings.orders_path is not None and os.path.realpath(settings.orders_path) == os.path.realpath(
+        settings.journal_path
+    ):
+        raise BadInputError(f"--journal {settings.journal_path}: is the orders file too; give each its own name")
     for option, file in (("--journal", settings.journal_path), ("--orders", settings.orders_path)):
         if file is None:
             continue

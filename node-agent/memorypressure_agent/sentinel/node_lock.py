@@ -24,9 +24,13 @@ class NodeLock:
             return True
         if self._tree.path is None and not self._tree.locate():
             return True
-        directory = self._tree.open_directory(())
-        if directory is None:
+        try:
+            directory = os.open(str(self._tree.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
             return True
+        except OSError as error:
+            self.message = f"{self._tree.path}: {error.strerror}, so the node's lock cannot be tried"
+            return False
         try:
             fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
