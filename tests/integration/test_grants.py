@@ -12,15 +12,8 @@ from support.cgrouptree import MIB, CgroupTree, Memory
 from support.fullfifo import drained, full_fifo, waits_in_a_write
 from support.operator_lab import GROUP, wait_for
 from support.pathcases import cases
-from support.pathlab import (
-    LONG_SECONDS,
-    SETTLED_SECONDS,
-    NodeAgent,
-    PathLab,
-    most_outstanding,
-    raises,
-    uncovered,
-)
+from support.pathlab import LONG_SECONDS, SETTLED_SECONDS, NodeAgent, PathLab
+from support.versions import most_outstanding, raises, uncovered
 
 from memorypressure_tools.apiclient import MERGE_PATCH
 

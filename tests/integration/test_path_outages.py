@@ -15,7 +15,8 @@ from support.atonce import AtOnce, Running
 from support.holdingproxy import HoldingProxy
 from support.operator_lab import GROUP, OperatorProcess, wait_for
 from support.outages import own_lab
-from support.pathlab import LONG_SECONDS, SETTLED_SECONDS, PathLab, most_outstanding, needs_real_pods, uncovered
+from support.pathlab import LONG_SECONDS, SETTLED_SECONDS, PathLab, needs_real_pods
+from support.versions import most_outstanding, uncovered
 
 from memorypressure_tools import toolcache
 from memorypressure_tools.apiclient import MERGE_PATCH

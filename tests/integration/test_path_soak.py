@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from support.operator_lab import GROUP, OperatorProcess, wait_for
 from support.outages import own_lab
-from support.pathlab import LONG_SECONDS, PathLab, PathNode, needs_real_pods, uncovered
+from support.pathlab import LONG_SECONDS, PathLab, PathNode, needs_real_pods
+from support.versions import uncovered
 
 from memorypressure_tools.apiclient import MERGE_PATCH
 

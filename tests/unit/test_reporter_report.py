@@ -471,6 +471,20 @@ def test_whatever_the_sentinel_says_the_api_takes_the_report(
     assert list(refusals(merged({}, sent), STATUS_SCHEMA)) == []
 
 
+def test_what_is_too_long_or_too_many_is_cut_and_the_rest_is_reported() -> None:
+    long = "\N{SNOWMAN}" * 5000
+    triggers = [trigger(f"{number:02}-{'t' * 60}", "Active", long) for number in range(20)]
+    status = under_pressure(triggers=triggers, zones=[zone(node, "Normal", 64) for node in range(100)])
+    sent = patch(view({**status, "decision": {**decision(Reason.FUTILE, long), "cause": "LowBreached"}}))
+    assert list(refusals(merged({}, sent), STATUS_SCHEMA)) == []
+    assert {condition["type"]: len(condition["message"]) for condition in sent["conditions"]} == {
+        "Ready": 50,
+        "UnderPressure": 4096,
+        "ActionBlocked": 4096,
+    }
+    assert (len(sent["activeTriggers"]), len(sent["activeTriggerNames"]), len(sent["zones"])) == (16, 1024, 64)
+
+
 def _without(path: str) -> Callable[[Object], None]:
     def change(status: Object) -> None:
         *way, last = path.split(".")

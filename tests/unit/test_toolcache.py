@@ -139,6 +139,16 @@ def test_a_second_builder_waits_and_says_for_whom(home: Path) -> None:
     assert _cached(home) == ["etcd"]
 
 
+@pytest.mark.parametrize(("cache", "why"), [("file", "Not a directory"), ("x" * 300, "File name too long")])
+def test_a_cache_that_cannot_be_used_is_named(home: Path, cache: str, why: str) -> None:
+    _install_go(home, "1.26.1")
+    (home / "file").touch()
+    code, output = _run(home, "etcd", XDG_CACHE_HOME=str(home / cache))
+    assert code == 3
+    assert f"missing: etcd: the cache {home}/{cache}/memory-pressure-operator cannot be written ({why})" in output
+    assert "Traceback" not in output
+
+
 def test_an_unknown_tool_is_refused_with_the_known_ones(home: Path) -> None:
     code, output = _run(home, "kubectrl")
     assert code == 2

@@ -113,7 +113,7 @@ def cache_directory() -> Path:
 
 
 def _executable(path: Path) -> bool:
-    return path.is_file() and os.access(path, os.X_OK)
+    return os.access(path, os.X_OK) and path.is_file()  # is_file raises below a directory that may not be entered
 
 
 def find(name: str) -> Path | None:
@@ -176,12 +176,21 @@ def _say(text: str) -> None:
     print(f"tools: {text}", file=sys.stderr, flush=True)
 
 
+def _open_lock() -> IO[str]:
+    """The lock's file in a cache that can be written; ToolMissingError where it cannot."""
+    try:
+        cache_root().mkdir(parents=True, exist_ok=True)
+        return (cache_root() / "lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise ToolMissingError(
+            f"the cache {cache_root()} cannot be written ({error.strerror}): set XDG_CACHE_HOME to a directory that can"
+        ) from error
+
+
 @contextlib.contextmanager
 def _lock(purpose: str) -> Iterator[None]:
     """Holds the cache's lock; while another process holds it, says which one and for how long this one has waited."""
-    cache_root().mkdir(parents=True, exist_ok=True)
-    path = cache_root() / "lock"
-    with path.open("a+", encoding="utf-8") as file:
+    with _open_lock() as file:
         started = said = time.monotonic()
         while True:
             try:
@@ -190,7 +199,8 @@ def _lock(purpose: str) -> Iterator[None]:
             except BlockingIOError:
                 now = time.monotonic()
                 if said == started or now - said >= PROGRESS_SECONDS:
-                    holder = path.read_text(encoding="utf-8").strip() or "another process"
+                    file.seek(0)
+                    holder = file.read().strip() or "another process"
                     _say(f"{now - started:.0f} s: waiting for the cache's lock, held by {holder}")
                     said = now
                 time.sleep(0.2)
