@@ -477,11 +477,8 @@ def test_what_is_too_long_or_too_many_is_cut_and_the_rest_is_reported() -> None:
     status = under_pressure(triggers=triggers, zones=[zone(node, "Normal", 64) for node in range(100)])
     sent = patch(view({**status, "decision": {**decision(Reason.FUTILE, long), "cause": "LowBreached"}}))
     assert list(refusals(merged({}, sent), STATUS_SCHEMA)) == []
-    assert {condition["type"]: len(condition["message"]) for condition in sent["conditions"]} == {
-        "Ready": 50,
-        "UnderPressure": 4096,
-        "ActionBlocked": 4096,
-    }
+    lengths = {condition["type"]: len(condition["message"]) for condition in sent["conditions"]}
+    assert (lengths["UnderPressure"], lengths["ActionBlocked"]) == (4096, 4096)
     assert (len(sent["activeTriggers"]), len(sent["activeTriggerNames"]), len(sent["zones"])) == (16, 1024, 64)
 
 
