@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from support.cgrouptree import MIB, CgroupTree, Memory
+from support.fullfifo import drained, full_fifo, waits_in_a_write
 from support.sentinellab import (
     MEMORY_USER,
     PAUSE,
@@ -333,56 +334,28 @@ def test_a_restarted_sentinel_tells_how_the_kill_before_it_ended(lab: SentinelLa
     assert lab.kills_total() == 1
 
 
-def _full_fifo(path: Path) -> int:
-    """Puts a FIFO without room in the place of `cgroup.kill`: whoever writes to it waits there, visibly."""
-    path.unlink()
-    os.mkfifo(path)
-    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
-    try:
-        while True:
-            os.write(descriptor, b"x" * 4096)
-    except BlockingIOError:
-        return descriptor
-
-
 def test_a_sentinel_killed_between_counting_and_killing_has_spent_the_kill(tree_lab: SentinelLab) -> None:
     lab = tree_lab
     tree = CgroupTree(lab.cgroup_root)
     tree.add_pod(VICTIM)
     container = tree.add_container(VICTIM, "c0de01", Memory(anon=300 * MIB))
-    fifo = _full_fifo(container / "cgroup.kill")
+    fifo = full_fifo(container / "cgroup.kill")
     lab.give(orders(*CANDIDATES, grant=grant_for(lab.known_past(), ceiling=1)))
     sentinel = lab.start()
     eventually(lab.armed, "the orders are taken over")
     lab.flood()
     eventually(lambda: lab.kills_total() == 1, "the kill is counted")
-    eventually(lambda: _waits_in_a_write(sentinel), "the sentinel waits in its write to cgroup.kill")
+    eventually(lambda: waits_in_a_write(sentinel.pid), "the sentinel waits in its write to cgroup.kill")
     sentinel.kill()
     sentinel.wait(timeout=5)
     assert stat.S_ISFIFO((container / "cgroup.kill").stat().st_mode)
-    assert b"1" not in _drained(fifo)
+    assert b"1" not in drained(fifo)
     lab.start()
     eventually(lambda: "WaitingForVictim" in lab.reasons(), "the next one waits for the victim of the first")
     time.sleep(SETTLED_SECONDS)
     assert lab.kills_total() == 1
-    assert _drained(fifo) == b""
+    assert drained(fifo) == b""
     os.close(fifo)
-
-
-def _waits_in_a_write(process: subprocess.Popen[bytes]) -> bool:
-    return Path(f"/proc/{process.pid}/wchan").read_text().startswith(("pipe_write", "anon_pipe_write")) or (
-        Path(f"/proc/{process.pid}/syscall").read_text().split()[0] == "1"
-    )
-
-
-def _drained(descriptor: int) -> bytes:
-    found = b""
-    try:
-        while chunk := os.read(descriptor, 1 << 16):
-            found += chunk
-    except BlockingIOError:
-        return found
-    return found
 
 
 def test_the_pod_that_gives_most_back_is_chosen_where_there_are_figures(tree_lab: SentinelLab) -> None:
