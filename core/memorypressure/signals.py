@@ -19,6 +19,9 @@ _MEMINFO_WANTED = re.compile(
 _PERCENT = rb"([0-9]{1,3}\.[0-9]{2})"
 _PSI_LINE = rb"%s avg10=" + _PERCENT + rb" avg60=" + _PERCENT + rb" avg300=" + _PERCENT + rb" total=([0-9]{1,20}+)\n"
 _PSI = re.compile(_PSI_LINE % b"some" + rb"(?:" + _PSI_LINE % b"full" + rb")?")
+_VMSTAT = re.compile(rb"(?:[a-z][a-z0-9_]*+ [0-9]{1,20}+\n)+")
+_VMSTAT_LINE = re.compile(rb"[a-z][a-z0-9_]*+ [0-9]{1,20}+\n")
+_VMSTAT_WANTED = re.compile(rb"^(allocstall(?:_[a-z0-9]++)?|oom_kill) ([0-9]++)$", re.MULTILINE)
 _SHOWN_CHARACTERS = 60
 
 
@@ -160,6 +163,26 @@ def parse_psi(text: bytes) -> Psi:
         if line is not None and max(line.avg10, line.avg60, line.avg300) > 100:
             raise _error("pressure", text, 0 if line is some else found.start(5), "averages from 0 to 100")
     return Psi(some, full)
+
+
+def parse_vmstat(text: bytes) -> dict[str, int]:
+    """Of /proc/vmstat, as the kernel names them: entries into direct reclaim by zone, and kills of its OOM killer.
+
+    `allocstall_<zone>` (since 4.10; before `allocstall` alone) and `oom_kill` (since 4.13); what the kernel does not
+    count is not there. Raises SourceError.
+    """
+    if _VMSTAT.fullmatch(text) is None:
+        offset = 0
+        while found := _VMSTAT_LINE.match(text, offset):
+            offset = found.end()
+        raise _error("vmstat", text, offset, "a counter's name and number")
+    counters: dict[str, int] = {}
+    for found in _VMSTAT_WANTED.finditer(text):
+        name = found[1].decode("ascii")
+        if name in counters:
+            raise _error("vmstat", text, found.start(), f"{name} only once")
+        counters[name] = int(found[2])
+    return counters
 
 
 def _error(source: str, text: bytes, offset: int, expected: str) -> SourceError:

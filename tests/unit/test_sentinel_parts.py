@@ -276,7 +276,7 @@ def machine(tmp_path: Path) -> Iterator[FakeNode]:
 
 def readings_on(machine: FakeNode, clock: Clock) -> Readings:
     roots = HostRoots(str(machine.proc), str(machine.sys), "/nonexistent")
-    readings = Readings(HostSources(roots, None, clock), clock, clock)
+    readings = Readings(HostSources(roots, clock=clock), clock, clock)
     readings.watch(((Line.ATOMIC_RESERVE, 0),))
     return readings
 

@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support import shapes
 
 from memorypressure.reasons import Reason
 from memorypressure.signals import Absent, MemInfo, Psi, Unknown
 from memorypressure.zone_values import ZoneInfo
+from memorypressure_agent.host.cgroups import PodsTree
 from memorypressure_agent.host.sources import HostRoots, HostSources, SourceFile, find_numa_nodes
 
 CAPTURES = Path(__file__).resolve().parents[1] / "fixtures" / "captures"
@@ -32,7 +34,7 @@ def roots(tmp_path: Path) -> HostRoots:
 
 
 def sources_of(roots: HostRoots) -> HostSources:
-    return HostSources(roots, f"{roots.cgroup}/kubepods", clock=lambda: 77)
+    return HostSources(roots, lambda: PodsTree(roots.cgroup).path, clock=lambda: 77)
 
 
 def test_a_sample_holds_every_source(roots: HostRoots) -> None:
@@ -44,7 +46,7 @@ def test_a_sample_holds_every_source(roots: HostRoots) -> None:
     assert isinstance(sample.psi_node, Psi)
     assert isinstance(sample.psi_pods, Psi)
     assert sources.read_gate(0) == 1234
-    assert all(state.up for state in sources.states())
+    assert {state.name for state in sources.states() if not state.up} == {"swap"}  # MEMINFO has none
     assert sources.page_size_bytes == os.sysconf("SC_PAGE_SIZE")
     sources.close()
 
@@ -99,7 +101,7 @@ def test_a_file_that_is_not_understood_is_unknown_with_its_line(
     value = getattr(sources.read_sample(), part)
     assert isinstance(value, Unknown)
     assert "line 1" in value.message
-    (state,) = [state for state in sources.states() if not state.up]
+    (state,) = [state for state in sources.states() if not state.up and not state.absent]
     assert state.reason is Reason.NOT_UNDERSTOOD
 
 
@@ -108,7 +110,7 @@ def test_a_directory_in_a_files_place_is_unknown_not_a_crash(roots: HostRoots, t
     (tmp_path / "proc/meminfo").mkdir()
     sources = sources_of(roots)
     assert isinstance(sources.read_sample().memory, Unknown)
-    (state,) = [state for state in sources.states() if not state.up]
+    (state,) = [state for state in sources.states() if not state.up and not state.absent]
     assert state.reason is Reason.UNREADABLE
 
 
@@ -149,6 +151,87 @@ def test_a_source_that_appears_later_is_taken_up(roots: HostRoots, tmp_path: Pat
     for _ in range(10):
         sources.recheck_one()
     assert isinstance(sources.read_sample().psi_node, Psi)
+
+
+def test_what_this_machine_does_not_have_is_a_state_of_its_own_with_the_reason(
+    roots: HostRoots, tmp_path: Path
+) -> None:
+    (tmp_path / "proc/pressure/memory").unlink()
+    shutil.rmtree(tmp_path / "cgroup/kubepods")
+    (tmp_path / "proc/zoneinfo").write_bytes(shapes.zoneinfo(shapes.two_nodes().on((5, 10))))
+    sources = sources_of(roots)
+    sources.read_sample()
+    sources.read_vmstat()
+    absent = {state.name: (state.up, state.reason, state.message) for state in sources.states() if state.absent}
+    assert {name: reason for name, (_, reason, _) in absent.items()} == {
+        "boost": Reason.NOT_PRESENT,
+        "psi_node": Reason.NOT_PRESENT,
+        "psi_pods": Reason.NOT_PRESENT,
+        "swap": Reason.NO_SWAP,
+        "vmstat": Reason.NOT_PRESENT,
+    }
+    assert not any(up for up, _, _ in absent.values())
+    assert "PSI is compiled out" in absent["psi_node"][2]
+    assert "no kubepods" in absent["psi_pods"][2]
+    assert "SwapTotal is 0" in absent["swap"][2]
+    assert "5.16" in absent["boost"][2]
+
+
+def test_the_pods_cgroup_may_come_after_the_agent(roots: HostRoots, tmp_path: Path) -> None:
+    (tmp_path / "cgroup/kubepods").rename(tmp_path / "later")
+    tree = PodsTree(roots.cgroup)
+    sources = HostSources(roots, lambda: tree.path)
+    assert isinstance(sources.read_sample().psi_pods, Absent)
+    (tmp_path / "later").rename(tmp_path / "cgroup/kubepods")
+    assert tree.locate()
+    sources.recheck_one()
+    assert isinstance(sources.read_sample().psi_pods, Psi)
+
+
+def test_a_text_cut_between_two_nodes_is_unknown_while_the_missing_node_is_online(
+    roots: HostRoots, tmp_path: Path
+) -> None:
+    whole = shapes.zoneinfo(shapes.two_nodes())
+    node1 = tmp_path / "sys/devices/system/node/node1"
+    node1.mkdir()
+    (node1 / "vmstat").write_text("nr_free_pages 1\n")
+    zoneinfo = tmp_path / "proc/zoneinfo"
+    zoneinfo.write_bytes(whole)
+    sources = sources_of(roots)
+    assert isinstance(sources.read_zoneinfo(), ZoneInfo)
+    zoneinfo.write_bytes(whole[: whole.index(b"Node 1,")])
+    cut = sources.read_zoneinfo()
+    assert isinstance(cut, Unknown)
+    assert "node 1 is missing" in cut.message
+    assert [state.reason for state in sources.states() if state.name == "zoneinfo"] == [Reason.NOT_UNDERSTOOD]
+    zoneinfo.write_bytes(whole)
+    assert isinstance(sources.read_zoneinfo(), ZoneInfo)
+    shutil.rmtree(node1)  # taken out of the running machine
+    zoneinfo.write_bytes(whole[: whole.index(b"Node 1,")])
+    assert isinstance(sources.read_zoneinfo(), ZoneInfo)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("allocstall_dma32 1\nallocstall_normal 2\nallocstalls 9\noom_kill 3\npgfault 4\n", {"allocstall_dma32": 1}),
+        ("allocstall 2\n", {"allocstall": 2}),
+    ],
+    ids=["6.18", "before 4.10"],
+)
+def test_counters_of_reclaim_and_oom_kills_are_read_as_the_kernel_names_them(
+    roots: HostRoots, tmp_path: Path, text: str, expected: dict[str, int]
+) -> None:
+    (tmp_path / "proc/vmstat").write_text(text)
+    found = sources_of(roots).read_vmstat()
+    assert isinstance(found, dict)
+    assert found == (expected | {"allocstall_normal": 2, "oom_kill": 3} if "oom_kill" in text else expected)
+
+
+@pytest.mark.parametrize("text", ["", "oom_kill\n", "oom_kill 1", "oom_kill -1\n", "oom_kill 1\noom_kill 2\n"])
+def test_counters_that_are_not_understood_are_unknown_never_0(roots: HostRoots, tmp_path: Path, text: str) -> None:
+    (tmp_path / "proc/vmstat").write_text(text)
+    assert isinstance(sources_of(roots).read_vmstat(), Unknown)
 
 
 def test_numa_nodes_are_found_by_their_vmstat_files(tmp_path: Path) -> None:

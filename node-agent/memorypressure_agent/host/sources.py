@@ -1,5 +1,7 @@
 """One sample of the machine: zoneinfo, node vmstat, meminfo and PSI, each read from a descriptor that stays open.
 
+Beside them /proc/vmstat, whose counters are evidence for reports and decide nothing.
+
 Every source ends in one of three states, never in a guess: its value, `Absent` with the reason (the kernel does not
 have it), or `Unknown` with what was wrong (it is there, but could not be read or understood).
 """
@@ -13,7 +15,17 @@ from typing import TypeVar
 
 from memorypressure.gate import NodeVmstatError, parse_node_vmstat_free
 from memorypressure.reasons import Reason
-from memorypressure.signals import Absent, MemInfo, Psi, Sample, SourceError, Unknown, parse_meminfo, parse_psi
+from memorypressure.signals import (
+    Absent,
+    MemInfo,
+    Psi,
+    Sample,
+    SourceError,
+    Unknown,
+    parse_meminfo,
+    parse_psi,
+    parse_vmstat,
+)
 from memorypressure.zone_values import ZoneInfo
 from memorypressure.zones import ZoneInfoError, ZoneInfoReader
 from memorypressure_agent.host.clocks import monotonic_ns
@@ -23,7 +35,12 @@ T = TypeVar("T")
 _ZONEINFO_BYTES = 1 << 15  # grows; 400 KB at 256 CPUs
 _SMALL_BYTES = 1 << 13
 _LARGEST_BYTES = 1 << 24  # beyond this a file is not the kernel's
+_PSI_HINT = "PSI is compiled out of the kernel, or off until psi=1 is on its command line"
 _NO_PODS = Absent(Reason.NOT_PRESENT, "no kubepods cgroup was found")
+_NO_SWAP = Absent(Reason.NO_SWAP, "no swap: SwapTotal is 0, so swapFreePercent asks for nothing")
+_NO_BOOST = Absent(
+    Reason.NOT_PRESENT, "the kernel does not print watermark boost (5.16 and later do); since 5.0 it is hidden in min"
+)
 _NODE_DIRECTORY = re.compile(r"node(0|[1-9][0-9]{0,3})")
 
 
@@ -38,12 +55,17 @@ class HostRoots:
 
 @dataclass(frozen=True, slots=True)
 class SourceState:
-    """How one source stands, for status and metrics: `up`, else the reason and a sentence."""
+    """How one source stands, for status and metrics: there, or the reason and a sentence why not.
+
+    `absent`: this machine has no such thing (no swap, a kernel without PSI), which is no fault; a source that is
+    neither up nor absent should be there and could not be read or understood.
+    """
 
     name: str
     up: bool
     reason: Reason | None
     message: str
+    absent: bool = False
 
 
 class SourceFile:
@@ -123,22 +145,24 @@ class HostSources:
     def __init__(
         self,
         roots: HostRoots,
-        pods_directory: str | None = None,
+        pods_directory: Callable[[], str | None] = lambda: None,
         clock: Callable[[], int] = monotonic_ns,
     ) -> None:
-        """`pods_directory`: the kubepods cgroup (`cgroups.PodsTree.path`), for the PSI of all pods; None: absent."""
+        """`pods_directory` tells the kubepods cgroup (`cgroups.PodsTree.path`), for the PSI of all pods; None: absent.
+
+        It is asked again by `recheck_one`: a node's first pod may come after the agent.
+        """
         self._clock = clock
+        self._roots = roots
+        self._pods_directory = pods_directory
         self.page_size_bytes = os.sysconf("SC_PAGE_SIZE")
         self.numa_nodes = find_numa_nodes(roots.sys)
-        psi_hint = "the kernel has no PSI, or it needs psi=1 on its command line"
         self._zoneinfo = SourceFile("zoneinfo", f"{roots.proc}/zoneinfo", _ZONEINFO_BYTES)
         self._meminfo = SourceFile("meminfo", f"{roots.proc}/meminfo")
-        self._psi_node = SourceFile("psi_node", f"{roots.proc}/pressure/memory", absent_hint=psi_hint)
-        self._psi_pods = (
-            SourceFile("psi_pods", f"{pods_directory}/memory.pressure", absent_hint=psi_hint)
-            if pods_directory
-            else None
-        )
+        self._psi_node = SourceFile("psi_node", f"{roots.proc}/pressure/memory", absent_hint=_PSI_HINT)
+        self._psi_pods: SourceFile | None = None
+        self._find_pods()
+        self._vmstat = SourceFile("vmstat", f"{roots.proc}/vmstat")
         self._gates = {
             node: SourceFile(f"vmstat_node{node}", f"{roots.sys}/devices/system/node/node{node}/vmstat")
             for node in self.numa_nodes
@@ -146,10 +170,33 @@ class HostSources:
         self._zones_reader = ZoneInfoReader(self.page_size_bytes)
         self._rotation = 0
         self._latest: dict[str, object] = {}
+        self._nodes_seen: tuple[int, ...] = ()
 
     def read_zoneinfo(self) -> ZoneInfo | Absent | Unknown:
-        """The zones now."""
-        return self._parsed(self._zoneinfo, self._zones_reader.parse)
+        """The zones now.
+
+        Unknown, too, when a NUMA node is missing that was there before and that /sys still has: a text that was cut
+        between two nodes is well formed, and what is missing may be the node that is short.
+        """
+        zones = self._parsed(self._zoneinfo, self._zones_reader.parse)
+        if isinstance(zones, ZoneInfo):
+            numbers = tuple([node.number for node in zones.nodes])
+            if numbers != self._nodes_seen:
+                lost = self._nodes_cut_off(numbers)
+                if lost:
+                    zones = Unknown(f"zoneinfo: NUMA node {lost[0]} is missing, which was there and is still online")
+                    self._latest["zoneinfo"] = zones
+                else:
+                    self._nodes_seen = numbers
+        return zones
+
+    def read_vmstat(self) -> dict[str, int] | Absent | Unknown:
+        """Counters of /proc/vmstat that reports show. May be called by another thread than the rest."""
+        return self._parsed(self._vmstat, parse_vmstat)
+
+    def reopen_vmstat(self) -> None:
+        """Looks whether /proc/vmstat appeared or was replaced; for the thread that reads it."""
+        self._vmstat.reopen()
 
     def read_gate(self, node: int) -> int | Absent | Unknown:
         """Free pages of a NUMA node now: 11 us at any CPU count; zoneinfo grows with CPUs and takes zone locks."""
@@ -168,37 +215,47 @@ class HostSources:
         return (
             self._parsed(self._meminfo, parse_meminfo),
             self._parsed(self._psi_node, parse_psi),
-            self._parsed(self._psi_pods, parse_psi) if self._psi_pods is not None else _NO_PODS,
+            self._parsed(self._psi_pods, parse_psi) if self._psi_pods is not None else self._no_pods(),
         )
 
     def states(self) -> tuple[SourceState, ...]:
-        """How each source stood when it was last read."""
-        found = []
-        for name in sorted(self._latest):
-            value = self._latest[name]
-            if isinstance(value, Absent):
-                found.append(SourceState(name, False, value.reason, value.message))
-            elif isinstance(value, Unknown):
-                reason = Reason.UNREADABLE if value.message.startswith("/") else Reason.NOT_UNDERSTOOD
-                found.append(SourceState(name, False, reason, value.message))
-            else:
-                found.append(SourceState(name, True, None, ""))
-        return tuple(found)
+        """How each source stood when it was last read, by name. `swap` and `boost` are parts of two files."""
+        latest = dict(self._latest)
+        memory, zones = latest.get("meminfo"), latest.get("zoneinfo")
+        if isinstance(memory, MemInfo):
+            latest["swap"] = memory if memory.swap_total_bytes else _NO_SWAP
+        if isinstance(zones, ZoneInfo):
+            latest["boost"] = zones if all(zone.boost_known for zone in zones.zones) else _NO_BOOST
+        return tuple([_state(name, latest[name]) for name in sorted(latest)])
 
     def recheck_one(self) -> None:
         """Looks whether one file, another at each call, vanished, appeared or was replaced. For once a second."""
+        self._find_pods()
         files = self._files()
         self._rotation = (self._rotation + 1) % len(files)
         files[self._rotation].reopen()
 
     def close(self) -> None:
         """Gives all descriptors back."""
-        for file in self._files():
+        for file in (*self._files(), self._vmstat):
             file.close()
 
     def _files(self) -> list[SourceFile]:
         optional = [self._psi_pods] if self._psi_pods is not None else []
         return [self._zoneinfo, self._meminfo, self._psi_node, *optional, *self._gates.values()]
+
+    def _find_pods(self) -> None:
+        if self._psi_pods is None and (directory := self._pods_directory()) is not None:
+            self._psi_pods = SourceFile("psi_pods", f"{directory}/memory.pressure", absent_hint=_PSI_HINT)
+
+    def _no_pods(self) -> Absent:
+        self._latest["psi_pods"] = _NO_PODS
+        return _NO_PODS
+
+    def _nodes_cut_off(self, numbers: tuple[int, ...]) -> list[int]:
+        """NUMA nodes that were seen, are not among these, and are online all the same."""
+        missing = set(self._nodes_seen).difference(numbers)
+        return sorted(missing.intersection(find_numa_nodes(self._roots.sys))) if missing else []
 
     def _parsed(self, source: SourceFile, parse: Callable[[bytes], T]) -> T | Absent | Unknown:
         value: T | Absent | Unknown
@@ -212,6 +269,15 @@ class HostSources:
             value = text
         self._latest[source.name] = value
         return value
+
+
+def _state(name: str, value: object) -> SourceState:
+    if isinstance(value, Absent):
+        return SourceState(name, False, value.reason, value.message, absent=True)
+    if isinstance(value, Unknown):
+        reason = Reason.UNREADABLE if value.message.startswith("/") else Reason.NOT_UNDERSTOOD
+        return SourceState(name, False, reason, value.message)
+    return SourceState(name, True, None, "")
 
 
 def find_numa_nodes(sys_root: str) -> tuple[int, ...]:

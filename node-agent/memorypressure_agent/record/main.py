@@ -71,7 +71,8 @@ def main(arguments: argparse.Namespace) -> int:
     from memorypressure_agent.host.sources import HostSources
 
     roots = host_roots(arguments)
-    sources = HostSources(roots, PodsTree(roots.cgroup).path)
+    tree = PodsTree(roots.cgroup)
+    sources = HostSources(roots, lambda: tree.path)
     first = sources.read_sample()
     if isinstance(first.zones, Absent | Unknown):
         raise BadInputError(proc_complaint(roots, first.zones.message))

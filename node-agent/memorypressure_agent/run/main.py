@@ -88,7 +88,7 @@ def main(arguments: argparse.Namespace) -> int:
     tree = PodsTree(roots.cgroup)
     pods = Pods(tree, loaded.policy.victims)
     policy = _in_mode(loaded.policy, pods, roots.cgroup, enforce=arguments.enforce)
-    sources = HostSources(roots, tree.path)
+    sources = HostSources(roots, lambda: tree.path)
     _check_sample(roots, sources.read_sample())
     rules = replace(rules_from_policy(policy, sources.page_size_bytes), own_pod_uid=own_pod_uid())
     watch = Watch(rules, sources, pods)

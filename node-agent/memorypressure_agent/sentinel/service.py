@@ -26,6 +26,8 @@ from memorypressure_agent.sentinel.settings import SentinelSettings
 SETTLED_ROUNDS: Final = 3
 STOP_SIGNALS: Final = frozenset((signal.SIGTERM, signal.SIGINT))
 LOCK_EVERY_NS: Final = 2_000_000_000
+VMSTAT_EVERY_NS: Final = 5_000_000_000
+"""The counters are scraped every 15 s or so, and reading them sums up every CPU."""
 PROGRAM: Final = "memorypressure-agent sentinel"
 
 
@@ -50,7 +52,7 @@ class Service:
         process.raise_descriptor_limit()
         tree = PodsTree(settings.roots.cgroup)
         self._lock = NodeLock(tree)
-        self._sources = HostSources(settings.roots, tree.path, boot_ns)
+        self._sources = HostSources(settings.roots, lambda: tree.path, boot_ns)
         self._log = Log(as_json=settings.log_json)
         self._mrelease = process.mrelease_capability()
         self._helper = Helper(
@@ -72,6 +74,8 @@ class Service:
         )
         self._capabilities: dict[str, str] = {}
         self._lock_tried_ns: int | None = None
+        self._vmstat_ns: int | None = None
+        self._vmstat: dict[str, int] | None = None
 
     def loop(self) -> int:
         """Samples until a signal comes; the exit code."""
@@ -150,6 +154,16 @@ class Service:
             "PSI": "" if psi is None or psi.up else psi.message,
         }
 
+    def _event_counters(self) -> dict[str, int] | None:
+        """The counters of /proc/vmstat, a few seconds old at most; None while they cannot be read."""
+        now = monotonic_ns()
+        if self._vmstat_ns is None or now - self._vmstat_ns >= VMSTAT_EVERY_NS:
+            self._vmstat_ns = now
+            self._sources.reopen_vmstat()
+            read = self._sources.read_vmstat()
+            self._vmstat = read if isinstance(read, dict) else None
+        return self._vmstat
+
     def _write_status(self) -> None:
         """Called by the helper thread."""
         sampler = self._sampler
@@ -158,9 +172,11 @@ class Service:
             return
         times = status.Times(unix_ns(), boot_ns(), self._started_unix_ns, os.getpid())
         snapshot = self._helper.snapshot
+        events = self._event_counters()  # before the states of the sources, of which it is one
         values: dict[str, Any] = status.build(
             view, self._readings, sampler.counts, times, self._sources.states(), snapshot.usages
         )
+        values["vmstat"] = events
         values["capabilities"] = self._all_capabilities()
         values["belowLine"] = sampler.below.entries()
         values["killLatency"] = self._helper.kill_latency.to_json()

@@ -5,7 +5,9 @@ Members whose source is not there are null, never 0:
 
     writtenUnixNs, writtenBootNs, agentVersion, pid, startedUnixNs
     capabilities     {PSI, CgroupKill, ProcessMrelease, MemoryLocked, Realtime}: '' where it is there, else why not
-    sources          [{name, up, reason, message}]
+    sources          [{name, up, absent, reason, message}]; absent: this machine has no such thing (no swap, no PSI),
+                     which is no fault. Names: zoneinfo, boost, vmstat_node<N>, meminfo, swap, psi_node, psi_pods,
+                     vmstat
     orders           {standing: None|Valid|Invalid, reason, message, policyName, policyGeneration, planUID,
                       planGeneration, mode (the effective one)}
     permit           {allowed, reason, message}
@@ -17,6 +19,7 @@ Members whose source is not there are null, never 0:
                       reserveBytes, floorBytes, lowmemReserveBytes, boostBytes, errorBytes}]; counted zones have lines
     lowest           {numaNode, zone, line, usableToLine, freeToMin, headroomBytes} of the zone nearest to its line
     memory           {totalBytes, availableBytes, swapTotalBytes, swapFreeBytes, hugetlbBytes}
+    vmstat           counters of /proc/vmstat as the kernel names them, those that it has: allocstall_<zone>, oom_kill
     psi              {node|pods: {some|full: {avg10, avg60, avg300, totalSeconds}}}
     topPods          [{uid, namespace, name, reliefBytes, overRequest}], best victim first, at most 10, near a line only
     counters         {rounds, fullReads, gateReads, kills, shadowKills, killsFailed, freedBytes, refusals {reason: n},
@@ -80,7 +83,13 @@ def build(
         "pid": times.pid,
         "startedUnixNs": times.started_unix_ns,
         "sources": [
-            {"name": each.name, "up": each.up, "reason": each.reason and each.reason.value, "message": each.message}
+            {
+                "name": each.name,
+                "up": each.up,
+                "absent": each.absent,
+                "reason": each.reason and each.reason.value,
+                "message": each.message,
+            }
             for each in sources
         ],
         "orders": _orders(view.orders, view),
