@@ -1,0 +1,194 @@
+"""Guests: what QEMU is told, what is kept in the cache, what the shell makes of answers. No machine is started."""
+
+import itertools
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from memorypressure_tools import toolcache
+from memorypressure_tools.guest import kernel, packages, store, tree
+from memorypressure_tools.guest.machine import Disk, FloodCard, Forward, Machine, qemu_command
+from memorypressure_tools.guest.shell import GuestError, GuestTimeoutError, Shell
+
+KERNEL = kernel.Kernel("6.1.0-1-cloud-amd64", Path("/k/vmlinuz"), Path("/k"))
+MACHINE = Machine(
+    name="node-1", kernel=KERNEL, initrd=Path("/i"), disks=[Disk(serial="root", file=Path("/r"), format="qcow2")]
+)
+LOG = Path("/log")
+
+
+def after(command: list[str], option: str) -> list[str]:
+    """The words that follow the option, each time that it comes."""
+    return [value for word, value in itertools.pairwise(command) if word == option]
+
+
+def test_a_plain_machine_has_its_memory_cpus_kernel_and_root_disk() -> None:
+    command = qemu_command(MACHINE, LOG)
+    assert after(command, "-m") == ["768M"]
+    assert after(command, "-smp") == ["2"]
+    assert after(command, "-kernel") == ["/k/vmlinuz"]
+    assert after(command, "-drive") == ["if=none,id=root,file=/r,format=qcow2,cache=unsafe"]
+    assert "virtio-blk-pci,drive=root,serial=root" in after(command, "-device")
+    assert "psi=1" in after(command, "-append")[0].split()
+    assert after(command, "-numa") == []
+    assert after(command, "-netdev") == ["user,id=user,ipv6=off"]
+
+
+def test_a_throttled_swap_disk_and_a_read_only_disk_say_so_to_qemu() -> None:
+    disks = [
+        *MACHINE.disks,
+        Disk(serial="swap", file=Path("/s,1"), bytes_per_second=5_000_000),
+        Disk(serial="data", file=Path("/d"), read_only=True),
+    ]
+    drives = after(qemu_command(replace(MACHINE, disks=disks), LOG), "-drive")
+    assert drives[1] == "if=none,id=swap,file=/s,,1,format=raw,cache=unsafe,throttling.bps-total=5000000"
+    assert drives[2].endswith("cache=unsafe,read-only=on")
+
+
+def test_memory_and_cpus_are_divided_among_numa_nodes() -> None:
+    command = qemu_command(replace(MACHINE, numa_nodes=2, cpus=3), LOG)
+    assert after(command, "-object") == [
+        "memory-backend-ram,id=memory0,size=384M",
+        "memory-backend-ram,id=memory1,size=384M",
+    ]
+    assert after(command, "-numa") == ["node,nodeid=0,cpus=0-0,memdev=memory0", "node,nodeid=1,cpus=1-2,memdev=memory1"]
+
+
+def test_forwards_and_the_flood_card_become_network_devices() -> None:
+    local, remote = (f"{end}.host=127.0.0.1,{end}.port={port}" for end, port in (("local", 21000), ("remote", 21001)))
+    forward = Forward(guest_port=10250, port=10250, address="127.1.2.3")
+    command = qemu_command(replace(MACHINE, forwards=[forward], flood=FloodCard(port=21000, sender_port=21001)), LOG)
+    assert after(command, "-netdev") == [
+        "user,id=user,ipv6=off,hostfwd=tcp:127.1.2.3:10250-:10250",
+        f"dgram,id=flood,local.type=inet,{local},remote.type=inet,{remote}",
+    ]
+    assert "virtio-net-pci,netdev=flood,mac=52:54:00:09:00:02,mrg_rxbuf=off,host_mtu=9000" in after(command, "-device")
+
+
+@pytest.mark.parametrize(
+    "change", [{"numa_nodes": 5}, {"numa_nodes": 0}, {"disks": []}, {"disks": [*MACHINE.disks, *MACHINE.disks]}]
+)
+def test_a_machine_that_cannot_be_is_refused_by_name(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="node-1: "):
+        replace(MACHINE, **change)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(toolcache, "cache_root", lambda: tmp_path)
+    return tmp_path / "guest"
+
+
+def test_an_entry_is_made_once_and_a_failed_build_leaves_nothing(cache: Path) -> None:
+    calls: list[Path] = []
+
+    def build(path: Path) -> None:
+        calls.append(path)
+        path.write_text("made")
+
+    def fail(path: Path) -> None:
+        path.mkdir()
+        (path / "half").touch()
+        raise RuntimeError("no space")
+
+    first, again = (store.entry("disk", store.digest("a"), build) for _ in range(2))
+    assert first == again
+    assert (first.read_text(), len(calls)) == ("made", 1)
+    with pytest.raises(RuntimeError, match="no space"):
+        store.entry("disk", store.digest("b"), fail)
+    assert sorted(path.name for path in cache.iterdir()) == [".disk.lock", first.name]
+
+
+def test_only_the_newest_entries_of_a_name_are_kept(cache: Path) -> None:
+    for number in range(store.KEPT + 2):
+        store.entry("disk", store.digest(str(number)), lambda path: path.write_text("x"))
+        store.entry("disk-2", store.digest(str(number)), lambda path: path.write_text("x"))
+    assert len(list(cache.glob("disk-*"))) == 2 * store.KEPT
+
+
+def test_a_digest_depends_on_names_modes_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    seen = {store.digest(tmp_path)}
+    (tmp_path / "a").write_text("2")
+    seen.add(store.digest(tmp_path))
+    (tmp_path / "a").chmod(0o700)
+    seen.add(store.digest(tmp_path))
+    (tmp_path / "a").rename(tmp_path / "b")
+    seen.add(store.digest(tmp_path))
+    (tmp_path / "c").symlink_to("b")
+    seen.add(store.digest(tmp_path))
+    assert len(seen) == 5
+    assert store.digest("ab", "c") != store.digest("a", "bc")
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(packages.FILES, "runc", "/nowhere/runc")  # type: ignore[call-overload]
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("shutil.which", lambda _name: "/usr/bin/apt-get")
+    with pytest.raises(toolcache.ToolMissingError, match=r"apt-get install --no-install-recommends runc"):
+        packages.ensure(["runc"])
+
+
+def test_the_newest_kernel_is_by_number_and_not_by_letter() -> None:
+    names = [f"linux-image-6.1.0-{number}-cloud-amd64" for number in (9, 56, 7)]
+    assert kernel.newest(names) == "linux-image-6.1.0-56-cloud-amd64"
+    assert kernel.newest([]) is None
+
+
+def test_linked_libraries_are_absolute_paths_with_the_loader() -> None:
+    libraries = tree.linked(Path("/usr/bin/env").resolve())
+    assert any("libc.so" in library for library in libraries)
+    assert any("ld-linux" in library for library in libraries)
+    assert all(Path(library).exists() for library in libraries)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Callable[[str], bytes]], Shell]]:
+    """A shell whose far end answers a script's text with the bytes that a function makes of it, then waits."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        done = threading.Event()
+
+        def start(answer: Callable[[str], bytes]) -> Shell:
+            def loop() -> None:
+                connection, _ = server.accept()
+                with connection:
+                    connection.sendall(answer(connection.recv(1 << 16).decode()))
+                    done.wait(5)
+
+            threading.Thread(target=loop, daemon=True).start()
+            return Shell(server.getsockname()[1], "secret")
+
+        yield start
+        done.set()
+
+
+def mark(script: str) -> str:
+    return script.rsplit("echo ", maxsplit=1)[-1].split(":$?", maxsplit=1)[0]
+
+
+def test_a_script_s_output_ends_at_the_mark_though_the_connection_stays_open(
+    serve: Callable[[Callable[[str], bytes]], Shell],
+) -> None:
+    scripts: list[str] = []
+
+    def answer(script: str) -> bytes:
+        scripts.append(script)
+        return f"one\ntwo\n{mark(script)}:0\n".encode()
+
+    assert serve(answer).run("seq 2", seconds=5) == "one\ntwo\n"
+    assert scripts[0].startswith("secret\nsh -c 'seq 2' ")
+
+
+def test_an_exit_code_is_an_error_that_shows_the_output(serve: Callable[[Callable[[str], bytes]], Shell]) -> None:
+    shell = serve(lambda script: f"no such file\n{mark(script)}:1\n".encode())
+    with pytest.raises(GuestError, match=r"code 1 in the guest from: cat x\nno such file"):
+        shell.run("cat x", seconds=5)
+
+
+def test_an_answer_without_the_mark_is_a_timeout(serve: Callable[[Callable[[str], bytes]], Shell]) -> None:
+    with pytest.raises(GuestTimeoutError, match="half an answer"):
+        serve(lambda _script: b"half an answer").run("true", seconds=0.3)

@@ -1,0 +1,31 @@
+"""The programs of load and measurement (`programs/*.c`), compiled static and kept by the digest of their sources."""
+
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from memorypressure_tools.guest import packages, store
+
+SOURCES: Final = Path(__file__).resolve().with_name("programs")
+NAMES: Final = tuple(sorted(path.stem for path in SOURCES.glob("*.c")))
+FLAGS: Final = ("-O2", "-static", "-Wall", "-Wextra", "-Wconversion", "-Werror")
+
+
+class CompileError(Exception):
+    """A program did not compile; the text is the compiler's."""
+
+
+def ensure() -> dict[str, Path]:
+    """The path of each program by name: canary, flood, hog, pause, sampler, sink, stream."""
+    packages.ensure(["gcc", "libc6-dev"])
+    made = store.entry("programs", store.digest(SOURCES, FLAGS), _compile, said="compiling the load programs")
+    return {name: made / name for name in NAMES}
+
+
+def _compile(target: Path) -> None:
+    target.mkdir()
+    for name in NAMES:
+        command = ["gcc", *FLAGS, "-o", str(target / name), str(SOURCES / f"{name}.c")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise CompileError(f"{' '.join(command)}:\n{done.stderr}")
