@@ -78,16 +78,3 @@ def _text_refusals(value: str, rules: Mapping[str, Any], path: str) -> Iterator[
             whole = False
         if not whole:
             yield f"{path}: {value!r} is no time"
-
-
-def merged(target: Any, patch: Any) -> Any:
-    """The object after a JSON merge patch (RFC 7386)."""
-    if not isinstance(patch, dict):
-        return patch
-    made = dict(target) if isinstance(target, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            made.pop(name, None)
-        else:
-            made[name] = merged(made.get(name), value)
-    return made

@@ -253,7 +253,7 @@ class ScriptedClient:
     def __init__(self) -> None:
         self.objects: dict[str, Object | ApiError] = {}
         self.watches: list[list[Object] | ApiError] = []
-        self.patches: list[Object] = []
+        self.patches: list[list[Object]] = []
         self.refuse_patches: ApiError | None = None
         self.gets: list[str] = []
         self.queries: list[Mapping[str, str]] = []
@@ -272,11 +272,11 @@ class ScriptedClient:
             raise found
         yield from found
 
-    def patch(self, path: str, body: Object) -> Object:
+    def patch(self, path: str, operations: list[Object]) -> Object:
         if self.refuse_patches is not None:
             raise self.refuse_patches
-        self.patches.append(json.loads(json.dumps(body)))
-        return body
+        self.patches.append(json.loads(json.dumps(operations)))
+        return {}
 
 
 def not_found(path: str) -> ApiError:

@@ -69,12 +69,13 @@ def api(tmp_path: Path) -> Iterator[Api]:
 def test_a_call_carries_token_user_agent_and_content_type(api: Api) -> None:
     client = api.client()
     assert client.get("/apis/x") == {"kind": "Thing"}
-    assert client.patch("/apis/x/status", {"status": {"a": None}}) == {"kind": "Thing"}
+    operations = [{"op": "add", "path": "/status", "value": {"a": 1}}]
+    assert client.patch("/apis/x/status", operations) == {"kind": "Thing"}
     (get, path, headers, _), (patch, _, patch_headers, body) = api.asked
     assert (get, path, headers["Authorization"]) == ("GET", "/apis/x", "Bearer first")
     assert headers["User-Agent"] == "memorypressure-agent/test"
-    assert (patch, patch_headers["Content-Type"]) == ("PATCH", "application/merge-patch+json")
-    assert json.loads(body) == {"status": {"a": None}}
+    assert (patch, patch_headers["Content-Type"]) == ("PATCH", "application/json-patch+json")
+    assert json.loads(body) == operations
 
 
 def test_calls_share_a_connection(api: Api) -> None:
@@ -250,6 +251,23 @@ def test_a_watch_gives_events_as_lines_however_they_are_cut(api: Api) -> None:
     events = list(api.client().watch("/x", {"fieldSelector": "metadata.name=n"}, 5.0))
     assert [event["type"] for event in events] == ["ADDED", "BOOKMARK", "DELETED"]
     assert api.asked[0][1] == "/x?fieldSelector=metadata.name%3Dn&watch=1"
+
+
+def test_a_watch_whose_connection_the_server_will_close_is_read_to_its_end(api: Api) -> None:
+    """An API server that is about to end says so to each new request."""
+
+    def last_answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write(b'{"type":"ADDED"}\n{"type":"MODIFIED"}\n')
+        handler.close_connection = True
+
+    api.reply = last_answer  # type: ignore[method-assign]
+    client = api.client()
+    assert [event["type"] for event in client.watch("/x", {}, 5.0)] == ["ADDED", "MODIFIED"]
+    api.answers(200, b'{"kind":"Thing"}', Connection="close")
+    assert client.get("/x") == client.get("/x") == {"kind": "Thing"}
 
 
 def test_a_silent_watch_ends_without_an_error_after_its_time(api: Api) -> None:

@@ -55,6 +55,9 @@ class Clock:
         self.unix_ns += int(seconds * 1e9)
 
 
+STATE_PATH = "/apis/memorypressure.dev/v1alpha1/nodememorystates/n"
+
+
 class StandingLink:
     """A link whose state a test sets."""
 
@@ -123,7 +126,8 @@ class Node:
 
     @property
     def patches(self) -> list[Object]:
-        return [patch["status"] for patch in self.client.patches]
+        assert all(patch[0]["path"] == "/metadata/uid" for patch in self.client.patches)
+        return [patch[-1]["value"] for patch in self.client.patches]
 
     @property
     def status(self) -> Object:
@@ -426,12 +430,53 @@ def test_episodes_are_shown_as_they_stand(node: Node) -> None:
 )
 def test_a_refusal_says_what_to_look_at(node: Node, status: int, hint: str) -> None:
     node.client.refuse_patches = ApiError(status, "no")
+    node.client.objects[STATE_PATH] = {"metadata": {"uid": "state-uid"}}
     node.sentinel()
     node.pass_time(10)
     assert len([text for _, text in node.log.lines if hint in text]) == 1
     health = node.publisher.ready()
     assert not health.ok
     assert any(hint in line and line.startswith("NOT status written: never") for line in health.lines)
+
+
+@pytest.mark.parametrize("status", [409, 422])
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ({"metadata": {"uid": "another"}}, "made anew (UID state-uid is now another)"),
+        (None, "the object was deleted; it is waited for"),
+        ({"metadata": {"uid": "state-uid"}, "status": {"lease": {"beat": 8}}}, "another reporter wrote its lease"),
+        ({"metadata": {"uid": "state-uid"}}, "HTTP "),
+    ],
+)
+def test_a_report_that_was_made_for_a_replaced_object_says_so_and_its_records_go_to_the_next(
+    node: Node, status: int, now: Object | None, said: str
+) -> None:
+    calm(node)
+    node.client.refuse_patches = ApiError(status, "the server rejected our request due to an error in our request")
+    if now is not None:
+        node.client.objects[STATE_PATH] = now
+    identity = node.act()
+    node.pass_time(8)
+    assert [said in text for _, text in node.log.lines].count(True) == 1
+    assert not node.publisher.ready().ok
+    node.client.refuse_patches = None
+    node.link.state = dataclasses.replace(
+        node.link.state, state={"metadata": {"uid": "another", "generation": 1}, "spec": {}}
+    )
+    node.pass_time(20)
+    assert node.client.patches[-1][0] == {"op": "test", "path": "/metadata/uid", "value": "another"}
+    assert node.told() == [identity]
+    assert any(line.startswith("ok status written") for line in node.publisher.ready().lines)
+
+
+def test_whether_an_object_was_replaced_is_not_guessed_when_it_cannot_be_read(node: Node) -> None:
+    calm(node)
+    node.client.refuse_patches = ApiError(422, "spec.x: Invalid")
+    node.client.objects[STATE_PATH] = AWAY
+    node.act()
+    node.pass_time(8)
+    assert "the status could not be written: HTTP 422: spec.x: Invalid" in node.log.text()
 
 
 def test_a_server_that_asks_for_time_gets_it(node: Node) -> None:

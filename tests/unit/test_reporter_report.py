@@ -1,4 +1,4 @@
-"""From the sentinel's status to `NodeMemoryState.status`: conditions, texts, limits of the CRD, merge patches."""
+"""From the sentinel's status to `NodeMemoryState.status`: conditions, texts, limits of the CRD, JSON patches."""
 
 import copy
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.crdschema import merged, refusals, schema
+from support.crdschema import refusals, schema
 from support.reporting import (
     BOOT_NS,
     INCARNATION,
@@ -43,12 +43,12 @@ def conditions(seen: View, link: Any = None, before: tuple[Condition, ...] = ())
     return {condition.type: condition for condition in found}
 
 
-def patch(
+def status_of(
     seen: View, link: Any = None, actions: list[Object] | None = None, episodes: list[Object] | None = None
 ) -> Any:
     link = link or link_state(ORDERS)
     now = report.conditions(seen, link, ())
-    return report.body(seen, link, now, actions or [], episodes or [])["status"]
+    return report.body(seen, link, now, actions or [], episodes or [])
 
 
 def orders_with(**changes: Any) -> Object:
@@ -222,9 +222,9 @@ def test_a_sentinel_is_silent_after_ten_seconds_of_which_the_reporter_itself_saw
 
 
 def test_a_report_of_a_calm_node_has_no_zones_and_takes_old_figures_away() -> None:
-    found = patch(view())
-    assert found["zones"] is None
-    assert found["activeTriggerNames"] is None
+    found = status_of(view())
+    assert "zones" not in found
+    assert "activeTriggerNames" not in found
     assert found["activeTriggers"] == found["topPods"] == []
     assert found["capabilities"] == ["CgroupKill", "MemoryLocked", "PSI"]
     assert found["psiFull10"] == "1.5%"
@@ -239,7 +239,7 @@ def test_a_report_of_a_calm_node_has_no_zones_and_takes_old_figures_away() -> No
 
 
 def test_a_report_under_pressure_has_triggers_zones_and_pods() -> None:
-    found = patch(view(under_pressure()))
+    found = status_of(view(under_pressure()))
     assert found["activeTriggers"] == [{"name": "reserve", "since": "2027-01-15T07:59:57Z"}]
     assert found["activeTriggerNames"] == "reserve"
     assert [(each["numaNode"], each["name"]) for each in found["zones"]] == [(0, "DMA32"), (0, "Normal"), (1, "Normal")]
@@ -248,22 +248,31 @@ def test_a_report_under_pressure_has_triggers_zones_and_pods() -> None:
 
 def test_a_silent_sentinel_leaves_no_figures_of_its_last_hour_and_keeps_the_lease() -> None:
     old = view(under_pressure(), boot_ns=BOOT_NS + 60_000_000_000, unchanged_seconds=60)
-    after = merged({"zones": [1], "lowest": {"node": "0"}, "psiFull10": "1%", "topPods": [1]}, patch(old))
+    after = status_of(old)
     assert not after.keys() & {"zones", "lowest", "psiFull10", "activeTriggerNames"}
     assert after["topPods"] == after["activeTriggers"] == after["capabilities"] == []
     assert after["lease"]["incarnation"] == INCARNATION
 
 
-def test_without_a_journal_the_lease_in_the_api_stays_as_it_is() -> None:
-    found = patch(view({}, grants=None, problem="no such file"))
-    assert "lease" not in found
-    assert merged({"lease": {"beat": 3}}, found)["lease"] == {"beat": 3}
+def test_before_a_journal_is_read_the_lease_in_the_api_stays_and_has_to_be_the_one_that_was_seen() -> None:
+    seen, held = view({}, grants=None, problem="no such file"), {"incarnation": INCARNATION, "beat": 3}
+    assert "lease" not in status_of(seen)
+    link = link_state(state={"metadata": {"uid": "u"}, "spec": {}, "status": {"lease": held}})
+    found = status_of(seen, link)
+    assert found["lease"] == held
+    tests = report.patch(found, seen, link)[:-1]
+    assert [(each["op"], each["path"], each["value"]) for each in tests] == [
+        ("test", "/metadata/uid", "u"),
+        ("test", "/status/lease", held),
+    ]
+    own = status_of(view(), link)
+    assert own["lease"]["beat"] == 1
+    assert [each["path"] for each in report.patch(own, view(), link)] == ["/metadata/uid", "/status"]
 
 
-def test_an_older_figure_of_the_lowest_zone_is_taken_away_where_there_is_none_now() -> None:
+def test_a_figure_of_the_lowest_zone_that_is_not_known_is_left_out() -> None:
     lowest = {**sentinel_status()["lowest"], "freeToMin": None}
-    after = merged({"lowest": {"freeToMin": "3%", "node": "0"}}, patch(view(sentinel_status(lowest=lowest))))
-    assert "freeToMin" not in after["lowest"]
+    assert "freeToMin" not in status_of(view(sentinel_status(lowest=lowest)))["lowest"]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +281,7 @@ def test_an_older_figure_of_the_lowest_zone_is_taken_away_where_there_is_none_no
 )
 def test_shares_are_short_texts(ratio: float | None, text: str | None) -> None:
     lowest = {**sentinel_status()["lowest"], "usableToLine": ratio}
-    assert patch(view(sentinel_status(lowest=lowest)))["lowest"]["usableToLine"] == text
+    assert status_of(view(sentinel_status(lowest=lowest)))["lowest"].get("usableToLine") == text
 
 
 @pytest.mark.parametrize(
@@ -291,13 +300,13 @@ def test_what_is_left_of_a_grant_is_what_the_sentinel_could_use(changes: Any, gr
     link = link_state(replace(ORDERS, grant=given_grant))
     seen = view(grants=grants(**changes))
     assert report.grant_left(seen, link)[0] == left
-    expiry = patch(seen, link)["grantExpireTime"]
+    expiry = status_of(seen, link).get("grantExpireTime")
     assert expiry == ("2027-01-15T08:14:50Z" if left else None)
     assert report.grant_left(seen, link_state(replace(ORDERS, grant=given_grant, mode=Mode.DRY_RUN))) == (0, 0)
     assert report.grant_left(seen, link_state()) == (0, 0)
 
 
-KEY = report.transition_key({"status": patch(view())}, link_state(ORDERS))
+KEY = report.transition_key(status_of(view()), link_state(ORDERS))
 
 
 @pytest.mark.parametrize(
@@ -321,7 +330,7 @@ KEY = report.transition_key({"status": patch(view())}, link_state(ORDERS))
     ],
 )
 def test_states_make_a_write_due_and_figures_renewals_and_beats_do_not(seen: View, link: Any, moves: bool) -> None:
-    assert (report.transition_key({"status": patch(seen, link)}, link) != KEY) is moves
+    assert (report.transition_key(status_of(seen, link), link) != KEY) is moves
 
 
 ACTION = {
@@ -467,16 +476,16 @@ def test_whatever_the_sentinel_says_the_api_takes_the_report(
     action, episode = report.action_entry(ACTION, message), report.episode_entry({**EPISODE, "worst": message})
     assert action is not None
     assert episode is not None
-    sent = json.loads(json.dumps(patch(seen, link, [action] * 10, [episode] * 10)))
-    assert list(refusals(merged({}, sent), STATUS_SCHEMA)) == []
+    sent = json.loads(json.dumps(status_of(seen, link, [action] * 10, [episode] * 10)))
+    assert list(refusals(sent, STATUS_SCHEMA)) == []
 
 
 def test_what_is_too_long_or_too_many_is_cut_and_the_rest_is_reported() -> None:
     long = "\N{SNOWMAN}" * 5000
     triggers = [trigger(f"{number:02}-{'t' * 60}", "Active", long) for number in range(20)]
     status = under_pressure(triggers=triggers, zones=[zone(node, "Normal", 64) for node in range(100)])
-    sent = patch(view({**status, "decision": {**decision(Reason.FUTILE, long), "cause": "LowBreached"}}))
-    assert list(refusals(merged({}, sent), STATUS_SCHEMA)) == []
+    sent = status_of(view({**status, "decision": {**decision(Reason.FUTILE, long), "cause": "LowBreached"}}))
+    assert list(refusals(sent, STATUS_SCHEMA)) == []
     lengths = {condition["type"]: len(condition["message"]) for condition in sent["conditions"]}
     assert (lengths["UnderPressure"], lengths["ActionBlocked"]) == (4096, 4096)
     assert (len(sent["activeTriggers"]), len(sent["activeTriggerNames"]), len(sent["zones"])) == (16, 1024, 64)

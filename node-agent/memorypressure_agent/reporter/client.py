@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-MERGE_PATCH = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
 
 # A projected token lives at least 10 minutes and the kubelet renews it at 80 % of that (KEP-1205).
 TOKEN_READ_SECONDS = 30.0
@@ -98,9 +98,9 @@ class ApiClient:
         """The object at `path`. Raises ApiError."""
         return self._call("GET", path)
 
-    def patch(self, path: str, body: Json, content_type: str = MERGE_PATCH) -> Json:
-        """The object after the patch. Raises ApiError."""
-        return self._call("PATCH", path, body, content_type)
+    def patch(self, path: str, operations: list[Json]) -> Json:
+        """The object after a JSON patch (RFC 6902); a failed `test` is a 422. Raises ApiError."""
+        return self._call("PATCH", path, operations, JSON_PATCH)
 
     def close(self) -> None:
         """Ends the connection that is kept between calls."""
@@ -115,23 +115,25 @@ class ApiClient:
         """
         headers, context = self._headers(), self._fresh_context()
         connection = self._connection(context)
+        stream = connection.sock  # after an answer with `Connection: close` the connection no longer knows it
         try:
-            response = self._ask(connection, "GET", f"{path}?{urlencode({**query, 'watch': '1'})}", None, headers)
-            if response.status >= 300:
-                raise _refusal(response, response.read())
-            connection.sock.settimeout(silence_seconds)
-            buffer = b""
-            while chunk := _silent_is_end(response):
-                *lines, buffer = (buffer + chunk).split(b"\n")
-                for line in lines:
-                    if line:
-                        yield _object(line)
+            url = f"{path}?{urlencode({**query, 'watch': '1'})}"
+            with self._ask(connection, "GET", url, None, headers) as response:
+                if response.status >= 300:
+                    raise _refusal(response, response.read())
+                stream.settimeout(silence_seconds)
+                buffer = b""
+                while chunk := _silent_is_end(response):
+                    *lines, buffer = (buffer + chunk).split(b"\n")
+                    for line in lines:
+                        if line:
+                            yield _object(line)
         except (HTTPException, OSError) as error:
             raise ApiError(0, f"the watch broke off: {_reason(error)}") from error
         finally:
             connection.close()
 
-    def _call(self, method: str, path: str, body: Json | None = None, content_type: str | None = None) -> Json:
+    def _call(self, method: str, path: str, body: object = None, content_type: str | None = None) -> Json:
         headers, context = self._headers(content_type), self._fresh_context()
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         kept, self._kept = self._kept, None

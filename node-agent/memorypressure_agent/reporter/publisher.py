@@ -15,7 +15,7 @@ from memorypressure_agent.reporter import pace, report, shape
 from memorypressure_agent.reporter.client import ApiClient, ApiError
 from memorypressure_agent.reporter.endpoint import Health
 from memorypressure_agent.reporter.history import History
-from memorypressure_agent.reporter.link import STATES, Link
+from memorypressure_agent.reporter.link import STATES, Link, LinkState
 from memorypressure_agent.reporter.log import Log
 
 ROUND_SECONDS: Final = 0.5
@@ -26,6 +26,8 @@ STUCK_SECONDS: Final = 60.0
 OUT_OF_TOUCH_SECONDS: Final = 120.0
 FINISH_SECONDS: Final = 5.0
 
+_MAY_BE_ANOTHER: Final = (409, 422)
+"""What a server answers when a patch's test fails: 422; 409 if the object changes too fast for it."""
 _HINTS: Final = {
     401: "; the token is expired, or not of this cluster",
     403: "; the token must be bound to a pod on this node, and the chart's rights be in place",
@@ -41,7 +43,7 @@ class Publisher(threading.Thread):
         super().__init__(name="publisher", daemon=True)
         self.view = report.View({}, None, 0, 0, "the journal was not read yet")
         self._client = client
-        self._path = f"{STATES}/{node_name}/status"
+        self._object_path = f"{STATES}/{node_name}"
         self._reader = JournalReader(journal_path)
         self._link = link
         self._log = log
@@ -190,8 +192,9 @@ class Publisher(threading.Thread):
             self._seed(link.state.get("status") or {})
         self._conditions = report.conditions(self.view, link, self._conditions)
         actions, episodes = self._actions.window(), self._episodes.window()
-        patch = report.body(self.view, link, self._conditions, actions, episodes)
-        key = report.transition_key(patch, link)
+        view = self.view
+        status = report.body(view, link, self._conditions, actions, episodes)
+        key = report.transition_key(status, link)
         waiting = self._actions.unreported + self._episodes.unreported
         beat = self._current_beat(now)
         wish = pace.Wish(
@@ -202,9 +205,9 @@ class Publisher(threading.Thread):
         if not at_once and not pace.due(self._pace, now, wish, self._beat_jitter):
             return False
         try:
-            self._client.patch(self._path, patch)
+            self._client.patch(f"{self._object_path}/status", report.patch(status, view, link))
         except ApiError as error:
-            self._not_written(error)
+            self._not_written(error, link)
             return False
         self._actions.reported(actions)
         self._episodes.reported(episodes)
@@ -229,8 +232,9 @@ class Publisher(threading.Thread):
         self._episodes.seed(status.get("recentEpisodes") or ())
         self._seeded = True
 
-    def _not_written(self, error: ApiError) -> None:
-        message = f"{error}{_HINTS.get(error.status, '')}"
+    def _not_written(self, error: ApiError, link: LinkState) -> None:
+        message = self._replaced(link) if error.status in _MAY_BE_ANOTHER else ""
+        message = message or f"{error}{_HINTS.get(error.status, '')}"
         if message != self._api_problem:
             self._log(Reason.UNREADABLE, f"the status could not be written: {message}")
         self._api_problem = message
@@ -241,3 +245,19 @@ class Publisher(threading.Thread):
             throttled=error.status == 429,
             retry_after_seconds=error.retry_after_seconds,
         )
+
+    def _replaced(self, link: LinkState) -> str:
+        """How the object that was written to is no longer the one that the report was made for; empty if it is.
+
+        The server does not say which of a patch's tests failed, nor that one did.
+        """
+        try:
+            now = self._client.get(self._object_path)
+        except ApiError as error:
+            return "the object was deleted; it is waited for" if error.status == 404 and error.names_object else ""
+        uid = str((now.get("metadata") or {}).get("uid", ""))
+        if uid != link.uid:
+            return f"the object was made anew (UID {link.uid} is now {uid}); the next report is for the new one"
+        if (now.get("status") or {}).get("lease") != report.held_lease(link):
+            return "another reporter wrote its lease meanwhile; it is read again"
+        return ""

@@ -1,6 +1,9 @@
-"""The node's report: from the sentinel's status to `NodeMemoryState.status`, as a merge patch. Pure.
+"""The node's report: from the sentinel's status to `NodeMemoryState.status`, and the patch that puts it there. Pure.
 
-Every field of ours is in every patch; what there is nothing to say about is null, which removes it.
+A report is the whole status; what there is nothing to say about is not in it. It is for one object: a JSON patch tests
+the UID in the same step. (A merge patch with `metadata.uid` would not: for the status of a custom resource the server
+takes all metadata from the stored object before it compares anything; apiextensions-apiserver 1.37,
+`registry/customresource/status_strategy.go`.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -139,9 +142,9 @@ def body(
     actions: Sequence[Record],
     episodes: Sequence[Record],
 ) -> dict[str, Any]:
-    """The merge patch of the status subresource: as much of each list and text as the CRD takes.
+    """The whole status: as much of each list and text as the CRD takes.
 
-    Without a journal the lease is left as it stands there: nothing new is known about it.
+    Before a journal was read the lease is the one that stands there: nothing new is known about it.
     """
     status, grants = view.status, view.grants
     silent = view.silent
@@ -150,43 +153,65 @@ def body(
     psi = None if silent else status["psi"]["node"]
     full = psi["full"] if psi else None
     near = bool(triggers) or (not silent and status["helper"]["near"])
+    found = {
+        "observedGeneration": link.generation,
+        "lease": held_lease(link) if grants is None else _lease(grants),
+        "lastReportTime": rfc3339_seconds(view.unix_ns),
+        "agentVersion": VERSION,
+        "capabilities": [] if silent else sorted(n for n, why in status["capabilities"].items() if not why),
+        "conditions": [condition.to_json() for condition in now],
+        "activeTriggers": [
+            {"name": each["name"], "since": rfc3339_seconds(each["sinceUnixNs"])} for each in triggers[:MOST_TRIGGERS]
+        ],
+        "activeTriggerNames": ",".join(each["name"] for each in triggers)[:MOST_TEXT] or None,
+        "lowest": None if lowest is None else _lowest(lowest),
+        "psiFull10": None if full is None else f"{full['avg10']:.1f}%",
+        "grantExpireTime": _grant_expiry(view, link),
+        "zones": _zones(status["zones"]) if near and not silent and status["zones"] else None,
+        "recentActions": list(actions),
+        "recentEpisodes": list(episodes),
+        "topPods": [] if silent else [_top_pod(pod) for pod in status["topPods"]],
+        "lastActionTime": max((record["time"] for record in actions), default=None),
+    }
+    return _said(found)
+
+
+def patch(status: Mapping[str, Any], view: View, link: LinkState) -> list[dict[str, Any]]:
+    """The JSON patch that makes `status` the status of the object that `link` saw, and of no other.
+
+    A lease that is only handed on must still be the one that stands there.
+    """
+    tests = [{"op": "test", "path": "/metadata/uid", "value": link.uid}]
+    if view.grants is None and "lease" in status:
+        tests.append({"op": "test", "path": "/status/lease", "value": status["lease"]})
+    return [*tests, {"op": "add", "path": "/status", "value": status}]
+
+
+def held_lease(link: LinkState) -> dict[str, Any] | None:
+    """The lease that the object holds."""
+    lease = ((link.state or {}).get("status") or {}).get("lease")
+    return lease if isinstance(lease, dict) else None
+
+
+def _said(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "status": {
-            "observedGeneration": link.generation,
-            **({} if grants is None else {"lease": _lease(grants)}),
-            "lastReportTime": rfc3339_seconds(view.unix_ns),
-            "agentVersion": VERSION,
-            "capabilities": [] if silent else sorted(n for n, why in status["capabilities"].items() if not why),
-            "conditions": [condition.to_json() for condition in now],
-            "activeTriggers": [
-                {"name": each["name"], "since": rfc3339_seconds(each["sinceUnixNs"])}
-                for each in triggers[:MOST_TRIGGERS]
-            ],
-            "activeTriggerNames": ",".join(each["name"] for each in triggers)[:MOST_TEXT] or None,
-            "lowest": None if lowest is None else _lowest(lowest),
-            "psiFull10": None if full is None else f"{full['avg10']:.1f}%",
-            "grantExpireTime": _grant_expiry(view, link),
-            "zones": _zones(status["zones"]) if near and not silent and status["zones"] else None,
-            "recentActions": list(actions),
-            "recentEpisodes": list(episodes),
-            "topPods": [] if silent else [_top_pod(pod) for pod in status["topPods"]],
-            "lastActionTime": max((record["time"] for record in actions), default=None),
-        }
+        name: _said(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+        if value is not None
     }
 
 
-def transition_key(patch: Mapping[str, Any], link: LinkState) -> tuple[object, ...]:
+def transition_key(status: Mapping[str, Any], link: LinkState) -> tuple[object, ...]:
     """What makes a write due by itself when it differs from the last write's: states, not figures.
 
     Not the object's generation: it moves with each renewal of the grant, and an answer to each would double the writes
     of the whole cluster. What renewals bring is reported with the next beat.
     """
-    status, orders = patch["status"], link.orders
-    lease = status.get("lease") or {}
+    orders, lease = link.orders, status.get("lease") or {}
     return (
         link.uid,
         None if orders is None else (orders.policy_name, orders.policy_generation, orders.mode),
-        status["activeTriggerNames"],
+        status.get("activeTriggerNames"),
         tuple((each["type"], each["status"], each["reason"]) for each in status["conditions"]),
         tuple(status["capabilities"]),
         (lease.get("incarnation"), lease.get("killsTotal"), lease.get("ceilingSeen")),
