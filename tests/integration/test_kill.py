@@ -248,6 +248,7 @@ def test_orders_that_are_not_understood_disarm_until_valid_ones_come(lab: Sentin
         assert (found["standing"], found["reason"]) == ("Invalid", reason), case
         assert "disarmed" in found["message"]
         assert lab.status()["triggers"] == [], "nothing of the orders before is left"
+        assert lab.status()["decision"]["reason"] == reason, "nobody asked for mode Disabled"
     lab.flood()
     time.sleep(SETTLED_SECONDS)
     assert pods.alive() == EVERYTHING

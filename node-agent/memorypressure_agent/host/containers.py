@@ -104,6 +104,16 @@ class ContainerHandle:
             return None
         return int(text) if text.strip().isdigit() else None
 
+    def removed(self) -> bool:
+        """Whether the cgroup's directory is gone; what it held of files then counts for the cgroup above it."""
+        for descriptor in (self._current, self._events):
+            if descriptor >= 0:
+                try:
+                    os.pread(descriptor, 1, 0)
+                except OSError as error:
+                    return error.errno == errno.ENODEV
+        return False
+
     def figures(self) -> MemoryFigures | Absent | Unknown:
         """Memory figures now."""
         if self._current < 0 or self._stat < 0:

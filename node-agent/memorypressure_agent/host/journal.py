@@ -132,13 +132,14 @@ class Journal:
         self._state_sequence += 1
         self._put_blob(layout.STATE_OFFSET, layout.STATE_SLOT_BYTES, self._state_sequence, payload)
 
-    def write_status(self, status: Mapping[str, Any]) -> None:
-        """Replaces the gauges and counters. ValueError when they have no room."""
+    def write_status(self, status: Mapping[str, Any]) -> bool:
+        """Replaces the gauges and counters; False, and nothing written, when they have no room."""
         payload = _json(status)
         if len(payload) > layout.MAX_STATUS_BYTES:
-            raise ValueError(f"status of {len(payload)} bytes, more than {layout.MAX_STATUS_BYTES}")
+            return False
         self._status_sequence += 1
         self._put_blob(layout.STATUS_OFFSET, layout.STATUS_SLOT_BYTES, self._status_sequence, payload)
+        return True
 
     def write_decision(self, record: Mapping[str, Any]) -> int:
         """Appends a decision and returns its sequence number. One too long loses its longest texts, visibly."""

@@ -5,8 +5,9 @@ keeps a descriptor from being closed (and its number from meaning another file) 
 """
 
 import _thread
+import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from memorypressure.signals import Unknown
@@ -32,12 +33,48 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Killed:
-    """What a kill reached: handles to wait for, their processes, and what they held just before."""
+class Reached:
+    """A container whose `cgroup.kill` was written: what it held just before, and what of it a kill gives back."""
 
-    handles: tuple[ContainerHandle, ...]
-    pids: tuple[int, ...]
+    handle: ContainerHandle
     memory_bytes: int | None
+    relief_bytes: int | None
+
+    def left_bytes(self) -> int | None:
+        """What it still holds; None where the tree does not tell."""
+        return self.handle.memory_bytes()
+
+    def freed_bytes(self) -> int | None:
+        """What came back; None when that is not known.
+
+        While the cgroup is there, what its charge fell by. Once it is removed its charge reads 0, but file pages and
+        shmem only moved to the cgroup above: what a kill gives back (anon, kernel, sockets) counts then.
+        """
+        if self.memory_bytes is None:
+            return None
+        if self.handle.removed():
+            return None if self.relief_bytes is None else min(self.memory_bytes, self.relief_bytes)
+        left = self.handle.memory_bytes()
+        return None if left is None else max(0, self.memory_bytes - left)
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """What a kill came to: the containers reached and their processes, and why others were not."""
+
+    reached: tuple[Reached, ...]
+    pids: tuple[int, ...]
+    failures: tuple[str, ...] = ()
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What the reached containers held just before; None where the tree does not tell."""
+        return total(each.memory_bytes for each in self.reached)
+
+    @property
+    def handles(self) -> tuple[ContainerHandle, ...]:
+        """Descriptors of the containers reached."""
+        return tuple(each.handle for each in self.reached)
 
 
 @dataclass(slots=True)
@@ -48,6 +85,7 @@ class _Pod:
     age_then_ns: int
     handles: dict[str, ContainerHandle]
     pids: dict[str, tuple[int, ...]]
+    reliefs: dict[str, int]
 
 
 class Candidates:
@@ -64,7 +102,7 @@ class Candidates:
         self.wanted: frozenset[str] = frozenset()
         """UIDs of the plan's pods; the sampler replaces it, the next refresh follows."""
         self.dying: frozenset[str] = frozenset()
-        """UIDs of pods that are being killed."""
+        """UIDs of pods that are being killed. Replaced as a whole, by `begin_dying` and `end_dying`."""
         self.snapshot = Snapshot(clock() - 3600 * _SECOND_NS, ())
 
     def refresh(self, *, hold: bool) -> Snapshot:
@@ -80,25 +118,40 @@ class Candidates:
     def kill(self, uid: str, container_ids: tuple[str, ...]) -> Killed:
         """Writes `cgroup.kill` of these containers of a candidate, through the descriptors held.
 
+        A container that was removed meanwhile is as good as killed; every other failure is told in `failures`.
         OSError when none could be written; nothing was killed then. KeyError: no such candidate is held.
         """
         with self._lock:
             pod = self._pods[uid]
-            handles = tuple(pod.handles[container_id] for container_id in container_ids)
-            before = [handle.memory_bytes() for handle in handles]
-            reached: list[ContainerHandle] = []
+            handles = [pod.handles[container_id] for container_id in container_ids]
+            reached: list[Reached] = []
+            pids: list[int] = []
+            failures: list[str] = []
             failure: OSError | None = None
-            for handle in handles:
+            for container_id, handle in zip(container_ids, handles, strict=True):
+                before = handle.memory_bytes()
                 try:
                     handle.kill()
-                    reached.append(handle)
                 except OSError as error:
                     failure = error
+                    if error.errno != errno.ENODEV:
+                        failures.append(f"{container_id}: {error.strerror}")
+                    continue
+                reached.append(Reached(handle, before, pod.reliefs.get(container_id)))
+                pids += [pid for pid in pod.pids.get(container_id, ()) if pid > 0]
             if not reached:
                 raise failure or OSError("no container to kill")
-            pids = tuple(pid for container_id in container_ids for pid in pod.pids.get(container_id, ()) if pid > 0)
-            known = [figure for figure in before if figure is not None]
-            return Killed(tuple(reached), pids, sum(known) if len(known) == len(before) else None)
+            return Killed(tuple(reached), tuple(pids), tuple(failures))
+
+    def begin_dying(self, uid: str) -> None:
+        """Marks a pod that is being killed: no candidate until `end_dying`."""
+        with self._lock:
+            self.dying |= {uid}
+
+    def end_dying(self, uid: str) -> None:
+        """Ends the mark; a pod that is still there is a candidate again."""
+        with self._lock:
+            self.dying -= {uid}
 
     def give_up(self, handles: tuple[ContainerHandle, ...]) -> None:
         """Closes handles of a kill that is over, unless their cgroups are still there."""
@@ -131,8 +184,9 @@ class Candidates:
                 handle = self._handle(container, before, now)
                 if handle is not None:
                     handles[container.container_id] = handle
-            pids = before.pids if before is not None else {}
-            kept[uid] = _Pod(first_seen, age, handles, {key: pids[key] for key in pids.keys() & handles.keys()})
+            pids = {key: before.pids[key] for key in before.pids.keys() & handles.keys()} if before else {}
+            reliefs = {key: before.reliefs[key] for key in before.reliefs.keys() & handles.keys()} if before else {}
+            kept[uid] = _Pod(first_seen, age, handles, pids, reliefs)
         self._seen = {uid: self._seen[uid] for uid in listed.keys() & self._seen.keys()}
         held = {id(handle) for pod in kept.values() for handle in pod.handles.values()}
         with self._lock:
@@ -190,7 +244,9 @@ class Candidates:
             self._failures.append(f"{'/'.join(handle.container.parts)}: {error.strerror}")
             return None
         figures = handle.figures()
+        pod.reliefs.pop(container_id, None)
         if isinstance(figures, MemoryFigures):
+            pod.reliefs[container_id] = figures.relief_bytes
             by_node = figures.relief_bytes_by_node or None
             return ContainerUsage(container_id, figures.relief_bytes, figures.memory_bytes, len(pids), by_node)
         if isinstance(figures, Unknown):
@@ -205,6 +261,12 @@ class Candidates:
                 if not handle.can_kill:
                     return handle.kill_failure
         return ""
+
+
+def total(figures: Iterable[int | None]) -> int | None:
+    """The sum; None when a part of it is not known."""
+    known = list(figures)
+    return None if None in known else sum(figure or 0 for figure in known)
 
 
 def anonymous_bytes(pid: int) -> int | None:

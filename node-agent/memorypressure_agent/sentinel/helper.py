@@ -14,7 +14,7 @@ from memorypressure.ladder import Outcome, OutcomeKind
 from memorypressure.records import Victim
 from memorypressure_agent.host.clocks import boot_ns, unix_ns
 from memorypressure_agent.host.containers import ContainerHandle
-from memorypressure_agent.sentinel.candidates import Candidates, Killed, Snapshot
+from memorypressure_agent.sentinel.candidates import Candidates, Killed, Snapshot, total
 from memorypressure_agent.sentinel.counters import KILL_BUCKETS_SECONDS, Lag
 from memorypressure_agent.sentinel.log import Log
 from memorypressure_agent.sentinel.process import release_memory
@@ -60,8 +60,17 @@ class _Followed:
     killed: Killed
     began_ns: int
     last_progress_ns: int = 0
-    lowest_bytes: int | None = None
-    emptied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KillEnd:
+    """What a kill came to: the bytes that came back, None when not known, and containers that it did not reach."""
+
+    freed_bytes: int | None
+    failures: tuple[str, ...]
+
+
+_NOTHING_KNOWN: Final = KillEnd(None, ())
 
 
 class Helper:
@@ -96,7 +105,7 @@ class Helper:
         self._listed: frozenset[str] = frozenset()
         self._outcomes: deque[Outcome] = deque()
         self._kills: deque[_Followed] = deque()
-        self._freed: dict[int, int | None] = {}
+        self._ends: dict[int, KillEnd] = {}
         self._figures_ns = 0
         self._status_ns = 0
         self._capability_ns = boot_ns()
@@ -134,7 +143,7 @@ class Helper:
     def watch(self, action_number: int, victim: Victim, killed: Killed, began_ns: int) -> None:
         """Follows a kill that was written: reaps, reports progress and the end as outcomes."""
         self._outcomes.append(Outcome(OutcomeKind.WRITTEN, action_number, boot_ns(), killed.memory_bytes))
-        self.candidates.dying |= {victim.pod.uid}
+        self.candidates.begin_dying(victim.pod.uid)
         self._kills.append(_Followed(action_number, victim, killed, began_ns))
         self.wake()
 
@@ -147,9 +156,9 @@ class Helper:
         while self._outcomes:
             yield self._outcomes.popleft()
 
-    def take_freed(self, action_number: int) -> int | None:
-        """Bytes that a kill gave back; None when that is not known."""
-        return self._freed.pop(action_number, None)
+    def take_end(self, action_number: int) -> KillEnd:
+        """What a kill came to, once it is over."""
+        return self._ends.pop(action_number, _NOTHING_KNOWN)
 
     def stop(self) -> None:
         """Ends the thread and waits for it."""
@@ -199,16 +208,15 @@ class Helper:
 
     def _follow(self, followed: _Followed) -> None:
         killed = followed.killed
-        if self._can_release and not followed.emptied and followed.last_progress_ns == 0:
+        if self._can_release and followed.last_progress_ns == 0:
             self._release(killed)
         now = boot_ns()
-        empty = not any(_lives(handle) for handle in killed.handles)
-        figures = [handle.memory_bytes() for handle in killed.handles]
-        left = None if any(figure is None for figure in figures) else sum(figure or 0 for figure in figures)
+        empty = not any(_lives(each.handle) for each in killed.reached)
+        left = total(each.left_bytes() for each in killed.reached)
         if empty:
             seconds = (now - followed.began_ns) / 1e9
-            freed = None if killed.memory_bytes is None or left is None else max(0, killed.memory_bytes - left)
-            self._freed[followed.action_number] = freed
+            freed = total(each.freed_bytes() for each in killed.reached)
+            self._ends[followed.action_number] = KillEnd(freed, killed.failures)
             self.kill_latency.observe(now - followed.began_ns)
             message = f"its cgroup was empty after {seconds * 1000:.0f} ms"
             self._outcomes.append(Outcome(OutcomeKind.GONE, followed.action_number, now, left, message))
@@ -227,7 +235,7 @@ class Helper:
 
     def _forget(self, followed: _Followed) -> None:
         self._kills.remove(followed)
-        self.candidates.dying -= {followed.victim.pod.uid}
+        self.candidates.end_dying(followed.victim.pod.uid)
         self.candidates.give_up(followed.killed.handles)
 
     def status(self) -> dict[str, Any]:

@@ -53,16 +53,19 @@ class Recorder:
     def kill_ended(self, pending: dict[str, Any], outcomes: tuple[Outcome, ...]) -> None:
         """Records how the kill ended, also one that an earlier process began."""
         last = next((o for o in reversed(outcomes) if o.kind in (OutcomeKind.GONE, OutcomeKind.FAILED)), None)
-        freed = self._helper.take_freed(pending["number"])
+        end = self._helper.take_end(pending["number"])
         if last is None:
             result, message = ActionResult.FAILED, "the wait for its cgroup to be empty has ended"
             self._counts.kills_failed += 1
         elif last.kind is OutcomeKind.FAILED:
             result, message = ActionResult.FAILED, last.message
             self._counts.kills_failed += 1
+        elif end.failures:
+            result, message = ActionResult.FAILED, f"{last.message}; not killed: {', '.join(end.failures)}"
+            self._counts.kills_failed += 1
         else:
             result, message = ActionResult.SUCCESS, last.message
-            self._counts.freed_bytes += freed or 0
+        self._counts.freed_bytes += end.freed_bytes or 0
         self._counts.end(pending["policy"], Mode.ENFORCE.value, result.value)
         if self.journal is not None:
             pod = pending["pod"]
@@ -74,7 +77,7 @@ class Recorder:
                 result=result,
                 reason=Reason(pending["cause"]),
                 pod=PodRef(pod["uid"], pod["namespace"], pod["name"]),
-                freed_bytes=freed,
+                freed_bytes=end.freed_bytes,
             )
             self.write(
                 {

@@ -11,7 +11,7 @@ for the next process of this boot, and nothing is fresh after a suspend.
 """
 
 import errno
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from memorypressure import engine, ladder
@@ -209,11 +209,18 @@ class Sampler:
             can_kill=not self._helper.kill_failure,
             lock_held=self.lock_held or self.journal is None,
         )
-        result = engine.step(self.rules, self.state, inputs)
+        result = self._told(engine.step(self.rules, self.state, inputs))
         if self._pending is not None and result.state.ladder.kill is None:
             self._recorder.kill_ended(self._pending, outcomes)
             self._pending = None
         return result
+
+    def _told(self, result: Result) -> Result:
+        """The result with the real reason: without valid orders the mode is Disabled, but nobody asked for that."""
+        decision = result.decision
+        if self.orders.standing is Standing.VALID or decision.reason is not Reason.MODE_DISABLED:
+            return result
+        return replace(result, decision=replace(decision, reason=self.orders.reason, message=self.orders.message))
 
     def _resumed(self) -> tuple[Outcome, ...]:
         """The end of a kill that an earlier process began, once figures show that nothing lives in its containers."""

@@ -186,7 +186,10 @@ class Service:
             "ageSeconds": (times.boot_ns - snapshot.time_ns) / 1e9,
             "failures": list(snapshot.failures),
         }
-        journal.write_status(values)
+        for lesser in status.with_less_and_less(values):
+            if journal.write_status(lesser):
+                return
+        self._helper.log("ActionFailed", "the status has no room in the journal and was not written")
 
 
 def _open_journal(settings: SentinelSettings) -> Journal | None:

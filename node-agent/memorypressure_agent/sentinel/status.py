@@ -28,8 +28,10 @@ Members whose source is not there are null, never 0:
     killLatency      a histogram like lag: from the count of a kill to its empty cgroup
     loop             {periodSeconds, lag {buckets [[le, cumulative count]], sum, count, worst}}
     helper           {near, listKept, logLinesLost}, figures {ageSeconds, failures}
+    leftOut          names of what had no room and was shortened or left out; there only then
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -46,6 +48,8 @@ from memorypressure_agent.sentinel.readings import Readings
 from memorypressure_agent.sentinel.sampler import View
 
 MOST_TOP_PODS: Final = 10
+SHORT_TEXT: Final = 120
+"""Characters of a message where there is little room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,33 @@ def build(
             ],
         },
     }
+
+
+def with_less_and_less(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The status whole, then with ever less in it, of the same shape: for a machine whose zones have no room.
+
+    What decides readiness and conditions (orders, permit, triggers, capabilities, lease) stays to the end.
+    """
+    yield values
+    left_out: list[str] = []
+    for name, lesser in (
+        ("figures", {**values["figures"], "failures": []}),
+        ("belowLine", [entry for entry in values["belowLine"] if entry["episodes"]]),
+        ("zones", [zone for zone in values["zones"] or [] if zone["counted"]] or None),
+        ("belowLine", []),
+        ("topPods", []),
+        ("zones", None),
+        ("sources", [{**each, "message": each["message"][:SHORT_TEXT]} for each in values["sources"]]),
+        ("triggers", [{**each, "message": each["message"][:SHORT_TEXT]} for each in values["triggers"]]),
+        ("orders", {**values["orders"], "message": values["orders"]["message"][:SHORT_TEXT]}),
+        ("decision", {**values["decision"], "message": values["decision"]["message"][:SHORT_TEXT]}),
+        ("permit", {**values["permit"], "message": values["permit"]["message"][:SHORT_TEXT]}),
+        ("episode", values["episode"] and {**values["episode"], "worst": values["episode"]["worst"][:SHORT_TEXT]}),
+        ("sources", [{**each, "message": ""} for each in values["sources"]]),
+    ):
+        left_out = left_out if name in left_out else [*left_out, name]
+        values = {**values, name: lesser, "leftOut": left_out}
+        yield values
 
 
 def _orders(read: OrdersRead, view: View) -> dict[str, Any]:

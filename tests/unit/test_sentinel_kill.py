@@ -1,0 +1,125 @@
+"""A kill as the sentinel does and follows it: what it reached, what it did not, and what came back."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.cgrouptree import MIB, CgroupTree, Memory
+
+from memorypressure.ladder import OutcomeKind
+from memorypressure.records import PodRef, Victim
+from memorypressure_agent.host.cgroups import PodsTree
+from memorypressure_agent.host.clocks import boot_ns
+from memorypressure_agent.host.containers import ContainerHandle
+from memorypressure_agent.sentinel.candidates import Candidates
+from memorypressure_agent.sentinel.helper import Helper
+from memorypressure_agent.sentinel.log import Log
+
+UID = "8f1f6d1e-6ad0-4a7e-9f0e-2f8d6a3c1b11"
+BIG, SMALL = "c0de01", "c0de02"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> CgroupTree:
+    made = CgroupTree(tmp_path)
+    made.add_pod(UID)
+    made.add_container(UID, BIG, Memory(anon=300 * MIB, file=500 * MIB))
+    made.add_container(UID, SMALL, Memory(anon=40 * MIB))
+    return made
+
+
+@pytest.fixture
+def candidates(tree: CgroupTree) -> Candidates:
+    made = Candidates(PodsTree(str(tree.root)))
+    made.wanted = frozenset((UID,))
+    made.refresh(hold=False)
+    return made
+
+
+def failing(candidates: Candidates, container: str, number: int) -> None:
+    """Makes the write to this container's cgroup.kill fail."""
+
+    def kill() -> None:
+        raise OSError(number, os.strerror(number))
+
+    candidates._pods[UID].handles[container].kill = kill  # type: ignore[method-assign]
+
+
+def followed(candidates: Candidates, end: Callable[[], None]) -> Helper:
+    """A helper that has followed a kill of both containers to its end, which `end` makes."""
+    helper = Helper(candidates, Log(as_json=False), lambda: None, lambda: "", can_release=False)
+    killed = candidates.kill(UID, (BIG, SMALL))
+    helper.watch(1, Victim(PodRef(UID, "default", "pod"), (BIG, SMALL), None, 0, over_request=False), killed, boot_ns())
+    end()
+    helper._turn()
+    return helper
+
+
+def emptied(tree: CgroupTree, container: str, left: Memory | None) -> None:
+    """As the kernel shows a container whose processes have ended and whose cgroup is still there."""
+    directory = tree.pod_directory(UID) / container
+    (directory / "cgroup.events").write_text("populated 0\nfrozen 0\n")
+    if left is not None:
+        left.write(directory)
+
+
+def test_a_kill_that_missed_a_container_says_which_and_counts_only_what_it_reached(
+    tree: CgroupTree, candidates: Candidates
+) -> None:
+    failing(candidates, SMALL, errno.EIO)
+    helper = followed(candidates, lambda: emptied(tree, BIG, Memory(file=500 * MIB)))
+    assert OutcomeKind.GONE in [outcome.kind for outcome in helper.take_outcomes()]
+    end = helper.take_end(1)
+    assert end.failures == (f"{SMALL}: Input/output error",)
+    assert end.freed_bytes == 300 * MIB
+
+
+def test_a_container_that_was_gone_already_is_no_failure(tree: CgroupTree, candidates: Candidates) -> None:
+    failing(candidates, SMALL, errno.ENODEV)
+    helper = followed(candidates, lambda: emptied(tree, BIG, Memory()))
+    assert helper.take_end(1).failures == ()
+
+
+def test_a_kill_that_reached_nothing_raises(candidates: Candidates) -> None:
+    failing(candidates, BIG, errno.ENODEV)
+    failing(candidates, SMALL, errno.ENODEV)
+    with pytest.raises(OSError, match="No such device"):
+        candidates.kill(UID, (BIG, SMALL))
+
+
+def test_file_pages_that_moved_to_the_cgroup_above_are_not_counted_as_freed(
+    tree: CgroupTree, candidates: Candidates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def removed() -> None:  # as descriptors of removed cgroups answer
+        emptied(tree, BIG, None)
+        emptied(tree, SMALL, None)
+        monkeypatch.setattr(ContainerHandle, "removed", lambda _self: True)
+        monkeypatch.setattr(ContainerHandle, "memory_bytes", lambda _self: 0)
+
+    assert followed(candidates, removed).take_end(1).freed_bytes == 340 * MIB
+
+
+def test_without_figures_it_is_not_known_what_came_back(tree: CgroupTree, tmp_path: Path) -> None:
+    for container in (BIG, SMALL):
+        for name in ("memory.current", "memory.stat", "memory.numa_stat"):
+            (tree.pod_directory(UID) / container / name).unlink()
+    bare = Candidates(PodsTree(str(tmp_path)))
+    bare.wanted = frozenset((UID,))
+    bare.refresh(hold=False)
+
+    def end() -> None:
+        emptied(tree, BIG, None)
+        emptied(tree, SMALL, None)
+
+    assert followed(bare, end).take_end(1).freed_bytes is None
+
+
+def test_a_pod_that_is_being_killed_is_no_candidate_until_its_end(tree: CgroupTree, candidates: Candidates) -> None:
+    helper = followed(candidates, lambda: None)
+    assert candidates.dying == {UID}
+    emptied(tree, BIG, None)
+    emptied(tree, SMALL, None)
+    helper._turn()
+    assert candidates.dying == frozenset()
