@@ -129,15 +129,56 @@ class Observation:
     lock_held: bool = False
 
 
+def at_rest(state: LadderState, now_ns: int) -> LadderState | None:
+    """What `advance` returns while no trigger is active or runs, nothing is waited for and no time is up; else None.
+
+    For the same `LadderConfig` as at the step before, and triggers of which `triggers.at_rest` says that they rest.
+    """
+    if (
+        state.phase is not Phase.CLEAR
+        or state.kill is not None
+        or state.born_ns is not None
+        or state.running is not None
+        or state.last_ns is None
+        or state.clear_since_ns is None
+        or now_ns < state.cooldown_until_ns
+        or not 0 <= now_ns - state.last_ns <= MAX_SILENCE_NS
+        or not (state.calm or now_ns - state.clear_since_ns < FUTILE_CALM_NS)
+    ):
+        return None
+    hour_ago_ns = now_ns - HOUR_NS
+    if (state.kills and state.kills[0] <= hour_ago_ns) or (state.shadow_kills and state.shadow_kills[0] <= hour_ago_ns):
+        return None
+    for timer in state.timers:
+        if timer.since_ns is not None:
+            return None
+    return LadderState(
+        Phase.CLEAR,
+        now_ns,
+        state.timers,
+        state.episode,
+        state.episodes,
+        state.actions,
+        state.clear_since_ns,
+        None,
+        state.kills,
+        state.shadow_kills,
+        state.calm,
+        state.ended_ns,
+        state.cooldown_until_ns,
+        state.futile_until_ns,
+        None,
+    )
+
+
 def advance(config: LadderConfig, state: LadderState, seen: Observation) -> tuple[LadderState, Decision]:
     """The state after one sample and what to do. `seen.now_ns` never goes back."""
     state = _after_outcomes(config, state, seen)
     state = _cooled(config, state, seen.now_ns)
     state = _episode(config, state, seen)
     timers, statuses = advance_steps(config.ladder, state.timers, readings_of(seen.triggers), seen.now_ns)
-    state = replace(state, timers=timers, last_ns=seen.now_ns)
     status = next((each for each in statuses if each.step.action is Action.KILL), None)
-    state = replace(state, phase=_phase(state, config, seen))
+    state = replace(state, timers=timers, last_ns=seen.now_ns, phase=_phase(state, config, seen))
     if status is None or not status.due:
         return state, _decision(config, state, seen, *_not_due(config, seen, status), status=status)
     return _due(config, state, seen, status)
@@ -327,9 +368,11 @@ def _ended(state: LadderState, end_ns: int, cooldown_ns: int) -> LadderState:
 def _cooled(config: LadderConfig, state: LadderState, now_ns: int) -> LadderState:
     """The state with what the last hour no longer holds gone, and the first cool-down of a new journal set."""
     hour_ago_ns = now_ns - HOUR_NS
-    kills = tuple(time_ns for time_ns in state.kills if time_ns > hour_ago_ns)
-    shadow = tuple(time_ns for time_ns in state.shadow_kills if time_ns > hour_ago_ns)
-    state = replace(state, kills=kills, shadow_kills=shadow)
+    if state.kills or state.shadow_kills:
+        kills = tuple(time_ns for time_ns in state.kills if time_ns > hour_ago_ns)
+        shadow = tuple(time_ns for time_ns in state.shadow_kills if time_ns > hour_ago_ns)
+        if (kills, shadow) != (state.kills, state.shadow_kills):
+            state = replace(state, kills=kills, shadow_kills=shadow)
     if state.born_ns is None:
         return state
     until_ns = max(state.cooldown_until_ns, state.born_ns + config.cooldown_ns)
@@ -339,7 +382,8 @@ def _cooled(config: LadderConfig, state: LadderState, now_ns: int) -> LadderStat
 def _episode(config: LadderConfig, state: LadderState, seen: Observation) -> LadderState:
     """The state with the episode begun, gone on, or ended, and the clear time that counts towards both ends."""
     now_ns = seen.now_ns
-    watched = [trigger for trigger in seen.triggers.triggers if trigger.name in config.watched]
+    names = config.watched
+    watched = [trigger for trigger in seen.triggers.triggers if trigger.name in names]
     active = tuple(trigger.name for trigger in watched if trigger.status is TriggerStatus.ACTIVE)
     running = state.running
     if active:
@@ -362,7 +406,9 @@ def _episode(config: LadderConfig, state: LadderState, seen: Observation) -> Lad
     if not quiet:
         return replace(state, clear_since_ns=None)
     since_ns = now_ns if state.clear_since_ns is None or gap else state.clear_since_ns
-    state = replace(state, clear_since_ns=since_ns, calm=state.calm or now_ns - since_ns >= FUTILE_CALM_NS)
+    calm = state.calm or now_ns - since_ns >= FUTILE_CALM_NS
+    if (since_ns, calm) != (state.clear_since_ns, state.calm):
+        state = replace(state, clear_since_ns=since_ns, calm=calm)
     if running is not None and now_ns - since_ns >= EPISODE_CLEAR_NS:
         return replace(state, episode=replace(running, end_ns=since_ns))
     return state
@@ -385,7 +431,7 @@ def _phase(state: LadderState, config: LadderConfig, seen: Observation) -> Phase
         return Phase.WAITING
     if seen.now_ns < state.cooldown_until_ns:
         return Phase.COOLING_DOWN
-    if any(name in config.watched for name in seen.triggers.active):
+    if not config.watched.isdisjoint(seen.triggers.active):
         return Phase.PRESSURE
     return Phase.SUSPECTED if seen.triggers.watching else Phase.CLEAR
 
@@ -394,14 +440,15 @@ def _not_due(config: LadderConfig, seen: Observation, status: StepStatus | None)
     """Why nothing is to be done while the Kill step is not due."""
     if config.effective_mode is Mode.DISABLED:
         return Reason.MODE_DISABLED, "the policy's mode is Disabled, or there is none"
-    active = [name for name in seen.triggers.active if name in config.watched]
+    watched = config.watched
+    active = [name for name in seen.triggers.active if name in watched]
     if status is not None and status.due_ns is not None:
         left_ms = (status.due_ns - seen.now_ns) // 1_000_000
         return Reason.STEP_NOT_DUE, f"the Kill step is due in {left_ms} ms if {', '.join(status.active)} stays active"
     if active:
         missing = "the ladder has no Kill step" if status is None else "the condition of the Kill step is not true"
         return Reason.STEP_NOT_DUE, f"{', '.join(active)} active; {missing}"
-    unknown = [name for name in seen.triggers.unknown if name in config.watched]
+    unknown = [name for name in seen.triggers.unknown if name in watched]
     if unknown:
         return Reason.SIGNAL_UNKNOWN, "; ".join(f"{name}: {seen.triggers.of(name).message}" for name in unknown)
     return Reason.NO_PRESSURE, "no trigger is active"
@@ -418,10 +465,11 @@ def _decision(
     ranking: Ranking | None = None,
 ) -> Decision:
     sample_ns = seen.triggers.time_ns
-    active = tuple(name for name in seen.triggers.active if name in config.watched)
+    watched = config.watched
+    active = tuple(name for name in seen.triggers.active if name in watched)
     inputs: list[tuple[str, Input]] = [
         ("active", active),
-        ("unknown", tuple(name for name in seen.triggers.unknown if name in config.watched)),
+        ("unknown", tuple(name for name in seen.triggers.unknown if name in watched)),
     ]
     if sample_ns is not None:
         inputs.append(("sampleAgeMicroseconds", (seen.now_ns - sample_ns) // 1000))

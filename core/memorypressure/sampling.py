@@ -22,12 +22,16 @@ _SECOND_NS = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class NodeDrain:
-    """What one node lost: usable pages of its counted zones at the last full reading, and the fastest loss seen."""
+    """What one node lost: usable pages of its counted zones at the last full reading, and the fastest loss seen.
+
+    `free_pages` are those of all its zones at the last reading, full or of its gate.
+    """
 
     node: int
     usable_pages: tuple[tuple[str, int], ...]
     fastest_pages_per_second: int
     seen_ns: int
+    free_pages: int = 0
 
     def pages_per_second(self, now_ns: int) -> int:
         """The fastest loss seen, halved for every 60 s since, rounded up."""
@@ -37,10 +41,14 @@ class NodeDrain:
 
 @dataclass(frozen=True, slots=True)
 class Drains:
-    """The drain of every node; `time_ns` is that of the last full reading, None before the first."""
+    """The drain of every node; `time_ns` is that of the last full reading, None before the first.
+
+    `free_ns` is that of the last reading of free pages, full or of the gates.
+    """
 
     time_ns: int | None = None
     nodes: tuple[NodeDrain, ...] = ()
+    free_ns: int = 0
 
     def of(self, node: int) -> NodeDrain | None:
         """That node's drain, None before its first reading."""
@@ -50,20 +58,46 @@ class Drains:
 def observe(drains: Drains, info: ZoneInfo, time_ns: int) -> Drains:
     """The drains after one more full reading; a node's loss is what its zones lost, gains not deducted."""
     nodes = []
+    free_of: dict[int, int] = {}
+    for zone in info.zones:
+        free_of[zone.node] = free_of.get(zone.node, 0) + zone.free_pages
     for node in info.counted_nodes:
+        free = free_of[node.number]
         usable = tuple([(counted.zone.name, counted.zone.usable_pages) for counted in node.counted])
         before = drains.of(node.number)
         if before is None or drains.time_ns is None or time_ns <= drains.time_ns:
-            nodes.append(before or NodeDrain(node.number, usable, 0, time_ns))
+            nodes.append(before or NodeDrain(node.number, usable, 0, time_ns, free))
             continue
         earlier = dict(before.usable_pages)
         lost = sum([max(0, earlier.get(name, pages) - pages) for name, pages in usable])
         rate = -(-lost * _SECOND_NS // (time_ns - drains.time_ns))
         if rate >= before.pages_per_second(time_ns):
-            nodes.append(NodeDrain(node.number, usable, rate, time_ns))
+            nodes.append(NodeDrain(node.number, usable, rate, time_ns, free))
         else:
-            nodes.append(NodeDrain(node.number, usable, before.fastest_pages_per_second, before.seen_ns))
-    return Drains(time_ns if drains.time_ns is None else max(time_ns, drains.time_ns), tuple(nodes))
+            nodes.append(NodeDrain(node.number, usable, before.fastest_pages_per_second, before.seen_ns, free))
+    newest = time_ns if drains.time_ns is None else max(time_ns, drains.time_ns)
+    return Drains(newest, tuple(nodes), max(newest, drains.free_ns))
+
+
+def observe_gates(drains: Drains, node_free_pages: tuple[tuple[int, int], ...], time_ns: int) -> Drains:
+    """The drains after the gates were read: between two full readings a node's loss is what its free pages fell by."""
+    elapsed_ns = time_ns - drains.free_ns
+    if drains.time_ns is None or elapsed_ns <= 0:
+        return drains
+    free_of = dict(node_free_pages)
+    nodes = []
+    for drain in drains.nodes:
+        free = free_of.get(drain.node)
+        if free is None:
+            nodes.append(drain)
+            continue
+        fastest, seen_ns = drain.fastest_pages_per_second, drain.seen_ns
+        if free < drain.free_pages:
+            rate = -(-(drain.free_pages - free) * _SECOND_NS // elapsed_ns)
+            if rate >= drain.pages_per_second(time_ns):
+                fastest, seen_ns = rate, time_ns
+        nodes.append(NodeDrain(drain.node, drain.usable_pages, fastest, seen_ns, free))
+    return Drains(drains.time_ns, tuple(nodes), time_ns)
 
 
 def headroom_pages(info: ZoneInfo, node: int, watched: tuple[tuple[Line, int], ...]) -> int | None:
@@ -93,10 +127,10 @@ def next_period_ns(
 ) -> int:
     """Nanoseconds until the next reading, from 10 ms to 1 s.
 
-    `headrooms` holds (node, pages to its nearest watched line, or None if it has none); `read_cost_ns` is what the next
-    reading takes. Half of the time in which a node could reach its line, but never more than 2 % of a core; while
-    `watching` (a watched line is breached or a window runs) at most 100 ms, or 200 ms where a reading takes more than
-    2 ms: beyond 4 ms the dwell, which a gap of 250 ms would restart, counts more than the 2 %.
+    `headrooms` holds (node, pages to its nearest watched line or its gate, or None if it has none); `read_cost_ns` is
+    what the next round takes. Half of the time in which a node could reach its line, but never more than 2 % of a core;
+    while `watching` (a watched line is breached or a window runs) at most 100 ms, or 200 ms where a round takes more
+    than 2 ms: beyond 4 ms the dwell, which a gap of 250 ms would restart, counts more than the 2 %.
     """
     period = LONGEST_NS
     assumed = -(-ASSUMED_DRAIN_BYTES_PER_SECOND // page_size_bytes)

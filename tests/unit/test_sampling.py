@@ -17,6 +17,7 @@ from memorypressure.sampling import (
     headroom_pages,
     next_period_ns,
     observe,
+    observe_gates,
     time_to_line_seconds,
 )
 from memorypressure.zones import Line, Zone, ZoneInfo
@@ -54,7 +55,7 @@ def test_what_was_seen_counts_half_after_every_minute() -> None:
     assert [drain.pages_per_second(HALF_LIFE_NS * count) for count in (0, 1, 2, 9, 200)] == [1000, 500, 250, 2, 1]
     drains = observe(drain_of(1000), info(9000), 0)
     drains = observe(drains, info(8000), 2 * HALF_LIFE_NS)
-    assert drains.of(0) == NodeDrain(0, (("DMA32", 8000),), 1000, 0)
+    assert drains.of(0) == NodeDrain(0, (("DMA32", 8000),), 1000, 0, 8000)
 
 
 def test_a_reading_of_an_earlier_time_teaches_nothing() -> None:
@@ -136,6 +137,47 @@ def test_the_fastest_drain_covers_every_loss_of_headroom_since(readings: list[tu
         if before is not None and room is not None:
             assert drains.nodes[0].pages_per_second(now) * milliseconds >= (before - room) * 1000
         before = room
+
+
+def test_between_full_readings_a_loss_is_what_the_nodes_free_pages_fell_by() -> None:
+    drains = observe(Drains(), info(5000, 5000), SECOND)
+    assert observe_gates(Drains(), ((0, 10),), SECOND) == Drains(), "before a full reading nothing is known"
+    assert observe_gates(drains, ((0, 10),), SECOND) == drains, "no time has passed"
+    drains = observe_gates(drains, ((0, 9000), (7, 1)), SECOND + SECOND // 100)
+    assert (drains.nodes[0].fastest_pages_per_second, drains.nodes[0].seen_ns) == (100_000, SECOND + SECOND // 100)
+    drains = observe_gates(drains, ((0, 8999),), SECOND + SECOND // 50)
+    assert drains.nodes[0].fastest_pages_per_second == 100_000
+    assert drains.nodes[0].usable_pages == (("DMA32", 5000), ("Normal", 5000)), "a gate tells nothing of zones"
+    drains = observe(drains, info(5000, 4999), 2 * SECOND)
+    assert drains.nodes[0].fastest_pages_per_second == 100_000
+
+
+@given(
+    st.integers(20_000, 4_000_000),
+    st.lists(st.tuples(st.integers(0, 600_000), st.integers(1, 50)), min_size=1, max_size=12),
+    st.integers(0, 190_000),
+    st.booleans(),
+)
+def test_no_drain_that_was_seen_reaches_the_line_between_two_readings(
+    free: int, phases: list[tuple[int, int]], cost_ns: int, through_gates: bool
+) -> None:
+    """A machine that loses pages in phases of some rate; each is slept through as the choice says."""
+    mark, now, drains = 1250, SECOND, observe(Drains(), info(free), SECOND)
+    fastest = ASSUMED_DRAIN_BYTES_PER_SECOND // PAGE
+    for rate, readings in phases:
+        for _ in range(readings):
+            room = free - mark
+            period = next_period_ns(drains, ((0, room),), now, PAGE, cost_ns, watching=False)
+            assert SHORTEST_NS <= period <= LONGEST_NS
+            assert period == SHORTEST_NS or fastest * period <= room * SECOND, "it sleeps past the line"
+            assert cost_ns * 50 <= period, "more than 2 % of a core"
+            now += period
+            free -= rate * period // SECOND
+            if free <= mark:
+                return
+            current = info(free)
+            drains = observe_gates(drains, ((0, free),), now) if through_gates else observe(drains, current, now)
+            fastest = max(ASSUMED_DRAIN_BYTES_PER_SECOND // PAGE, drains.nodes[0].pages_per_second(now))
 
 
 def test_the_node_that_is_nearest_its_line_decides() -> None:

@@ -276,7 +276,7 @@ def machine(tmp_path: Path) -> Iterator[FakeNode]:
 
 def readings_on(machine: FakeNode, clock: Clock) -> Readings:
     roots = HostRoots(str(machine.proc), str(machine.sys), "/nonexistent")
-    readings = Readings(HostSources(roots, clock=clock), clock, clock)
+    readings = Readings(HostSources(roots, clock=clock), clock)
     readings.watch(((Line.ATOMIC_RESERVE, 0),))
     return readings
 
@@ -336,6 +336,30 @@ def test_the_period_shrinks_towards_a_line(machine: FakeNode) -> None:
     near = readings.period_ns(watching=False)
     assert far == SECOND
     assert near == SECOND // 100
+
+
+def test_behind_a_shut_gate_the_period_follows_the_room_to_the_gate_and_what_gates_saw(machine: FakeNode) -> None:
+    clock = Clock()
+    readings = readings_on(machine, clock)
+    readings.sample(watching=False)
+    clock.now += SECOND // 100
+    machine.show(Reading(0.0, 60_000, 0, 634))  # 38,000 pages in 10 ms: 14 GB/s
+    assert isinstance(readings.sample(watching=False).zones, GateShut)
+    assert readings.period_ns(watching=False) == SECOND // 100
+    readings.charge(400_000)
+    assert readings.period_ns(watching=False) == 50 * 400_000, "never more than 2 % of a core"
+
+
+def test_one_costly_round_does_not_put_the_next_one_off_for_long(machine: FakeNode) -> None:
+    clock = Clock()
+    readings = readings_on(machine, clock)
+    readings.sample(watching=False)
+    readings.charge(100_000)
+    machine.show(Reading(0.0, 700, 0, 634))
+    clock.now += SECOND
+    readings.sample(watching=False)
+    readings.charge(80_000_000)
+    assert readings.period_ns(watching=False) == SECOND // 100
 
 
 # --- counters

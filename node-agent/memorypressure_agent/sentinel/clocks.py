@@ -10,3 +10,5 @@ class Clocks:
 
     boot_ns: Callable[[], int]
     unix_ns: Callable[[], int]
+    cpu_ns: Callable[[], int]
+    """What the sampler's thread has used of a core, of one source: it measures what rounds cost."""

@@ -66,6 +66,11 @@ class BelowLineTimes:
     def _observe_zone(self, counted: CountedZone) -> None:
         zone = counted.zone
         usable, managed = zone.usable_pages, zone.managed_pages
+        if usable > counted.line_pages(Line.HIGH):  # the highest: above it, above all
+            for line in Line:
+                entry = self._times.setdefault((zone.node, zone.name, line), LineTime())
+                entry.below = False
+            return
         for line in Line:
             key = (zone.node, zone.name, line)
             entry = self._times.get(key)

@@ -151,6 +151,11 @@ class Helper:
         """Reports a kill that could not be written."""
         self._outcomes.append(Outcome(OutcomeKind.FAILED, action_number, boot_ns(), None, message))
 
+    @property
+    def has_outcomes(self) -> bool:
+        """Whether `take_outcomes` would give any."""
+        return bool(self._outcomes)
+
     def take_outcomes(self) -> Iterator[Outcome]:
         """What became of kills since the last call."""
         while self._outcomes:

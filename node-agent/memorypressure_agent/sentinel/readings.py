@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from memorypressure.gate import gate_thresholds
-from memorypressure.sampling import Drains, headroom_pages, next_period_ns, observe
+from memorypressure.sampling import Drains, headroom_pages, next_period_ns, observe, observe_gates
 from memorypressure.signals import Absent, GateShut, MemInfo, Psi, Sample, Unknown
 from memorypressure.zone_values import Line, ZoneInfo
 from memorypressure_agent.host.sources import HostSources
@@ -27,11 +27,10 @@ OBSERVED_LINES: Final = ((Line.ATOMIC_RESERVE, 0), (Line.LOW, 0))
 class Readings:
     """Reads samples and knows when the next one is due. For the sampler's thread."""
 
-    def __init__(self, sources: HostSources, clock: Callable[[], int], cost_clock: Callable[[], int]) -> None:
-        """`clock` is the clock of samples and windows, `cost_clock` measures what a reading takes."""
+    def __init__(self, sources: HostSources, clock: Callable[[], int]) -> None:
+        """`clock` is the clock of samples and windows."""
         self._sources = sources
         self._clock = clock
-        self._cost_clock = cost_clock
         self._gates: tuple[tuple[int, int], ...] = ()
         self._gates_clear_lines = False
         self._full_ns: int | None = None
@@ -39,6 +38,8 @@ class Readings:
         self._full_cost_ns = 0
         self._gate_cost_ns = 0
         self._gate_shut = False
+        self._gate_open = False
+        self._gate_rooms: tuple[tuple[int, int], ...] = ()
         self.watched: tuple[tuple[Line, int], ...] = OBSERVED_LINES
         self.drains = Drains()
         self.info: ZoneInfo | None = None
@@ -46,6 +47,7 @@ class Readings:
         self.memory: MemInfo | Absent | Unknown | None = None
         self.psi_node: Psi | Absent | Unknown | None = None
         self.psi_pods: Psi | Absent | Unknown | None = None
+        self._now = 0
         self.full_reads = 0
         self.gate_reads = 0
 
@@ -58,7 +60,7 @@ class Readings:
 
     def sample(self, *, watching: bool, fresh: bool = False) -> Sample:
         """The next sample. `watching`: a window runs or a trigger is active; `fresh`: all of it is read now."""
-        now = self._clock()
+        now = self._now = self._clock()
         zones: ZoneInfo | GateShut | Absent | Unknown
         shut = None if fresh else self._shut(now, watching=watching)
         self._gate_shut = shut is not None
@@ -71,40 +73,59 @@ class Readings:
             return Sample(now, zones, *whole)
         return Sample(now, zones, None, None, None)
 
+    def charge(self, cost_ns: int) -> None:
+        """Takes what the round of the last sample cost of a core, reading and deciding; the next period follows it.
+
+        A single costly round (a page that had to be read again) counts at most twice what was usual.
+        """
+        if self._gate_shut:
+            self._gate_cost_ns = _smoothed(self._gate_cost_ns, cost_ns)
+        else:
+            self._full_cost_ns = _smoothed(self._full_cost_ns, cost_ns)
+
     def period_ns(self, *, watching: bool) -> int:
-        """Nanoseconds from the last sample to the next."""
-        if self.info is None:
+        """Nanoseconds from the last sample to the next.
+
+        Behind a shut gate the room is that to the gate, which a node cannot pass unseen; else that to the lines.
+        """
+        info, now = self.info, self._now
+        if info is None:
             return FULL_EVERY_NS
-        cost = self._gate_cost_ns if self._gate_shut or (self._gates and not watching) else self._full_cost_ns
-        rooms = tuple(
-            [(node.number, headroom_pages(self.info, node.number, self.watched)) for node in self.info.counted_nodes]
-        )
-        return next_period_ns(
-            self.drains, rooms, self._full_ns or 0, self.info.page_size_bytes, cost, watching=watching
-        )
+        rooms: tuple[tuple[int, int | None], ...]
+        if self._gate_shut:
+            rooms, cost = self._gate_rooms, self._gate_cost_ns
+        else:
+            rooms = tuple(
+                [(node.number, headroom_pages(info, node.number, self.watched)) for node in info.nodes if node.counted]
+            )
+            next_is_full = watching or self._gate_open or not self._gates
+            cost = self._full_cost_ns if next_is_full else self._gate_cost_ns
+        return next_period_ns(self.drains, rooms, now, info.page_size_bytes, cost, watching=watching)
 
     def _shut(self, now: int, *, watching: bool) -> GateShut | None:
         """The sample of shut gates, or None when zoneinfo has to be read."""
         if self.info is None or self._full_ns is None or not self._gates or watching != self._gates_clear_lines:
             return None
+        self._gate_open = False
         if now - self._full_ns >= FULL_EVERY_NS - _SLACK_NS:
             return None
-        began = self._cost_clock()
-        free = []
+        free, rooms = [], []
         for node, threshold in self._gates:
             pages = self._sources.read_gate(node)
             self.gate_reads += 1
             if not isinstance(pages, int) or pages <= threshold:
+                self._gate_open = True
                 return None
             free.append((node, pages))
-        self._gate_cost_ns = _smoothed(self._gate_cost_ns, self._cost_clock() - began)
-        return GateShut(self.info, tuple(free), self._gates_clear_lines)
+            rooms.append((node, pages - threshold))
+        self._gate_rooms = tuple(rooms)
+        node_free = tuple(free)
+        self.drains = observe_gates(self.drains, node_free, now)
+        return GateShut(self.info, node_free, self._gates_clear_lines)
 
     def _full(self, now: int, *, clear_lines: bool) -> ZoneInfo | Absent | Unknown:
-        began = self._cost_clock()
         zones = self._sources.read_zoneinfo()
         self.full_reads += 1
-        self._full_cost_ns = _smoothed(self._full_cost_ns, self._cost_clock() - began)
         if not isinstance(zones, ZoneInfo):
             self.info, self._full_ns, self._gates = None, None, ()
             return zones
@@ -122,4 +143,4 @@ class Readings:
 
 
 def _smoothed(before: int, now: int) -> int:
-    return now if before == 0 else (3 * before + now) // 4
+    return now if before == 0 else (3 * before + min(now, 2 * before)) // 4

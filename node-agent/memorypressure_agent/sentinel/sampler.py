@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from memorypressure import engine, ladder
 from memorypressure.engine import EngineState, Inputs, Result, Rules
-from memorypressure.grants import Permit, Refusal, beat_due, begin_beat, may_kill, see_grant
+from memorypressure.grants import Leave, Permit, Refusal, beat_due, begin_beat, may_kill, see_grant
 from memorypressure.ladder import Outcome, OutcomeKind
 from memorypressure.reasons import Reason
 from memorypressure.records import Decision
@@ -42,7 +42,10 @@ _ZONE_INDEX: Final = {name: index for index, name in enumerate(ZONE_NAMES)}
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the sampler last saw and decided, for the helper's status and log; replaced as a whole."""
+    """What the sampler last saw and decided, for the helper's status and log; replaced as a whole.
+
+    Made in whole rounds, of which there is one a second at least.
+    """
 
     time_ns: int
     sample: Sample
@@ -51,7 +54,6 @@ class View:
     result: Result
     permit: Permit | Refusal
     orders: OrdersRead
-    period_ns: int
     lock_held: bool
 
 
@@ -76,6 +78,11 @@ class Sampler:
         self._page_bytes = page_bytes
         self._orders_checked_ns: int | None = None
         self._publish = True  # a first status as soon as there is something to say
+        self._leave: Leave | None = None
+        self._watching = False
+        self._before: Result | None = None  # of the last round, under the rules that still hold
+        self.period_ns = 0
+        """From the last sample to the next one."""
         self._kept_state: dict[str, Any] = {}
         self._pending: dict[str, Any] | None = None
         self.orders = no_orders(orders_file.path)
@@ -103,6 +110,7 @@ class Sampler:
         if journal is not None and self._orders_checked_ns is not None:
             journal.write_grants(see_grant(journal.grants, self.orders.grant, now))
         self.state = engine.start(self.rules, restored)
+        self._before, self._watching = None, False
 
     def round(self) -> int:
         """One turn: samples, decides, acts. Nanoseconds from the sample to the next one; 0: at once."""
@@ -110,38 +118,47 @@ class Sampler:
         if self._orders_checked_ns is None or now - self._orders_checked_ns >= _SECOND_NS:
             self._orders_checked_ns = now
             self._read_orders(now)
-        self._beat(now)
-        watching = self.state.triggers.watching
-        sample = self._readings.sample(watching=watching)
+            self._beat(now)
+        began = self._clocks.cpu_ns()
+        sample = self._readings.sample(watching=self._watching)
         self._measure(sample)
+        self.counts.rounds += 1
+        resting = self._at_rest(sample)
+        if resting is not None:
+            self.state, self._before = resting.state, resting
+            self._readings.charge(self._clocks.cpu_ns() - began)
+            self.period_ns = self._readings.period_ns(watching=False)
+            self._helper.near(self.period_ns < _SECOND_NS, hold=False)
+            return self.period_ns
+        return self._whole_round(sample, began)
+
+    def _at_rest(self, sample: Sample) -> Result | None:
+        """The round's result when nothing is going on; None: it takes a whole step."""
+        if self._before is None or self._publish or self._pending is not None or self._helper.has_outcomes:
+            return None
+        return engine.at_rest(self.rules, self._before, sample, self._clocks.boot_ns())
+
+    def _whole_round(self, sample: Sample, began: int) -> int:
         permit = self._permit()
         result = self._step(sample, permit)
         decision = result.decision
         stale = decision.reason is Reason.SAMPLE_STALE
-        self.state = result.state
+        self.state, self._before = result.state, result
+        self._readings.charge(self._clocks.cpu_ns() - began)
         self._keep(decision)
         if decision.acts:
             self._kill(decision)
         self._recorder.result(result, self.rules.policy_name)
-        watching = result.state.triggers.watching
-        period = 0 if stale else self._readings.period_ns(watching=watching)
-        self.counts.rounds += 1
+        watching = self._watching = result.state.triggers.watching
+        self.period_ns = 0 if stale else self._readings.period_ns(watching=watching)
         self.view = View(
-            sample.time_ns,
-            sample,
-            self._readings.info,
-            self.rules,
-            result,
-            permit,
-            self.orders,
-            period,
-            self.lock_held,
+            sample.time_ns, sample, self._readings.info, self.rules, result, permit, self.orders, self.lock_held
         )
         if self._publish:
             self._publish = False
             self._helper.publish()
-        self._helper.near(watching or period < _SECOND_NS, hold=self._short(result))
-        return period
+        self._helper.near(watching or self.period_ns < _SECOND_NS, hold=self._short(result))
+        return self.period_ns
 
     def _short(self, result: Result) -> bool:
         """Whether a NUMA node is below Min: then the list of candidates' cgroups stays as it is."""
@@ -155,6 +172,8 @@ class Sampler:
             return
         self.orders = read
         self.rules = read.rules(self._settings, self._page_bytes)
+        self._leave = read.leave(self.rules.mode)
+        self._before = None
         self._readings.watch(watched_lines(self.rules.triggers))
         self._helper.want(read.candidate_uids)
         if self.journal is not None:
@@ -189,7 +208,7 @@ class Sampler:
         if kills >= self._settings.max_kills_per_hour:
             message = f"{kills} kills in the last hour; --max-kills-per-hour is {self._settings.max_kills_per_hour}"
             return Refusal(Reason.AGENT_LIMIT, message)
-        permit = may_kill(self.journal.grants, self.orders.leave(self.rules.mode), now)
+        permit = may_kill(self.journal.grants, self._leave, now)
         if isinstance(permit, Permit):
             age = now - self._helper.snapshot.time_ns
             if age > MOST_FIGURES_AGE_NS:

@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import sys
+from time import thread_time_ns
 from typing import Any, Final
 
 from memorypressure.version import VERSION
@@ -62,14 +63,14 @@ class Service:
             lambda: cgroup_kill_capability(tree),
             can_release=not self._mrelease,
         )
-        self._readings = Readings(self._sources, boot_ns, monotonic_ns)
+        self._readings = Readings(self._sources, boot_ns)
         self._sampler = Sampler(
             settings,
             self._readings,
             journal,
             self._helper,
             OrdersFile(settings.orders_path),
-            Clocks(boot_ns, unix_ns),
+            Clocks(boot_ns, unix_ns, thread_time_ns),
             self._sources.page_size_bytes,
         )
         self._capabilities: dict[str, str] = {}
@@ -81,6 +82,7 @@ class Service:
         """Samples until a signal comes; the exit code."""
         sampler, helper = self._sampler, self._helper
         process.stop_collecting()
+        process.share_the_interpreter_quickly()
         self._try_lock()
         helper.start()
         self._announce()
@@ -180,7 +182,7 @@ class Service:
         values["capabilities"] = self._all_capabilities()
         values["belowLine"] = sampler.below.entries()
         values["killLatency"] = self._helper.kill_latency.to_json()
-        values["loop"] = {"periodSeconds": view.period_ns / 1e9, "lag": sampler.lag.to_json()}
+        values["loop"] = {"periodSeconds": sampler.period_ns / 1e9, "lag": sampler.lag.to_json()}
         values["helper"] = self._helper.status()
         values["figures"] = {
             "ageSeconds": (times.boot_ns - snapshot.time_ns) / 1e9,
