@@ -68,8 +68,7 @@ class BelowLineTimes:
         usable, managed = zone.usable_pages, zone.managed_pages
         if usable > counted.line_pages(Line.HIGH):  # the highest: above it, above all
             for line in Line:
-                entry = self._times.setdefault((zone.node, zone.name, line), LineTime())
-                entry.below = False
+                self._times.setdefault((zone.node, zone.name, line), LineTime()).below = False
             return
         for line in Line:
             key = (zone.node, zone.name, line)
