@@ -42,7 +42,6 @@ class NodeMemory:
     pressed_at: float | None = None
     cleanups: dict[str, float] = field(default_factory=dict)  # uid of a killed pod -> when to try its eviction
     actions_seen: frozenset[str] = frozenset()
-    first_look: bool = True
     born: float = 0.0
     inherited: bool = False  # its episode began before this process looked: evictions on record count for it
     dry: set[Action] = field(default_factory=set)  # what DryRun told in this episode

@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from memorypressure.reasons import Reason
 from memorypressure.version import VERSION
 
-ACTIONS = ("Taint", "Evict", "Kill")
+ACTIONS = ("Taint", "Evict")
+"""What the operator does itself. Kills are counted by the agents that make them: sums over all jobs are right."""
 MODES = ("Disabled", "DryRun", "Enforce")
 RESULTS = ("Success", "Failed", "Denied")
 NODE_STATES = ("Selected", "Effective", "Superseded", "Reporting", "UnderPressure", "Armed")
@@ -59,7 +60,7 @@ class Metrics:
         )
         self.actions = self._counter(
             "memorypressure_actions",
-            "Actions of the operator, and kills reported by nodes.",
+            "Taints and evictions of the operator; kills are counted by the agents.",
             "policy action mode result",
         )
         self.denied = self._counter("memorypressure_actions_denied", "Due actions not done.", "action reason")

@@ -97,7 +97,7 @@ class DecisionLoop(threading.Thread):
         self._bucket = TokenBucket(settings.plan_writes_per_second, clock)
         self.budgets = Budgets(api, settings.namespace, settings.ledger_prefix, clock, metrics.ledger_conflicts.inc)
         self._granting = Granting(api, self.budgets, leader.holds, clock, registry.put_state)
-        self._teller = Teller(events, metrics, self.tally)
+        self._teller = Teller(events, self.tally)
         self._actor = Actor(api, self.budgets, events, metrics, leader.holds, clock, self.tally)
         self.rounds = Rounds(self._granting, self.budgets, registry, self.memories, clock, settings)
         self._surveyor = Surveyor(api, registry, self.budgets, self.rounds, events, metrics, health, clock, settings)

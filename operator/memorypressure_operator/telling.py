@@ -1,4 +1,4 @@
-"""From a node's report to Events and counters: each of its actions and transitions is told once.
+"""From a node's report to Events and tallies: each of its actions and transitions is told once.
 
 Agents have no right to write Events; what they did stands in their status, and the operator explains it on the objects
 that people look at: the pod, the node, the policy.
@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from memorypressure.reasons import Reason
 from memorypressure_operator.events import Event, EventWriter, node_subject, pod_subject
 from memorypressure_operator.memory import NodeMemory, Tally
-from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.reports import ReportedAction, StateView
 from memorypressure_operator.views import NodeView, unix_seconds
 
@@ -36,12 +35,10 @@ class Teller:
     def __init__(
         self,
         events: EventWriter,
-        metrics: Metrics,
         tally: Callable[[str], Tally],
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._events = events
-        self._metrics = metrics
         self._tally = tally
         self._wall = wall
 
@@ -55,11 +52,10 @@ class Teller:
                 continue
             age = self._age(action)
             if age <= OLD_SECONDS:
-                self._action(node, action, policy, age, count=not memory.first_look)
+                self._action(node, action, policy, age)
                 if action.action == "Kill" and action.mode == "Enforce" and action.result == "Success":
                     kills.append(Kill(action, age))
         memory.actions_seen = frozenset(action.id for action in current)
-        memory.first_look = False
         return kills
 
     def _age(self, action: ReportedAction) -> float:
@@ -70,17 +66,13 @@ class Teller:
             return 0.0
         return 0.0 if then is None else max(0.0, self._wall().timestamp() - then)
 
-    def _action(self, node: NodeView, action: ReportedAction, policy: str, age: float, *, count: bool) -> None:
+    def _action(self, node: NodeView, action: ReportedAction, policy: str, age: float) -> None:
         dry = action.mode == "DryRun"
         denied = action.result == "Denied"
         pod = action.pod
         if policy:
             kind = "denied" if denied else "dryRun" if dry else "kills" if action.action == "Kill" else "other"
             self._tally(policy).add(kind, age, "" if denied else action.time)
-        if policy and count:
-            self._metrics.actions.labels(policy, action.action, action.mode, action.result).inc()
-            if denied:
-                self._metrics.denied.labels(action.action, action.reason or "Unknown").inc()
         if action.action != "Kill" or denied:
             return
         reason = Reason.WOULD_KILL if dry else Reason.KILLED if action.result == "Success" else Reason.ACTION_FAILED

@@ -3,15 +3,19 @@
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from support import shapes
 from support.operator_lab import wait_for
 from support.pathlab import PathLab
 from support.reporterlab import ReporterNode
 from support.sentinellab import candidate
 from support.sentinellab import orders as orders_of
 
+from memorypressure.spec import parse_policy
 from memorypressure.spec_values import Mode
 from memorypressure_tools import toolcache
 from memorypressure_tools.controlplane import ControlPlane
@@ -20,8 +24,10 @@ from memorypressure_tools.sweep import remove_namespace, remove_prefixed
 
 PREFIX = "metrics-"
 NAMESPACE = "metrics"
+DEFAULT_POLICY = Path(__file__).parents[2] / "crds/samples/default.yaml"
 POD = "8f1f6d1e-6ad0-4a7e-9f0e-2f8d6a3c1b11"
 AGENT = {
+    "memorypressure_agent_capability": "gauge",
     "memorypressure_agent_grant_kills": "gauge",
     "memorypressure_agent_loop_lag_seconds": "histogram",
     "memorypressure_agent_policy_info": "gauge",
@@ -31,7 +37,9 @@ AGENT = {
     "memorypressure_actions": "counter",
     "memorypressure_actions_denied": "counter",
     "memorypressure_build_info": "gauge",
+    "memorypressure_direct_reclaim_stalls": "counter",
     "memorypressure_freed_bytes": "counter",
+    "memorypressure_kernel_oom_kills": "counter",
     "memorypressure_psi_stalled_seconds": "counter",
     "memorypressure_trigger_active": "gauge",
     "memorypressure_zone_below_line_episodes": "counter",
@@ -69,14 +77,38 @@ def lab(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     remove_prefixed(crds.admin, PREFIX)
 
 
+def two_nodes_under_the_default_policy(lab: PathLab) -> ReporterNode:
+    """A node whose machine is a server with two NUMA nodes, with all sources, and orders of the default policy."""
+    node = ReporterNode(lab, "agent")
+    shape = shapes.two_nodes()
+    proc, tree = node.machine.machine.proc, node.machine.machine.sys / "devices/system/node"
+    (proc / "zoneinfo").write_bytes(shapes.zoneinfo(shape))
+    (proc / "vmstat").write_bytes(Path("/proc/vmstat").read_bytes())
+    for number in shape.nodes:
+        (tree / f"node{number}").mkdir(exist_ok=True)
+        (tree / f"node{number}/vmstat").write_bytes(shapes.node_vmstat(shape, number))
+    (tree / "online").write_text("0-1\n")
+    (node.machine.cgroup_root / "kubepods/memory.pressure").write_bytes((proc / "pressure/memory").read_bytes())
+    policy = parse_policy(yaml.safe_load(DEFAULT_POLICY.read_text()))
+    orders = orders_of(
+        candidate(POD, "web-0"),
+        mode=Mode.DRY_RUN,
+        node_name=node.name,
+        policy_name=policy.name,
+        triggers=policy.triggers,
+        ladder=policy.ladder,
+    )
+    node.make_state(orders)
+    return node
+
+
 @pytest.fixture(scope="module")
 def agent(lab: PathLab) -> str:
-    """What a real reporter exposes about a real sentinel with a policy in force."""
-    node = ReporterNode(lab, "agent")
-    node.make_state(orders_of(candidate(POD, "web-0"), mode=Mode.DRY_RUN, node_name=node.name))
+    """What a real reporter exposes about a real sentinel with a policy in force, on a machine with two NUMA nodes."""
+    node = two_nodes_under_the_default_policy(lab)
     node.start_sentinel()
     node.report(quick=True)
-    wait_for(lambda: "memorypressure_trigger_active{" in node.ask("/metrics")[1], "figures of the policy's trigger")
+    wait_for(lambda: "memorypressure_trigger_active{" in node.ask("/metrics")[1], "figures of the policy's triggers")
     return node.ask("/metrics")[1]
 
 
@@ -141,5 +173,20 @@ def test_nothing_names_a_pod_or_is_counted_from_a_creation_time(exposition: str)
     assert not labels & {"pod", "namespace", "uid", "container", "node"}
 
 
-def test_a_node_has_few_series(agent: str) -> None:
-    assert len([line for line in agent.splitlines() if not line.startswith("#")]) <= 130
+def test_a_machine_with_two_numa_nodes_under_the_default_policy_has_at_most_200_series(agent: str) -> None:
+    families = list(parse_text(agent))
+    samples = [sample for family in families for sample in family.samples]
+    assert {sample.labels["numa_node"] for sample in samples if "numa_node" in sample.labels} == {"0", "1"}
+    triggers = {sample.labels["trigger"] for sample in samples if "trigger" in sample.labels}
+    assert triggers == {"reserve", "starving", "scarce", "exhausted", "stalled"}
+    assert {sample.labels["scope"] for sample in samples if "scope" in sample.labels} == {"node", "kubepods"}
+    assert 130 < len(samples) <= 200
+
+
+def test_every_metric_has_a_help_text_and_no_action_is_counted_by_agent_and_operator(agent: str, operator: str) -> None:
+    counted = []
+    for text in (agent, operator):
+        families = list(parse_text(text))
+        assert [family.name for family in families if not family.documentation] == []
+        counted.append({s.labels["action"] for f in families if f.name == "memorypressure_actions" for s in f.samples})
+    assert counted == [{"Kill"}, {"Taint", "Evict"}]

@@ -59,6 +59,12 @@ def trigger(name: str = "reserve", status: str = "Clear", message: str = "") -> 
     }
 
 
+def source(name: str, *, absent: str | None = None, failed: str | None = None, message: str = "") -> Object:
+    """A source of the status: read, or with the reason why not."""
+    reason = absent or failed
+    return {"name": name, "up": reason is None, "absent": absent is not None, "reason": reason, "message": message}
+
+
 def _histogram(counts: Mapping[float | None, int], total_seconds: float) -> Object:
     return {
         "buckets": [[bound, count] for bound, count in counts.items()],
@@ -91,11 +97,15 @@ def sentinel_status(**changes: Any) -> Object:
             "Realtime": "not asked for (--realtime)",
         },
         "sources": [
-            {"name": "zoneinfo", "up": True, "reason": None, "message": ""},
-            {"name": "node_vmstat", "up": True, "reason": None, "message": ""},
-            {"name": "meminfo", "up": True, "reason": None, "message": ""},
-            {"name": "psi_node", "up": True, "reason": None, "message": ""},
-            {"name": "psi_pods", "up": False, "reason": "NotPresent", "message": "no cgroup"},
+            source("boost"),
+            source("meminfo"),
+            source("psi_node"),
+            source("psi_pods", absent="NotPresent", message="no kubepods cgroup was found"),
+            source("swap", absent="NoSwap", message="no swap: SwapTotal is 0"),
+            source("vmstat"),
+            source("vmstat_node0"),
+            source("vmstat_node1"),
+            source("zoneinfo"),
         ],
         "orders": {
             "standing": "Valid",
@@ -123,6 +133,13 @@ def sentinel_status(**changes: Any) -> Object:
             "headroomBytes": 3 * MIB,
         },
         "memory": None,
+        "vmstat": {
+            "allocstall_dma": 0,
+            "allocstall_dma32": 3,
+            "allocstall_normal": 41,
+            "allocstall_movable": 1200,
+            "oom_kill": 2,
+        },
         "psi": {"node": {"some": psi, "full": psi}, "pods": None},
         "topPods": [],
         "counters": {

@@ -22,6 +22,7 @@ from support.reporting import (
     eventually,
     link_state,
     sentinel_status,
+    source,
     trigger,
     under_pressure,
     view,
@@ -38,6 +39,7 @@ from memorypressure_agent.reporter.report import View
 from memorypressure_agent.sentinel.counters import KILL_BUCKETS_SECONDS, Lag
 
 GOLDEN = Path(__file__).resolve().parents[1] / "fixtures" / "metrics" / "agent-two-nodes.txt"
+REFERENCE = Path(__file__).resolve().parents[2] / "docs/reference/agent-metrics.md"
 ORDERS = orders_of(
     candidate("pod-1", "secret-pod-name"), policy_name="default", grant=grant_for(INCARNATION, ceiling=2)
 )
@@ -51,12 +53,16 @@ MAIN = {
     "memorypressure_zone_below_line_seconds_total": {"numa_node", "zone", "line"},
     "memorypressure_zone_below_line_episodes_total": {"numa_node", "zone", "line"},
     "memorypressure_psi_stalled_seconds_total": {"scope", "kind"},
+    "memorypressure_direct_reclaim_stalls_total": {"zone"},
+    "memorypressure_kernel_oom_kills_total": set(),
     "memorypressure_trigger_active": {"policy", "trigger"},
     "memorypressure_actions_total": {"policy", "action", "mode", "result"},
     "memorypressure_actions_denied_total": {"action", "reason"},
     "memorypressure_action_latency_seconds_bucket": {"action", "le"},
     "memorypressure_freed_bytes_total": {"action"},
     "memorypressure_agent_source_up": {"source"},
+    "memorypressure_agent_capability": {"capability"},
+    "memorypressure_agent_source_absent": {"source", "reason"},
     "memorypressure_agent_loop_lag_seconds_bucket": {"le"},
     "memorypressure_agent_policy_sync_timestamp_seconds": set(),
     "memorypressure_agent_policy_info": {"policy", "mode"},
@@ -80,6 +86,7 @@ LABELS = {
     "source",
     "version",
     "component",
+    "capability",
     "le",
 }
 
@@ -111,6 +118,16 @@ def test_the_main_metrics_of_the_api_are_there_with_their_labels(name: str, labe
     found = [sample for family in parse_text(exposition(view())) for sample in family.samples if sample.name == name]
     assert found
     assert {frozenset(sample.labels) for sample in found} == {frozenset(labels)}
+
+
+def test_the_reference_names_every_metric_and_no_other() -> None:
+    table = [line for line in REFERENCE.read_text(encoding="utf-8").splitlines() if line.startswith("| `memory")]
+    documented = {name for line in table for name in re.findall(r"`(memorypressure_\w+)`", line.split("|")[1])}
+    exported = {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in parse_text(exposition(view(under_pressure())))
+    }
+    assert documented == exported
 
 
 def test_both_formats_are_read_by_their_parsers_and_say_the_same() -> None:
@@ -205,6 +222,8 @@ def test_only_due_actions_that_were_held_back_count_as_denied() -> None:
         (sentinel_status(psi={"node": None, "pods": None}), "memorypressure_psi_stalled_seconds_total{"),
         (sentinel_status(zones=None), "memorypressure_zone_free_bytes{"),
         (sentinel_status(triggers=[]), "memorypressure_trigger_active{"),
+        (sentinel_status(vmstat=None), "memorypressure_direct_reclaim_stalls_total{"),
+        (sentinel_status(vmstat=None), "\nmemorypressure_kernel_oom_kills_total "),
     ],
 )
 def test_what_was_not_read_is_left_out_and_not_0(status: Object, gone: str) -> None:
@@ -228,12 +247,37 @@ def test_a_silent_sentinel_leaves_its_figures_out_and_says_so(seen: View) -> Non
     assert not [name for name in found if name.startswith(("memorypressure_zone", "memorypressure_actions"))]
 
 
-def test_absent_sources_and_the_api_server_are_0() -> None:
-    found = series(exposition(view(), link_state(connected=False)))
-    assert found['memorypressure_agent_source_up{source="psi_pods"}'] == 0
-    assert found['memorypressure_agent_source_up{source="zoneinfo"}'] == 1
-    assert found['memorypressure_agent_source_up{source="apiserver"}'] == 0
+def test_what_the_sentinel_can_do_here_is_1_and_what_it_cannot_is_0() -> None:
+    found = series(exposition(view()))
+    assert found['memorypressure_agent_capability{capability="CgroupKill"}'] == 1
+    assert found['memorypressure_agent_capability{capability="ProcessMrelease"}'] == 0
+
+
+def test_what_cannot_be_read_is_0_and_what_the_machine_does_not_have_is_named_with_its_reason() -> None:
+    status = sentinel_status()
+    status["sources"][0] = source("boost", failed="Unreadable", message="no")
+    found = series(exposition(view(status), link_state(connected=False)))
+    up = {name: value for name, value in found.items() if name.startswith("memorypressure_agent_source_up{")}
+    assert up['memorypressure_agent_source_up{source="zoneinfo"}'] == 1
+    assert up['memorypressure_agent_source_up{source="boost"}'] == 0
+    assert up['memorypressure_agent_source_up{source="apiserver"}'] == 0
+    assert not [name for name in up if "psi_pods" in name or "swap" in name]
+    assert found['memorypressure_agent_source_absent{reason="NotPresent",source="psi_pods"}'] == 1
+    assert found['memorypressure_agent_source_absent{reason="NoSwap",source="swap"}'] == 1
     assert not [name for name in found if name.startswith("memorypressure_agent_policy_info{")]
+
+
+def test_counters_of_the_kernel_have_the_zones_names_of_zoneinfo() -> None:
+    found = series(exposition(view()))
+    stalls = {name: value for name, value in found.items() if "direct_reclaim" in name}
+    assert stalls == {
+        f'memorypressure_direct_reclaim_stalls_total{{zone="{name}"}}': count
+        for name, count in (("DMA", 0), ("DMA32", 3), ("Normal", 41), ("Movable", 1200))
+    }
+    assert found["memorypressure_kernel_oom_kills_total"] == 2
+    old = series(exposition(view(sentinel_status(vmstat={"allocstall": 7}))))
+    assert old['memorypressure_direct_reclaim_stalls_total{zone="all"}'] == 7
+    assert "memorypressure_kernel_oom_kills_total" not in old
 
 
 def test_kills_left_of_a_grant_are_shown() -> None:

@@ -25,6 +25,7 @@ from memorypressure.grants import begin_beat
 from memorypressure.reasons import Reason
 from memorypressure_agent.host.journal import Journal
 from memorypressure_agent.host.journal_format import DECISION_SLOTS, DECISIONS_OFFSET
+from memorypressure_agent.host.journal_reader import JournalReader
 from memorypressure_agent.reporter import publisher as publisher_module
 from memorypressure_agent.reporter.client import ApiError
 from memorypressure_agent.reporter.link import LinkState
@@ -445,8 +446,7 @@ def test_a_refusal_says_what_to_look_at(node: Node, status: int, hint: str) -> N
     [
         ({"metadata": {"uid": "another"}}, "made anew (UID state-uid is now another)"),
         (None, "the object was deleted; it is waited for"),
-        ({"metadata": {"uid": "state-uid"}, "status": {"lease": {"beat": 8}}}, "another reporter wrote its lease"),
-        ({"metadata": {"uid": "state-uid"}}, "HTTP "),
+        ({"metadata": {"uid": "state-uid"}, "status": {"lease": {"beat": 8}}}, "HTTP "),
     ],
 )
 def test_a_report_that_was_made_for_a_replaced_object_says_so_and_its_records_go_to_the_next(
@@ -468,6 +468,17 @@ def test_a_report_that_was_made_for_a_replaced_object_says_so_and_its_records_go
     assert node.client.patches[-1][0] == {"op": "test", "path": "/metadata/uid", "value": "another"}
     assert node.told() == [identity]
     assert any(line.startswith("ok status written") for line in node.publisher.ready().lines)
+
+
+def test_a_lease_that_is_only_handed_on_is_read_again_when_another_one_stands_there(node: Node) -> None:
+    node.publisher._reader = JournalReader(str(node.path.with_name("nothing")))
+    node.link.state = dataclasses.replace(
+        node.link.state, state={"metadata": {"uid": "state-uid"}, "spec": {}, "status": {"lease": {"beat": 7}}}
+    )
+    node.client.refuse_patches = ApiError(422, "the server rejected our request due to an error in our request")
+    node.client.objects[STATE_PATH] = {"metadata": {"uid": "state-uid"}, "status": {"lease": {"beat": 8}}}
+    node.pass_time(15)
+    assert "another reporter wrote its lease meanwhile; it is read again" in node.log.text()
 
 
 def test_whether_an_object_was_replaced_is_not_guessed_when_it_cannot_be_read(node: Node) -> None:

@@ -20,6 +20,7 @@ from support.reporting import (
     grants,
     link_state,
     sentinel_status,
+    source,
     trigger,
     under_pressure,
     view,
@@ -101,18 +102,18 @@ def decision(reason: Reason, message: str = "why") -> Object:
         ),
         (view({}), None, "False", Reason.SENTINEL_SILENT, "is its container up?"),
         (
-            view(sentinel_status(sources=[{"name": "zoneinfo", "up": False, "message": "/proc/zoneinfo: denied"}])),
+            view(sentinel_status(sources=[source("zoneinfo", failed="Unreadable", message="/proc/zoneinfo: denied")])),
             None,
             "False",
             Reason.UNREADABLE,
             "/proc/zoneinfo: denied",
         ),
         (
-            view(sentinel_status(sources=[{"name": "psi_node", "up": False, "message": "PSI compiled out"}])),
+            view(sentinel_status(sources=[source("psi_node", absent="NotPresent", message="PSI compiled out")])),
             None,
             "True",
             Reason.ACCEPTED,
-            "policy default",
+            "in mode Enforce; without psi_node (PSI compiled out)",
         ),
     ],
 )
@@ -459,7 +460,7 @@ def statuses(draw: st.DrawFn) -> Object:
                 }
             )
         ),
-        sources=[{"name": "zoneinfo", "up": draw(st.booleans()), "message": draw(texts)}],
+        sources=[source("zoneinfo", failed=draw(st.sampled_from([None, "Unreadable"])), message=draw(texts))],
         helper={"near": draw(st.booleans())},
         orders=orders_with(standing=draw(st.sampled_from(["None", "Valid", "Invalid"])), message=draw(texts)),
     )

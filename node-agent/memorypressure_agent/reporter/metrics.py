@@ -1,7 +1,10 @@
 """The node's metrics, made of the sentinel's status at each scrape. No pod names, and nothing that was not read.
 
-A gauge whose source is not there is left out; `memorypressure_agent_source_up` says why. Counters begin at 0 when the
-sentinel starts, as Prometheus expects of a process.
+What has no source is left out; `memorypressure_agent_source_up` and `..._source_absent` say so. Counters begin at 0
+when the sentinel starts, as Prometheus expects of a process; those of the kernel began when the machine did.
+
+The agent counts its kills and nothing else in `memorypressure_actions_total`; taints and evictions are counted by the
+operator that makes them: sums over both jobs count each action once.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -47,7 +50,15 @@ _ZONE_GAUGES: Final = (
     ("boost", "boostBytes", "Watermark boost in force, which is part of min, low and high."),
     ("counter_error", "errorBytes", "By how much the zone's free memory may be off: CPUs times vm stats threshold."),
 )
-_SOURCES_WHY: Final = "Whether a source of figures can be read."
+_ZONES: Final = {
+    "dma": "DMA",
+    "dma32": "DMA32",
+    "normal": "Normal",
+    "high": "HighMem",
+    "movable": "Movable",
+    "device": "Device",
+}
+"""Names of zones in /proc/vmstat, and in /proc/zoneinfo (mm/vmstat.c and mm/page_alloc.c of 6.1)."""
 
 
 def new_registry(collector: Collector) -> CollectorRegistry:
@@ -73,21 +84,50 @@ class NodeCollector(Collector):
         build = GaugeMetricFamily(f"{PREFIX}_build_info", "Version of this component.", labels=["version", "component"])
         build.add_metric([VERSION, "agent"], 1)
         yield build
-        sources = GaugeMetricFamily(f"{PREFIX}_agent_source_up", _SOURCES_WHY, labels=["source"])
-        sources.add_metric(["sentinel"], 0 if view.silent else 1)
-        sources.add_metric(["apiserver"], 1 if link.connected else 0)
-        if not view.silent:
-            for source in view.status["sources"]:
-                sources.add_metric([source["name"]], 1 if source["up"] else 0)
-        yield sources
+        yield from _sources(view, link)
         yield from _policy(view, link)
         if view.silent:
             return
+        yield from _capabilities(view.status)
         yield from _zones(view.status)
         yield from _below_lines(view.status)
         yield from _pressure(view.status)
+        yield from _kernel(view.status)
         yield from _actions(view.status)
         yield from _loop(view.status)
+
+
+def _sources(view: View, link: LinkState) -> Iterator[Metric]:
+    up = GaugeMetricFamily(
+        f"{PREFIX}_agent_source_up",
+        "1 if a source of figures is read, 0 if it should be there and cannot be read or understood.",
+        labels=["source"],
+    )
+    absent = GaugeMetricFamily(
+        f"{PREFIX}_agent_source_absent",
+        "Sources that this machine does not have (no swap, a kernel without PSI), with the reason; always 1.",
+        labels=["source", "reason"],
+    )
+    up.add_metric(["sentinel"], 0 if view.silent else 1)
+    up.add_metric(["apiserver"], 1 if link.connected else 0)
+    for source in () if view.silent else view.status["sources"]:
+        if source["absent"]:
+            absent.add_metric([source["name"], source["reason"] or ""], 1)
+        else:
+            up.add_metric([source["name"]], 1 if source["up"] else 0)
+    yield up
+    yield absent
+
+
+def _capabilities(status: Mapping[str, Any]) -> Iterator[Metric]:
+    family = GaugeMetricFamily(
+        f"{PREFIX}_agent_capability",
+        "1 if the sentinel can do this here, 0 if not; the sentinel's log says why not.",
+        labels=["capability"],
+    )
+    for name, why in sorted(status["capabilities"].items()):
+        family.add_metric([name], 0 if why else 1)
+    yield family
 
 
 def _policy(view: View, link: LinkState) -> Iterator[Metric]:
@@ -169,6 +209,28 @@ def _pressure(status: Mapping[str, Any]) -> Iterator[Metric]:
     for trigger in status["triggers"]:
         active.add_metric([status["orders"]["policyName"] or "", trigger["name"]], int(trigger["status"] == "Active"))
     yield active
+
+
+def _kernel(status: Mapping[str, Any]) -> Iterator[Metric]:
+    """Counters of /proc/vmstat; a kernel that does not count by zone (before 4.10) has one for all."""
+    counters = status["vmstat"] or {}
+    stalls = CounterMetricFamily(
+        f"{PREFIX}_direct_reclaim_stalls",
+        "Allocations that had to reclaim memory themselves, by the highest zone that they may use.",
+        labels=["zone"],
+    )
+    for name, count in sorted(counters.items()):
+        kind, _, zone = name.partition("_")
+        if kind == "allocstall":
+            stalls.add_metric([_ZONES.get(zone, zone or "all")], count)
+    yield stalls
+    kills = CounterMetricFamily(
+        f"{PREFIX}_kernel_oom_kills",
+        "Processes killed by the kernel's own OOM killer, those at cgroup limits included.",
+    )
+    if "oom_kill" in counters:
+        kills.add_metric([], counters["oom_kill"])
+    yield kills
 
 
 def _actions(status: Mapping[str, Any]) -> Iterator[Metric]:

@@ -280,10 +280,22 @@ def _ready(view: View, link: LinkState) -> Condition:
     orders = view.status["orders"]
     if orders["standing"] == "Invalid":
         return Condition(kind, "False", Reason.ORDERS_INVALID, f"the sentinel refuses its orders: {orders['message']}")
+    missing = _missing(view)
     if orders["standing"] == "None":
-        return Condition(kind, "True", Reason.NO_ORDERS, f"observing only: {link.message or orders['message']}")
+        message = f"observing only: {link.message or orders['message']}{missing}"
+        return Condition(kind, "True", Reason.NO_ORDERS, message)
     message = f"policy {orders['policyName']} (generation {orders['policyGeneration']}) in mode {orders['mode']}"
-    return Condition(kind, "True", Reason.ACCEPTED, message)
+    return Condition(kind, "True", Reason.ACCEPTED, f"{message}{missing}")
+
+
+def _missing(view: View) -> str:
+    """The sources that are not there or not readable, with their reasons: an agent can do without each of them."""
+    found = [
+        f"{source['name']} ({source['message'] or source['reason']})"
+        for source in view.status["sources"]
+        if not source["up"]
+    ]
+    return f"; without {', '.join(found)}" if found else ""
 
 
 def _under_pressure(view: View, link: LinkState) -> Condition:

@@ -43,7 +43,9 @@ STATUS: Final[Shape] = {
     "writtenBootNs": _COUNT,
     "agentVersion": _TEXT,
     "capabilities": _Each(_TEXT),
-    "sources": [{"name": _TEXT, "up": _FLAG, "message": _TEXT}],
+    "sources": [
+        {"name": _TEXT, "up": _FLAG, "absent": _FLAG, "reason": _OrNull(_REASON), "message": _TEXT},
+    ],
     "orders": {
         "standing": frozenset(("None", "Valid", "Invalid")),
         "message": _TEXT,
@@ -86,6 +88,7 @@ STATUS: Final[Shape] = {
             "freeToMin": _OrNull(_NUMBER),
         }
     ),
+    "vmstat": _OrNull(_Each(_COUNT)),
     "psi": {"node": _PSI_SCOPE, "pods": _PSI_SCOPE},
     "topPods": [{"uid": _TEXT, "reliefBytes": _COUNT, "overRequest": _FLAG}],
     "counters": {
