@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from memorypressure.grants import Grant, NodeGrants, begin_beat, new_journal, see_grant
 from memorypressure_agent.host import journal_format as layout
+from memorypressure_agent.host.flight_format import AREA_BYTES
 from memorypressure_agent.host.journal import Journal, JournalLockedError
 from memorypressure_agent.host.journal_format import JournalError
 from memorypressure_agent.host.journal_reader import JournalReader
@@ -54,7 +55,6 @@ def test_no_two_areas_overlap() -> None:
     assert layout.HEADER.size + layout.CRC.size <= layout.GRANTS_OFFSET
     assert layout.GRANTS.size + layout.CRC.size <= layout.GRANTS_SLOT_BYTES
     assert layout.KILL.size + layout.CRC.size <= layout.KILL_SLOT_BYTES
-    assert layout.SAMPLE.size + layout.CRC.size == layout.SAMPLE_SLOT_BYTES
     areas = [
         (0, 4096),
         (layout.GRANTS_OFFSET, 2 * layout.GRANTS_SLOT_BYTES),
@@ -62,7 +62,7 @@ def test_no_two_areas_overlap() -> None:
         (layout.STATE_OFFSET, 2 * layout.STATE_SLOT_BYTES),
         (layout.STATUS_OFFSET, 2 * layout.STATUS_SLOT_BYTES),
         (layout.DECISIONS_OFFSET, layout.DECISION_SLOTS * layout.DECISION_SLOT_BYTES),
-        (layout.SAMPLES_OFFSET, layout.SAMPLE_SLOTS * layout.SAMPLE_SLOT_BYTES),
+        (layout.RECORDER_OFFSET, AREA_BYTES),
         (layout.TOTAL_BYTES, 0),
     ]
     for (offset, size), (following, _) in itertools.pairwise(areas):
@@ -82,7 +82,7 @@ def test_the_offsets_are_those_of_the_formats_description() -> None:
         (layout.STATE_OFFSET, "state"),
         (layout.STATUS_OFFSET, "status"),
         (layout.DECISIONS_OFFSET, "decisions"),
-        (layout.SAMPLES_OFFSET, "samples"),
+        (layout.RECORDER_OFFSET, "recorder"),
     ]
 
 
@@ -102,7 +102,6 @@ def test_a_restarted_sentinel_finds_everything_again(journal: Journal) -> None:
     grants = journal.grants
     journal.write_state({"cooldownUntil": 17})
     journal.write_decision({"reason": "NoVictim"})
-    journal.write_zone_sample(5, 0, 2, 100)
     before = journal.identity
     again = reopened(journal)
     assert again.inherited
@@ -127,7 +126,7 @@ def test_two_journals_never_share_an_incarnation(tmp_path: Path) -> None:
 def damage(data: bytearray, what: str) -> bytes:
     match what:
         case "another version":
-            body = layout.HEADER.pack(layout.MAGIC, 2, layout.TOTAL_BYTES, bytes(16), BOOT.encode(), 0, 0)
+            body = layout.HEADER.pack(layout.MAGIC, 1, layout.TOTAL_BYTES, bytes(16), BOOT.encode(), 0, 0)
             data[: len(body)] = body
         case "another program's file":
             data[:8] = b"SQLite f"
@@ -326,23 +325,6 @@ def test_a_decision_too_long_loses_its_longest_text_and_keeps_the_rest(journal: 
     assert record["inputs"] == "[left out: too long]"
 
 
-def test_the_flight_recorder_keeps_the_last_samples(journal: Journal, reader: JournalReader) -> None:
-    reader.refresh()
-    for number in range(layout.SAMPLE_SLOTS + 10):
-        journal.write_zone_sample(number, 1, 2, 1 << 40, 3, 4, 5, 6)
-    journal.write_zone_sample(99, 0, layout.GATE_ZONE, 77)
-    samples = reader.samples()
-    assert len(samples) == layout.SAMPLE_SLOTS
-    assert (samples[-1].zone, samples[-1].free_pages, samples[-1].time_ns) == (None, 77, 99)
-    assert (samples[0].zone, samples[0].free_pages, samples[0].min_pages) == ("Normal", layout.MOST_PAGES, 4)
-    assert [sample.sequence for sample in samples] == list(range(samples[0].sequence, samples[-1].sequence + 1))
-    journal.close()
-    again = Journal(journal.path, BOOT)
-    again.write_zone_sample(1, 0, 0, 1)
-    assert reader.samples()[-1].sequence == samples[-1].sequence + 1
-    again.close()
-
-
 def test_a_reader_notices_that_the_journal_was_replaced(journal: Journal, reader: JournalReader, path: Path) -> None:
     first = reader.refresh()
     journal.close()
@@ -376,7 +358,7 @@ def test_a_journal_truncated_under_the_reader_is_an_error_not_a_crash(
 def everything(reader: JournalReader) -> list[Any]:
     """What a reader can get out of a file, or the JournalError it ends in."""
     found: list[Any] = []
-    for read in (reader.refresh, reader.grants, reader.status, reader.decisions, reader.samples):
+    for read in (reader.refresh, reader.grants, reader.status, reader.decisions):
         try:
             found.append(read())
         except JournalError as error:
@@ -394,9 +376,7 @@ def test_garbage_is_a_journal_error(tmp_path_factory: pytest.TempPathFactory, da
 
 
 @given(
-    flips=st.lists(
-        st.tuples(st.integers(0, layout.SAMPLES_OFFSET + 400), st.integers(1, 255)), min_size=1, max_size=30
-    ),
+    flips=st.lists(st.tuples(st.integers(0, layout.RECORDER_OFFSET), st.integers(1, 255)), min_size=1, max_size=30),
     cut=st.one_of(st.none(), st.integers(0, layout.TOTAL_BYTES)),
 )
 @settings(max_examples=60, deadline=None)
@@ -411,14 +391,13 @@ def test_no_damage_makes_a_reader_see_what_was_never_written(
         journal.write_grants(begin_beat(journal.grants, number * 10))
         journal.write_decision({"n": number})
         journal.write_status({"n": number})
-        journal.write_zone_sample(number, 0, 2, number)
     journal.close()
     data = bytearray(path.read_bytes())
     for offset, flip in flips:
         data[offset] ^= flip
     path.write_bytes(data if cut is None else data[:cut])
     with JournalReader(str(path)) as reader:
-        identity, grants, status, decisions, samples = everything(reader)
+        identity, grants, status, decisions = everything(reader)
         if isinstance(identity, JournalError):
             return
         assert identity == journal.identity
@@ -426,7 +405,6 @@ def test_no_damage_makes_a_reader_see_what_was_never_written(
         assert status is None or status.values["n"] in {6, 7}
         assert all(record == {"n": sequence} for sequence, record in decisions.records)
         assert decisions.lost + len(decisions.records) <= 7
-        assert all(sample.free_pages == sample.sequence for sample in samples)
 
 
 TORN_WRITER = """

@@ -15,6 +15,7 @@ from typing import Any
 from memorypressure.grants import NodeGrants, new_journal, reserve
 from memorypressure_agent.host import journal_format as layout
 from memorypressure_agent.host.clocks import boot_ns, unix_ns
+from memorypressure_agent.host.flight_recorder import FlightRecorder
 from memorypressure_agent.host.journal_format import Identity, JournalError
 
 
@@ -64,7 +65,8 @@ class Journal:
         self._state_sequence, self._state = self._newest_blob(layout.STATE_OFFSET, layout.STATE_SLOT_BYTES)
         self._status_sequence, _ = self._newest_blob(layout.STATUS_OFFSET, layout.STATUS_SLOT_BYTES)
         self._decision_sequence = self._newest_decision()
-        self._sample_sequence = self._newest_sample()
+        self.flight = FlightRecorder(self._map, layout.RECORDER_OFFSET)
+        """The flight recorder, for the sampler's thread."""
 
     @property
     def incarnation(self) -> str:
@@ -153,37 +155,6 @@ class Journal:
         self._decision_sequence = sequence
         return sequence
 
-    def write_zone_sample(
-        self,
-        time_ns: int,
-        numa_node: int,
-        zone_index: int,
-        free_pages: int,
-        boost_pages: int = 0,
-        min_pages: int = 0,
-        free_cma_pages: int = 0,
-        protection_pages: int = 0,
-    ) -> None:
-        """Appends to the flight recorder: a zone (index in ZONE_NAMES), or a node's free pages (GATE_ZONE)."""
-        self._sample_sequence += 1
-        sequence = self._sample_sequence
-        most = layout.MOST_PAGES
-        record = layout.pack_checked(
-            layout.SAMPLE,
-            sequence & 0xFFFFFFFF,
-            time_ns,
-            numa_node,
-            zone_index,
-            0,
-            min(free_pages, most),
-            min(boost_pages, most),
-            min(min_pages, most),
-            min(free_cma_pages, most),
-            min(protection_pages, most),
-        )
-        offset = layout.SAMPLES_OFFSET + sequence % layout.SAMPLE_SLOTS * layout.SAMPLE_SLOT_BYTES
-        self._map[offset : offset + layout.SAMPLE_SLOT_BYTES] = record
-
     def close(self) -> None:
         """Unmaps the file and lets another process write it."""
         self._map.close()
@@ -222,17 +193,6 @@ class Journal:
                 newest = max(newest, blob[0])
         return newest
 
-    def _newest_sample(self) -> int:
-        newest = 0
-        for slot in range(layout.SAMPLE_SLOTS):
-            offset = layout.SAMPLES_OFFSET + slot * layout.SAMPLE_SLOT_BYTES
-            if self._map[offset : offset + 12] == bytes(12):
-                continue
-            sample = layout.unpack_sample(self._map[offset : offset + layout.SAMPLE_SLOT_BYTES])
-            if sample is not None:
-                newest = max(newest, sample.sequence)
-        return newest
-
 
 def _take_lock(path: str) -> int:
     """A lock file beside the journal: the journal itself may have to be replaced, which would lose a lock on it."""
@@ -262,7 +222,7 @@ def _inherit(path: str, boot_id: str | None) -> tuple[mmap.mmap, Identity]:
         identity = layout.unpack_header(header, status.st_size)
         if boot_id is None or identity.boot_id != boot_id:
             raise JournalError("of another boot of this machine")
-        mapping = mmap.mmap(descriptor, layout.TOTAL_BYTES)
+        mapping = _mapped(descriptor)
     finally:
         os.close(descriptor)
     area, size = layout.GRANTS_OFFSET, layout.GRANTS_SLOT_BYTES
@@ -282,7 +242,7 @@ def _create(path: str, boot_id: str | None) -> tuple[mmap.mmap, Identity]:
     try:
         os.posix_fallocate(descriptor, 0, layout.TOTAL_BYTES)  # no holes: a full tmpfs would answer one with SIGBUS
         header = layout.pack_header(os.urandom(16), boot_id or "0" * 36, unix_ns())
-        mapping = mmap.mmap(descriptor, layout.TOTAL_BYTES)
+        mapping = _mapped(descriptor)
         mapping[0 : len(header)] = header
         identity = layout.unpack_header(header, layout.TOTAL_BYTES)
         record = layout.pack_grants(1, new_journal(identity.incarnation, boot_ns()))
@@ -298,6 +258,12 @@ def _create(path: str, boot_id: str | None) -> tuple[mmap.mmap, Identity]:
     finally:
         os.close(descriptor)
     return mapping, identity
+
+
+def _mapped(descriptor: int) -> mmap.mmap:
+    """The whole file with all its pages in the process's page table: no write faults later."""
+    flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+    return mmap.mmap(descriptor, layout.TOTAL_BYTES, flags=flags)
 
 
 def _keep_foreign(path: str) -> None:

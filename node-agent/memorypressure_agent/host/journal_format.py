@@ -6,7 +6,7 @@
     12288    state      2 slots of 32 KiB: what else must survive a restart of the sentinel (JSON)
     77824    status     2 slots of 128 KiB: gauges and counters for the reporter (JSON), about once a second
     339968   decisions  512 slots of 2 KiB: decision records (JSON); record n in slot n % 512
-    1388544  samples    16384 slots of 40 bytes: the flight recorder (`SAMPLE`); record n in slot n % 16384
+    1388544  recorder   8 MiB: the flight recorder, see `flight_format`
 
 There is one writer (two threads, each with its own areas) and any number of readers, in other processes. A record is
 whole when its CRC, which covers its sequence number, is right. Where two slots are kept the writer fills the older one,
@@ -25,9 +25,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from memorypressure.grants import BEATS_KEPT, Beat, NodeGrants
+from memorypressure_agent.host.flight_format import AREA_BYTES
 
 MAGIC: Final = b"MPJOURNL"
-VERSION: Final = 1
+VERSION: Final = 2
 
 _PAGE = 4096
 GRANTS_OFFSET: Final = _PAGE
@@ -42,10 +43,8 @@ STATUS_SLOT_BYTES: Final = 32 * _PAGE
 DECISIONS_OFFSET: Final = STATUS_OFFSET + 2 * STATUS_SLOT_BYTES
 DECISION_SLOTS: Final = 512
 DECISION_SLOT_BYTES: Final = 2048
-SAMPLES_OFFSET: Final = DECISIONS_OFFSET + DECISION_SLOTS * DECISION_SLOT_BYTES
-SAMPLE_SLOTS: Final = 16384
-SAMPLE_SLOT_BYTES: Final = 40
-TOTAL_BYTES: Final = SAMPLES_OFFSET + SAMPLE_SLOTS * SAMPLE_SLOT_BYTES
+RECORDER_OFFSET: Final = DECISIONS_OFFSET + DECISION_SLOTS * DECISION_SLOT_BYTES
+TOTAL_BYTES: Final = RECORDER_OFFSET + AREA_BYTES
 
 HEADER: Final = struct.Struct("<8sII16s36sQI")
 """Magic, version, total bytes, 16 random bytes, boot id, creation (unix ns), 0; then the CRC."""
@@ -58,15 +57,7 @@ KILL: Final = struct.Struct("<QQ")
 """Number of a kill, and its boot-time clock in nanoseconds; then the CRC."""
 BLOB: Final = struct.Struct("<QII")
 """Sequence, length of the JSON that follows, CRC of sequence, length and JSON."""
-SAMPLE: Final = struct.Struct("<IQhBBIIIII")
-"""Sequence (low 32 bits), monotonic ns, NUMA node, zone (index in ZONE_NAMES, GATE_ZONE: a gate reading), flags, then
-pages: free, boost, min (raw min + boost), free CMA, protection. The CRC follows. Pages are capped at 2^32 - 1 (16
-TiB)."""
 CRC: Final = struct.Struct("<I")
-
-ZONE_NAMES: Final = ("DMA", "DMA32", "Normal", "HighMem", "Movable", "Device")
-GATE_ZONE: Final = 255
-MOST_PAGES: Final = (1 << 32) - 1
 
 MAX_STATE_BYTES: Final = STATE_SLOT_BYTES - BLOB.size
 MAX_STATUS_BYTES: Final = STATUS_SLOT_BYTES - BLOB.size
@@ -84,21 +75,6 @@ class Identity:
     incarnation: str
     boot_id: str
     created_unix_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class SampleRecord:
-    """One zone (or with `zone` None one node's gate) at one time, in pages; what `record` writes and `replay` reads."""
-
-    sequence: int
-    time_ns: int
-    numa_node: int
-    zone: str | None
-    free_pages: int
-    boost_pages: int = 0
-    min_pages: int = 0
-    free_cma_pages: int = 0
-    protection_pages: int = 0
 
 
 def pack_header(random_bytes: bytes, boot_id: str, created_unix_ns: int) -> bytes:
@@ -157,19 +133,6 @@ def unpack_blob(data: bytes) -> tuple[int, bytes] | None:
 def blob_length(head: bytes, most: int) -> int:
     """How long the JSON after this head is, at most `most`; 0 for what is no head."""
     return min(most, BLOB.unpack(head)[1]) if len(head) == BLOB.size else 0
-
-
-def unpack_sample(data: bytes) -> SampleRecord | None:
-    """A flight recorder's record; None when it is torn or was never written."""
-    values = unpack_checked(SAMPLE, data)
-    if values is None:
-        return None
-    sequence, time_ns, node, zone, _, free, boost, low_mark, cma, protection = values
-    if zone == GATE_ZONE:
-        return SampleRecord(sequence, time_ns, node, None, free)
-    if zone >= len(ZONE_NAMES):
-        return None
-    return SampleRecord(sequence, time_ns, node, ZONE_NAMES[zone], free, boost, low_mark, cma, protection)
 
 
 def pack_grants(sequence: int, grants: NodeGrants) -> bytes:

@@ -13,7 +13,8 @@ from typing import Any, Self
 
 from memorypressure.grants import Lease, NodeGrants
 from memorypressure_agent.host import journal_format as layout
-from memorypressure_agent.host.journal_format import Identity, JournalError, SampleRecord
+from memorypressure_agent.host.flight_format import AREA_BYTES
+from memorypressure_agent.host.journal_format import Identity, JournalError
 
 _ATTEMPTS = 5
 
@@ -123,15 +124,9 @@ class JournalReader:
                 records.append((sequence, payload))
         return DecisionBatch(tuple(records), last, lost)
 
-    def samples(self, after: int = 0) -> tuple[SampleRecord, ...]:
-        """The flight recorder's whole records with a sequence number above `after`, oldest first."""
-        data = self._read(layout.SAMPLES_OFFSET, layout.SAMPLE_SLOTS * layout.SAMPLE_SLOT_BYTES)
-        found = []
-        for offset in range(0, len(data), layout.SAMPLE_SLOT_BYTES):
-            sample = layout.unpack_sample(data[offset : offset + layout.SAMPLE_SLOT_BYTES])
-            if sample is not None and sample.sequence > after:
-                found.append(sample)
-        return tuple(sorted(found, key=lambda sample: sample.sequence))
+    def flight(self) -> bytes:
+        """The flight recorder's area as it is now, for `flight_reader`; empty when the file is shorter."""
+        return self._read(layout.RECORDER_OFFSET, AREA_BYTES)
 
     def close(self) -> None:
         """Gives the descriptor back."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from memorypressure.signals import MemInfo, Psi, Sample
 from memorypressure.zones import Zone, ZoneInfo
-from memorypressure_agent.replay.columns import COLUMNS
+from memorypressure_agent.replay.columns import COLUMNS, WHOLE_NODE
 
 HEADER = tuple(column.name for column in COLUMNS)
 
 
 def sample_rows(sample: Sample, zones: ZoneInfo, start_ns: int, page_bytes: int) -> list[list[str]]:
     """One row for each zone that the kernel prints, cells in the order of `HEADER`; unknown figures stay empty."""
-    time_ns = sample.time_ns - start_ns
-    shared = {"t": f"{time_ns // 1_000_000_000}.{time_ns % 1_000_000_000 // 1000:06d}", "page_size": str(page_bytes)}
+    shared = {"t": _seconds(sample.time_ns - start_ns), "page_size": str(page_bytes)}
     if isinstance(sample.memory, MemInfo):
         shared |= _memory_cells(sample.memory, page_bytes)
     for prefix, psi in (("psi_", sample.psi_node), ("psi_pods_", sample.psi_pods)):
@@ -25,6 +24,21 @@ def sample_rows(sample: Sample, zones: ZoneInfo, start_ns: int, page_bytes: int)
         [(shared | _zone_cells(zone, protections.get((zone.node, zone.name)))).get(name, "") for name in HEADER]
         for zone in zones.zones
     ]
+
+
+def gate_rows(
+    node_free_pages: tuple[tuple[int, int], ...], time_ns: int, start_ns: int, page_bytes: int
+) -> list[list[str]]:
+    """One row for each NUMA node of a reading that has only their free pages."""
+    shared = {"t": _seconds(time_ns - start_ns), "page_size": str(page_bytes), "zone": WHOLE_NODE}
+    return [
+        [(shared | {"node": str(node), "free": str(free)}).get(name, "") for name in HEADER]
+        for node, free in node_free_pages
+    ]
+
+
+def _seconds(time_ns: int) -> str:
+    return f"{time_ns // 1_000_000_000}.{time_ns % 1_000_000_000 // 1000:06d}"
 
 
 def _zone_cells(zone: Zone, protection_pages: int | None) -> dict[str, str]:
@@ -67,6 +81,6 @@ def _psi_cells(prefix: str, psi: Psi) -> dict[str, str]:
                 f"{prefix}{kind}_avg10": f"{line.avg10:.2f}",
                 f"{prefix}{kind}_avg60": f"{line.avg60:.2f}",
                 f"{prefix}{kind}_avg300": f"{line.avg300:.2f}",
-                f"{prefix}{kind}_total_us": str(line.total_us),
+                f"{prefix}{kind}_total_us": str(line.total_us) if line.total_us else "",
             }
     return cells

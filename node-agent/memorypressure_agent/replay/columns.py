@@ -14,7 +14,7 @@ class Kind(Enum):
 
     SECONDS = "seconds such as 12.345, from 0 to 10000000000, with at most nine digits after the point"
     NODE = "a NUMA node number from 0 to 1023"
-    ZONE = "one of DMA, DMA32, Normal, HighMem, Movable, Device"
+    ZONE = "one of DMA, DMA32, Normal, HighMem, Movable, Device, or Node"
     PAGES = "a whole number of pages from 0 to 2^52"
     COUNT = "a whole number from 0 to 65536"
     PERCENT = "a percentage from 0 to 100"
@@ -50,13 +50,18 @@ def _sample(name: str, kind: Kind, meaning: str) -> Column:
 ZONE_NAMES = ("DMA", "DMA32", "Normal", "HighMem", "Movable", "Device")
 """In the kernel's order (`enum zone_type`)."""
 
+WHOLE_NODE = "Node"
+"""In place of a zone: the row holds a gate reading, the free pages of all zones of the NUMA node, and nothing else."""
+
 COLUMNS = (
     _required("t", Kind.SECONDS, "time of the sample; rows of one sample share it; never goes back"),
     _required("node", Kind.NODE, "NUMA node"),
-    _required("zone", Kind.ZONE, "zone, as /proc/zoneinfo names it"),
+    _required(
+        "zone", Kind.ZONE, "zone, as /proc/zoneinfo names it; Node: 'free' is the whole node's, nothing else given"
+    ),
     _required("free", Kind.PAGES, "'pages free'"),
     _required("boost", Kind.PAGES, "'boost'; empty: the kernel (before 5.16) does not say", may_be_empty=True),
-    _required("min", Kind.PAGES, "'min', boost included"),
+    _required("min", Kind.PAGES, "'min', boost included; empty only in rows of a whole node", may_be_empty=True),
     _zone("low", Kind.PAGES, "'low', boost included; without it: no line Low, and nothing is seen to clear"),
     _zone("high", Kind.PAGES, "'high', boost included; without it: no line High"),
     _zone("managed", Kind.PAGES, "'managed'; without it every DMA, DMA32 and Normal zone counts, and none as closed"),

@@ -6,12 +6,14 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from memorypressure import engine
-from memorypressure.engine import EngineState, Inputs, rules_from_policy
+from memorypressure.engine import EngineState, Inputs, Rules, rules_from_policy
+from memorypressure.gate import gate_thresholds
 from memorypressure.grants import Refusal
 from memorypressure.reasons import Reason
 from memorypressure.records import Decision
-from memorypressure.signals import Sample
+from memorypressure.signals import GateShut, Sample
 from memorypressure.spec_values import Policy, QosClass
+from memorypressure.triggers import watched_lines
 from memorypressure.victims import Candidate, Ranked
 from memorypressure.zone_values import Line, ZoneInfo
 from memorypressure_agent.errors import BadInputError
@@ -52,15 +54,26 @@ def play(
     rules = rules_from_policy(policy, page_bytes_given or page_bytes_default)
     state = engine.start(rules)
     announced = Announced()
+    had: frozenset[str] = frozenset()
+    gates = _Gates(rules)
     for recorded in read_timeline(name, file):
-        if not replayed.samples:
-            page_bytes = _page_bytes(name, recorded, page_bytes_given, page_bytes_default)
-            rules = replace(rules, page_bytes=page_bytes)
-            replayed.page_bytes = page_bytes
-            replayed.first_ns = recorded.time_ns
-            replayed.notes = _notes(recorded)
-            replayed.lacks_low = any(zone.low is None for zone in recorded.zones)
-        sample = to_sample(name, recorded, rules.page_bytes)
+        sample: Sample | None
+        if recorded.node_free:
+            sample = gates.sample(recorded, watching=state.triggers.watching)
+            if sample is None:
+                replayed.open_gates += 1
+                continue
+        else:
+            if not replayed.samples:
+                page_bytes = _page_bytes(name, recorded, page_bytes_given, page_bytes_default)
+                rules = replace(rules, page_bytes=page_bytes)
+                replayed.page_bytes = page_bytes
+                replayed.first_ns = recorded.time_ns
+                replayed.notes = _notes(recorded)
+                replayed.lacks_low = any(zone.low is None for zone in recorded.zones)
+            sample = to_sample(name, recorded, rules.page_bytes, had)
+            had = had.union(recorded.figures)
+            gates.info = sample.zones if isinstance(sample.zones, ZoneInfo) else None
         inputs = Inputs(sample.time_ns, sample, _NO_PERMIT, assumed_victim=_SOMEONE)
         result = engine.step(rules, state, inputs)
         state = result.state
@@ -71,11 +84,38 @@ def play(
         _count(replayed, sample, decisions)
         if series is not None and isinstance(sample.zones, ZoneInfo):
             _draw(series, sample, sample.zones, state, decisions)
+    if not replayed.samples:
+        raise BadInputError(f"{name}: holds readings of whole nodes only; without one of all zones there are no lines")
+    if replayed.open_gates:
+        replayed.notes.append(
+            f"{replayed.open_gates} readings of whole nodes were not far enough above this policy's lines "
+            "to say anything, and their zones were not recorded"
+        )
     for trigger in state.triggers.unknown:
         replayed.unknown.setdefault(state.triggers.of(trigger).message, []).append(trigger)
     if replayed.decided and replayed.lacks_low:
         replayed.notes.append("without the column low nothing is seen to clear: the episode lasts to the end")
     return replayed
+
+
+class _Gates:
+    """Readings of whole nodes as this policy takes them: shut by its own lines, from the last reading of all zones."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._watched = watched_lines(rules.triggers) or ((Line.ATOMIC_RESERVE, 0),)
+        self.info: ZoneInfo | None = None
+
+    def sample(self, recorded: RecordedSample, *, watching: bool) -> Sample | None:
+        """The sample of shut gates; None where a node was not above its gate, or nothing is known of its zones."""
+        info = self.info
+        if info is None:
+            return None
+        thresholds = dict(gate_thresholds(info, self._watched, clear_lines=watching))
+        if thresholds.keys() != dict(recorded.node_free).keys():
+            return None
+        if any(free <= thresholds[node] for node, free in recorded.node_free):
+            return None
+        return Sample(recorded.time_ns, GateShut(info, recorded.node_free, watching), None, None, None)
 
 
 def _page_bytes(name: str, recorded: RecordedSample, given: int, default: int) -> int:
@@ -116,6 +156,9 @@ def _count(replayed: Replayed, sample: Sample, decisions: list[Decision]) -> Non
         for node in sample.zones.counted_nodes:
             dips = replayed.dips.setdefault(node.number, Dips())
             dips.add(elapsed_ns, below=node.below(Line.ATOMIC_RESERVE))
+    elif isinstance(sample.zones, GateShut):
+        for dips in replayed.dips.values():
+            dips.add(elapsed_ns, below=False)
     for decision in decisions:
         if decision.action is not None:
             replayed.decided.setdefault(decision.action, []).append(decision.time_ns)

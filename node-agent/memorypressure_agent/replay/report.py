@@ -43,6 +43,8 @@ class Replayed:
     """What a replay came to."""
 
     samples: int = 0
+    open_gates: int = 0
+    """Readings of whole nodes that said nothing about this policy's lines."""
     first_ns: int = 0
     last_ns: int = 0
     page_bytes: int = 0

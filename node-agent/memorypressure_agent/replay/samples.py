@@ -3,7 +3,8 @@
 - protection counts as 0, as does free CMA memory, when no column gives it;
 - without `low` or `high` these lines are unknown: a trigger on them stays Unknown, and no trigger clears without Low.
   (low is min + max(min/4, managed x watermark_scale_factor); a recording does not hold the factor.)
-- without `managed` a zone counts by its name alone, and none as closed.
+- without `managed` a zone counts by its name alone, and none as closed;
+- memory or PSI that an earlier sample had and this one has not was not read with it (a flight recorder's samples).
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from memorypressure_agent.errors import BadInputError
 from memorypressure_agent.replay.timeline import RecordedSample, RecordedZone
 
 _MEMORY = ("mem_total", "mem_available", "swap_total", "swap_free")
-_PSI_FIGURES = ("avg10", "avg60", "avg300", "total_us")
+_PSI_FIGURES = ("avg10", "avg60", "avg300")
 
 
-def to_sample(name: str, recorded: RecordedSample, page_bytes: int) -> Sample:
-    """The sample as the core takes it. `name` is the file's, for complaints; raises `BadInputError`."""
+def to_sample(name: str, recorded: RecordedSample, page_bytes: int, had: frozenset[str] = frozenset()) -> Sample:
+    """The sample as the core takes it. `name` is the file's, for complaints; raises `BadInputError`.
+
+    `had` are the figures that some earlier sample had.
+    """
     for zone in recorded.zones:
         if zone.name == "Movable" and zone.managed != 0 and zone.low is None:
             raise BadInputError(
@@ -37,9 +41,9 @@ def to_sample(name: str, recorded: RecordedSample, page_bytes: int) -> Sample:
     return Sample(
         time_ns=recorded.time_ns,
         zones=zones if zones.counted_nodes else Unknown("no zone DMA, DMA32 or Normal with managed pages"),
-        memory=_memory(recorded, page_bytes),
-        psi_node=_psi(recorded, "psi_"),
-        psi_pods=_psi(recorded, "psi_pods_"),
+        memory=_memory(recorded, page_bytes, had),
+        psi_node=_psi(recorded, "psi_", had),
+        psi_pods=_psi(recorded, "psi_pods_", had),
     )
 
 
@@ -62,8 +66,10 @@ def _zone(zone: RecordedZone) -> Zone:
     )
 
 
-def _memory(recorded: RecordedSample, page_bytes: int) -> MemInfo | Unknown:
+def _memory(recorded: RecordedSample, page_bytes: int, had: frozenset[str]) -> MemInfo | Unknown | None:
     missing = [column for column in _MEMORY if column not in recorded.figures]
+    if len(missing) == len(_MEMORY) and not had.isdisjoint(_MEMORY):
+        return None
     if missing:
         return Unknown(f"the recording has no {', '.join(missing)}")
     total, available, swap_total, swap_free = (int(recorded.figures[column]) * page_bytes for column in _MEMORY)
@@ -76,10 +82,12 @@ def _memory(recorded: RecordedSample, page_bytes: int) -> MemInfo | Unknown:
     )
 
 
-def _psi(recorded: RecordedSample, prefix: str) -> Psi | Unknown:
+def _psi(recorded: RecordedSample, prefix: str, had: frozenset[str]) -> Psi | Unknown | None:
     some = _psi_line(recorded, f"{prefix}some_")
     if some is None:
-        return Unknown(f"the recording has no {prefix}some_avg10, avg60, avg300, total_us")
+        if f"{prefix}some_avg10" in had and f"{prefix}some_avg10" not in recorded.figures:
+            return None
+        return Unknown(f"the recording has no {prefix}some_avg10, avg60, avg300")
     return Psi(some, _psi_line(recorded, f"{prefix}full_"))
 
 
@@ -87,5 +95,5 @@ def _psi_line(recorded: RecordedSample, prefix: str) -> PsiLine | None:
     figures = [recorded.figures.get(prefix + figure) for figure in _PSI_FIGURES]
     if any(figure is None for figure in figures):
         return None
-    avg10, avg60, avg300, total_us = (float(figure or 0) for figure in figures)
-    return PsiLine(avg10, avg60, avg300, int(total_us))
+    avg10, avg60, avg300 = (float(figure or 0) for figure in figures)
+    return PsiLine(avg10, avg60, avg300, int(recorded.figures.get(f"{prefix}total_us", 0)))  # no trigger looks at it

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from memorypressure_agent.errors import BadInputError
-from memorypressure_agent.replay.columns import BY_NAME, MAX_PAGES, REQUIRED, ZONE_NAMES, Column, Kind
+from memorypressure_agent.replay.columns import BY_NAME, MAX_PAGES, REQUIRED, WHOLE_NODE, ZONE_NAMES, Column, Kind
 
 MAX_LINE_BYTES = 4096
 HEADER_EXAMPLE = ",".join(REQUIRED)
@@ -23,6 +23,7 @@ HEADER_EXAMPLE = ",".join(REQUIRED)
 _SECONDS = re.compile(r"[0-9]{1,11}(?:\.[0-9]{1,9})?")
 _WHOLE = re.compile(r"[0-9]{1,19}")
 _LIMITS = {Kind.NODE: 1023, Kind.PAGES: MAX_PAGES, Kind.COUNT: 65536, Kind.MICROSECONDS: 1 << 63}
+_GATE_COLUMNS = ("t", "node", "zone", "free")
 _MAX_TIME_NS = 10_000_000_000 * 1_000_000_000
 
 
@@ -46,12 +47,16 @@ class RecordedZone:
 
 @dataclass(frozen=True, slots=True)
 class RecordedSample:
-    """All rows of one time. `figures` holds the columns that a sample has once, where they are given."""
+    """All rows of one time. `figures` holds the columns that a sample has once, where they are given.
+
+    A gate reading has no zones, but `node_free`: (NUMA node, free pages of all its zones).
+    """
 
     line_number: int
     time_ns: int
     zones: tuple[RecordedZone, ...]
     figures: dict[str, float]
+    node_free: tuple[tuple[int, int], ...] = ()
 
 
 def read_timeline(name: str, file: BinaryIO) -> Iterator[RecordedSample]:
@@ -135,10 +140,13 @@ def _rows(name: str, rows: Iterable[list[str]], columns: tuple[Column, ...]) -> 
             if value is not None:
                 values[column.name] = value
         zone_name = cells[columns.index(BY_NAME["zone"])].strip()
-        if zone_name not in ZONE_NAMES:
+        if zone_name not in (*ZONE_NAMES, WHOLE_NODE):
             raise BadInputError(f"{name}:{line_number}: column 'zone': {zone_name[:40]!r} is not {Kind.ZONE.value}")
+        complaint = _misplaced(zone_name, values)
+        if complaint:
+            raise BadInputError(f"{name}:{line_number}: {complaint}")
         zone = _zone(zone_name, values)
-        complaint = _contradiction(zone)
+        complaint = _contradiction(zone) if zone_name != WHOLE_NODE else None
         if complaint:
             raise BadInputError(f"{name}:{line_number}: {complaint}")
         figures = {c.name: values[c.name] for c in columns if c.per_sample and c.name in values}
@@ -186,7 +194,7 @@ def _zone(zone_name: str, values: dict[str, float]) -> RecordedZone:
         name=zone_name,
         free=int(values["free"]),
         boost=pages("boost"),
-        min=int(values["min"]),
+        min=int(values.get("min", 0)),
         low=pages("low"),
         high=pages("high"),
         managed=pages("managed"),
@@ -195,6 +203,14 @@ def _zone(zone_name: str, values: dict[str, float]) -> RecordedZone:
         stat_threshold=pages("stat_threshold"),
         cpus=pages("cpus"),
     )
+
+
+def _misplaced(zone_name: str, values: dict[str, float]) -> str | None:
+    """A zone's row must tell its min, the row of a whole node nothing but its free pages."""
+    if zone_name != WHOLE_NODE:
+        return None if "min" in values else f"column 'min': '' is not {Kind.PAGES.value}"
+    given = next((column for column in values if not BY_NAME[column].per_sample and column not in _GATE_COLUMNS), None)
+    return None if given is None else f"column '{given}': must be empty in a row of a whole node"
 
 
 def _contradiction(zone: RecordedZone) -> str | None:
@@ -211,17 +227,16 @@ def _contradiction(zone: RecordedZone) -> str | None:
 
 
 def _samples(name: str, rows: Iterator[_Row]) -> Iterator[RecordedSample]:
-    expected: frozenset[tuple[int, str]] | None = None
+    expected: dict[bool, frozenset[tuple[int, str]]] = {}  # of zones, and of whole nodes
     group: list[_Row] = []
     keys: set[tuple[int, str]] = set()
 
     def sample() -> RecordedSample:
-        nonlocal expected
-        if expected is None:
-            expected = frozenset(keys)
-        if keys != expected:
-            only_here = ", ".join(f"{node}/{zone}" for node, zone in sorted(keys - expected))
-            missing = ", ".join(f"{node}/{zone}" for node, zone in sorted(expected - keys))
+        gate = group[0].zone.name == WHOLE_NODE
+        first = expected.setdefault(gate, frozenset(keys))
+        if keys != first:
+            only_here = ", ".join(f"{node}/{zone}" for node, zone in sorted(keys - first))
+            missing = ", ".join(f"{node}/{zone}" for node, zone in sorted(first - keys))
             what = " and ".join(
                 part for part in (missing and f"lacks {missing}", only_here and f"adds {only_here}") if part
             )
@@ -229,6 +244,9 @@ def _samples(name: str, rows: Iterator[_Row]) -> Iterator[RecordedSample]:
                 f"{name}:{group[0].line_number}: the sample that begins here {what}; "
                 "each sample must list the zones of the first (is the recording cut off here?)"
             )
+        if gate:
+            node_free = tuple((row.zone.node, row.zone.free) for row in group)
+            return RecordedSample(group[0].line_number, group[0].time_ns, (), group[0].figures, node_free)
         return RecordedSample(
             group[0].line_number, group[0].time_ns, tuple(row.zone for row in group), group[0].figures
         )

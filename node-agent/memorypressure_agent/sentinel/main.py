@@ -31,7 +31,7 @@ example, beside a running reporter:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sentinel`."""
     parser.epilog = EPILOG
-    parser.add_argument("--journal", required=True, metavar="FILE", help="the journal; put it on a tmpfs (2 MiB)")
+    parser.add_argument("--journal", required=True, metavar="FILE", help="the journal; put it on a tmpfs (10 MiB)")
     parser.add_argument("--orders", metavar="FILE", help="the orders that the reporter writes; default: observe only")
     add_root_arguments(parser)
     parser.add_argument(

@@ -20,12 +20,11 @@ from memorypressure.grants import Leave, Permit, Refusal, beat_due, begin_beat, 
 from memorypressure.ladder import Outcome, OutcomeKind
 from memorypressure.reasons import Reason
 from memorypressure.records import Decision
-from memorypressure.signals import GateShut, Sample
+from memorypressure.signals import Sample
 from memorypressure.spec_values import Action
 from memorypressure.triggers import watched_lines
 from memorypressure.zone_values import Line, ZoneInfo
 from memorypressure_agent.host.journal import Journal
-from memorypressure_agent.host.journal_format import GATE_ZONE, ZONE_NAMES
 from memorypressure_agent.sentinel.clocks import Clocks
 from memorypressure_agent.sentinel.counters import BelowLineTimes, Counts, Lag
 from memorypressure_agent.sentinel.helper import Helper
@@ -37,7 +36,6 @@ from memorypressure_agent.sentinel.settings import SentinelSettings
 MOST_FIGURES_AGE_NS: Final = 3_000_000_000
 DEFAULT_GRANT_SECONDS: Final = 900
 _SECOND_NS: Final = 1_000_000_000
-_ZONE_INDEX: Final = {name: index for index, name in enumerate(ZONE_NAMES)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +147,9 @@ class Sampler:
         if decision.acts:
             self._kill(decision)
         self._recorder.result(result, self.rules.policy_name)
+        running = result.state.ladder.running
+        if self.journal is not None and running is not None and result.state.ladder.clear_since_ns is None:
+            self.journal.flight.keep(running.number, sample.time_ns)
         watching = self._watching = result.state.triggers.watching
         self.period_ns = 0 if stale else self._readings.period_ns(watching=watching)
         self.view = View(
@@ -306,24 +307,6 @@ class Sampler:
     def _measure(self, sample: Sample) -> None:
         """Counters and the flight recorder."""
         zones = sample.zones
-        if isinstance(zones, ZoneInfo):
-            self.below.observe(zones, sample.time_ns)
-            if self.journal is not None:
-                for node in zones.nodes:
-                    for counted in node.counted:
-                        zone = counted.zone
-                        self.journal.write_zone_sample(
-                            sample.time_ns,
-                            zone.node,
-                            _ZONE_INDEX[zone.name],
-                            zone.free_pages,
-                            zone.boost_pages,
-                            zone.min_pages,
-                            zone.free_cma_pages,
-                            counted.protection_pages,
-                        )
-            return
-        self.below.observe(None, sample.time_ns)
-        if isinstance(zones, GateShut) and self.journal is not None:
-            for number, free_pages in zones.node_free_pages:
-                self.journal.write_zone_sample(sample.time_ns, number, GATE_ZONE, free_pages)
+        self.below.observe(zones if isinstance(zones, ZoneInfo) else None, sample.time_ns)
+        if self.journal is not None:
+            self.journal.flight.add(sample)

@@ -1,0 +1,307 @@
+"""The flight recorder: what goes in comes out, within its 8 MiB, for as long as it says, episodes beside it."""
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memorypressure.reasons import Reason
+from memorypressure.signals import Absent, GateShut, MemInfo, Psi, PsiLine, Sample, Unknown
+from memorypressure.zone_values import Zone, ZoneInfo
+from memorypressure_agent.host import flight_format as layout
+from memorypressure_agent.host.flight_reader import FlightSample, episodes, rings
+from memorypressure_agent.host.flight_recorder import FlightRecorder
+
+MS = 1_000_000
+SECOND = 1_000 * MS
+START = 7_000 * SECOND
+PAGE = 4096
+ABSENT = Absent(Reason.NOT_PRESENT, "none")
+DMA = Zone(0, "DMA", 3840, 0, True, 21, 26, 31, 3840, 0, 0, True, (0, 3018, 11850), 4, 2)
+NORMAL = Zone(0, "Normal", 500_000, 0, True, 900, 1100, 1300, 2_000_000, 0, 0, True, (0, 0, 0), 32, 2)
+EMPTY_ZONE = Zone(0, "Movable", 0, 0, True, 32, 32, 32, 0, 0, 0, True, (0, 0, 0))
+MACHINE = ZoneInfo((DMA, replace(NORMAL, name="DMA32"), NORMAL, EMPTY_ZONE), PAGE, 2)
+MEMORY = MemInfo(1 << 33, 1 << 32, 1 << 30, 1 << 29, 1 << 21)
+PSI = Psi(PsiLine(1.5, 2.25, 99.99, 0), PsiLine(0.01, 0.0, 3.0, 0))
+ZERO = Psi(PsiLine(0.0, 0.0, 0.0, 0), PsiLine(0.0, 0.0, 0.0, 0))
+ONLY_SOME = Psi(PsiLine(1.0, 2.0, 3.0, 0), None)
+
+
+@pytest.fixture
+def area() -> Iterator[mmap.mmap]:
+    made = mmap.mmap(-1, layout.AREA_BYTES)
+    yield made
+    made.close()
+
+
+def with_free(info: ZoneInfo, *free: int, boost: int = 0) -> ZoneInfo:
+    """The machine with other free pages in its populated zones, boosted in all of them."""
+    pages = iter(free)
+    zones = [
+        replace(
+            zone,
+            free_pages=next(pages),
+            boost_pages=boost,
+            min_pages=zone.min_pages + boost,
+            low_pages=zone.low_pages + boost,
+            high_pages=zone.high_pages + boost,
+        )
+        if zone.managed_pages
+        else zone
+        for zone in info.zones
+    ]
+    return ZoneInfo(tuple(zones), PAGE, 2)
+
+
+def full(at_ns: int, zones: ZoneInfo, *, slow: bool = True, psi: Psi | Absent = PSI) -> Sample:
+    return Sample(at_ns, zones, MEMORY if slow else None, psi if slow else None, psi if slow else None)
+
+
+def gate(at_ns: int, free: int) -> Sample:
+    return Sample(at_ns, GateShut(MACHINE, ((0, free),), clear_lines=False), None, None, None)
+
+
+def free_of(sample: FlightSample) -> tuple[int, ...]:
+    return tuple(zone.free_pages for zone in sample.zones.zones) if sample.zones else ()
+
+
+def bytes_of(area: mmap.mmap, recorder: FlightRecorder, sample: Sample) -> int:
+    """What a sample takes in the open block it goes to."""
+    used = {ring: ring.used for ring in (recorder._fast, recorder._slow)}
+    recorder.add(sample)
+    return sum(ring.used - before for ring, before in used.items())
+
+
+def test_a_sample_comes_back_as_it_went_in(area: mmap.mmap) -> None:
+    recorder = FlightRecorder(area, 0)
+    recorder.add(full(START, with_free(MACHINE, 3840, 70, 80, boost=33)))
+    recorder.add(gate(START + 10 * MS, 500_123))
+    recorder.add(Sample(START + 20 * MS, Unknown("line 3"), None, None, None))
+    recorder.add(full(START + 30 * MS, with_free(MACHINE, 3841, 4_000_000_000, 79), psi=ZERO))
+    first, second, third, fourth = rings(area[:])
+    assert first.time_ns == START
+    assert (first.memory, first.psi_node, first.psi_pods) == (MEMORY, PSI, PSI)
+    assert first.zones is not None
+    populated = with_free(MACHINE, 3840, 70, 80, boost=33)
+    assert [replace(zone, protection=()) for zone in first.zones.zones] == [
+        replace(zone, protection=()) for zone in populated.zones if zone.managed_pages
+    ]
+    assert [each.lines for node in first.zones.nodes for each in node.counted] == [
+        each.lines for node in populated.nodes for each in node.counted
+    ]
+    assert (second.zones, second.node_free_pages, second.memory) == (None, ((0, 500_123),), None)
+    assert (third.zones, third.node_free_pages) == (None, ())
+    assert free_of(fourth) == (3841, 4_000_000_000, 79)
+    assert (fourth.psi_node, fourth.time_ns) == (ZERO, START + 30 * MS)
+    assert fourth.zones is not None
+    assert fourth.zones.zones[0].boost_pages == 0
+
+
+def test_hidden_boost_and_absent_sources_come_back_as_such(area: mmap.mmap) -> None:
+    hidden = [replace(zone, boost_known=False, cma_known=False) for zone in MACHINE.zones]
+    recorder = FlightRecorder(area, 0)
+    for step, added in enumerate((0, 512, 0)):
+        zones = [
+            replace(z, min_pages=z.min_pages + added, low_pages=z.low_pages + added, high_pages=z.high_pages + added)
+            for z in hidden
+        ]
+        recorder.add(Sample(START + step * 10 * MS, ZoneInfo(tuple(zones), PAGE, 2), MEMORY, ONLY_SOME, ABSENT))
+    found = rings(area[:])
+    assert [each.zones.zones[2].min_pages for each in found if each.zones] == [900, 1412, 900]
+    assert [each.zones.zones[2].low_pages for each in found if each.zones] == [1100, 1612, 1100]
+    assert not any(zone.boost_known for each in found if each.zones for zone in each.zones.zones)
+    assert {(each.psi_node, each.psi_pods) for each in found} == {(ONLY_SOME, None)}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 8_000_000),
+            st.sampled_from(["full", "slow", "gate", "unknown"]),
+            st.lists(st.integers(0, layout.MOST_PAGES), min_size=3, max_size=3),
+            st.integers(0, 70_000),
+            st.sampled_from([PSI, ZERO, ONLY_SOME, ABSENT]),
+            st.sampled_from([900, 1000]),
+        ),
+        max_size=120,
+    )
+)
+def test_any_history_comes_back_in_order(history: list[tuple[int, str, list[int], int, Psi | Absent, int]]) -> None:
+    with mmap.mmap(-1, layout.AREA_BYTES) as area:
+        recorder = FlightRecorder(area, 0)
+        now, given_samples = START, []
+        recorder.add(full(now, MACHINE))
+        for microseconds, kind, free, boost, psi, raw_min in history:
+            now += max(100, microseconds) * 1000
+            raised = replace(MACHINE.zones[2], min_pages=raw_min)
+            machine = ZoneInfo((*MACHINE.zones[:2], raised, MACHINE.zones[3]), PAGE, 2)
+            if kind == "gate":
+                sample = gate(now, free[0])
+            elif kind == "unknown":
+                sample = Sample(now, Unknown("x"), None, None, None)
+            else:
+                sample = full(now, with_free(machine, *free, boost=boost), slow=kind == "slow", psi=psi)
+            recorder.add(sample)
+            given_samples.append((sample, kind))
+        found = rings(area[:])[1:]
+        assert len(found) == len(given_samples)
+        for (sample, kind), seen in zip(given_samples, found, strict=True):
+            assert abs(sample.time_ns - seen.time_ns) < 1_000 * layout.TICK_NS // 100
+            if isinstance(sample.zones, ZoneInfo):
+                populated = [zone for zone in sample.zones.zones if zone.managed_pages]
+                assert seen.zones is not None
+                assert [(z.free_pages, z.boost_pages, z.min_pages, z.high_pages) for z in seen.zones.zones] == [
+                    (z.free_pages, z.boost_pages, z.min_pages, z.high_pages) for z in populated
+                ]
+            elif isinstance(sample.zones, GateShut):
+                assert seen.node_free_pages == sample.zones.node_free_pages
+            if kind == "slow":
+                assert seen.memory == MEMORY
+                assert seen.psi_node == (None if isinstance(sample.psi_node, Absent) else sample.psi_node)
+
+
+def test_bytes_a_sample_are_as_stated(area: mmap.mmap) -> None:
+    recorder = FlightRecorder(area, 0)
+    recorder.add(full(START, MACHINE))
+    recorder.add(full(START + 10 * MS, MACHINE, slow=False))
+    recorder.add(gate(START + 20 * MS, 9000))
+    moved = with_free(MACHINE, 3840, 499_000, 501_000)
+    assert bytes_of(area, recorder, gate(START + 30 * MS, 9001)) == 7
+    assert bytes_of(area, recorder, full(START + 40 * MS, moved, slow=False)) == 11
+    boosted = with_free(MACHINE, 3840, 499_000, 501_000, boost=512)
+    assert bytes_of(area, recorder, full(START + 50 * MS, boosted, slow=False)) == 23
+    assert bytes_of(area, recorder, full(START + 2 * SECOND, moved)) == 43
+
+
+def machine_of(zones: int) -> ZoneInfo:
+    return ZoneInfo(tuple(replace(NORMAL, node=node) for node in range(zones)), PAGE, 2)
+
+
+FAST = 600 * 100
+"""Samples of 10 minutes, one every 10 ms."""
+DAY = 86_400
+
+
+@pytest.mark.parametrize("zones", [3, 9], ids=["three zones", "nine zones"])
+def test_ten_minutes_of_fast_samples_and_a_day_of_slow_ones_have_room(area: mmap.mmap, zones: int) -> None:
+    recorder, machine = FlightRecorder(area, 0), machine_of(zones)
+    fast, slow = recorder._fast, recorder._slow
+    tick = second = 0
+    while fast.sequence < 9:
+        tick += 1
+        recorder.add(full(START + tick * 10 * MS, machine, slow=tick % 20 == 0))
+    assert (tick - 1) / 8 * (layout.FAST_BLOCKS - 1) >= FAST
+    recorder.add(full(START + 100 * SECOND, machine))  # after such a gap a block begins
+    before = slow.sequence
+    while slow.sequence < before + 8:
+        second += 1
+        recorder.add(full(START + (100 + second) * SECOND, machine))
+    assert second / 8 * (layout.SLOW_BLOCKS - 1) >= DAY
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("zones", [3, 9], ids=["three zones", "nine zones"])
+def test_ten_minutes_of_fast_samples_are_there_every_one_of_all_zones(area: mmap.mmap, zones: int) -> None:
+    recorder, machine = FlightRecorder(area, 0), machine_of(zones)
+    for tick in range(700 * 100):
+        recorder.add(full(START + tick * 10 * MS, machine, slow=tick % 20 == 0))
+    kept = [each for each in rings(area[:]) if each.time_ns >= START + 100 * SECOND]
+    assert len(kept) == FAST
+    assert kept[0].time_ns == START + 100 * SECOND
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("zones", "every_seconds"), [(3, 1), (9, 1), (20, 3)])
+def test_a_day_of_slow_samples_is_there(area: mmap.mmap, zones: int, every_seconds: int) -> None:
+    recorder, machine = FlightRecorder(area, 0), machine_of(zones)
+    for second in range(DAY + 3_600):
+        recorder.add(full(START + second * SECOND, machine))
+    first = START + 3_600 * SECOND
+    kept = [each.time_ns for each in rings(area[:]) if each.time_ns >= first]
+    assert kept[0] <= first + every_seconds * SECOND
+    assert len(kept) >= DAY // every_seconds
+    assert max(after - before for before, after in pairwise(kept)) <= every_seconds * SECOND
+
+
+def test_an_episode_is_kept_with_5_s_before_and_30_s_after_whatever_comes_later(area: mmap.mmap) -> None:
+    recorder, machine = FlightRecorder(area, 0), machine_of(3)
+    began, ended = START + 60 * SECOND, START + 75 * SECOND
+    for tick in range(12_000):
+        now = START + tick * 10 * MS
+        recorder.add(full(now, with_free(machine, tick, 7, 8), slow=tick % 100 == 0))
+        if began <= now <= ended:
+            recorder.keep(1, now)
+    in_rings = (layout.FAST_BLOCKS + layout.SLOW_BLOCKS) * layout.BLOCK_BYTES
+    area[:in_rings] = bytes(in_rings)  # as if it were long ago
+    (number,) = episodes(area[:])
+    times = [each.time_ns for each in episodes(area[:])[number]]
+    assert number == 1
+    assert times[0] <= began - 5 * SECOND
+    assert times[-1] >= ended + 30 * SECOND
+    wanted = [each for each in times if began - 5 * SECOND <= each <= ended + 30 * SECOND]
+    assert len(wanted) == 50 * 100 + 1, "not one sample is missing"
+
+
+def test_a_long_episode_keeps_its_begin_and_its_end(area: mmap.mmap) -> None:
+    recorder, machine = FlightRecorder(area, 0), machine_of(3)
+    began, ended = START + 10 * SECOND, START + 210 * SECOND
+    for tick in range(250 * 100):
+        now = START + tick * 10 * MS
+        recorder.add(full(now, machine, slow=tick % 100 == 0))
+        if began <= now <= ended:
+            recorder.keep(4, now)
+    times = [each.time_ns for each in episodes(area[:])[4]]
+    assert times[0] <= began - 5 * SECOND
+    assert times[-1] >= ended + 30 * SECOND
+    gaps = [after - before for before, after in pairwise(times)]
+    assert sum(gap > 2 * SECOND for gap in gaps) == 1, "one stretch in the middle is left out"
+
+
+def test_eight_episodes_are_kept_and_the_ninth_replaces_the_first(area: mmap.mmap) -> None:
+    recorder, now = FlightRecorder(area, 0), START
+    for number in range(1, 10):
+        for second in range(50):
+            now += SECOND
+            recorder.add(full(now, MACHINE))
+            if second < 10:
+                recorder.keep(number, now)
+    assert list(episodes(area[:])) == list(range(2, 10))
+
+
+def test_a_new_process_goes_on_where_the_one_before_stopped(area: mmap.mmap) -> None:
+    for life in range(3):
+        recorder = FlightRecorder(area, 0)
+        for tick in range(300):
+            now = START + (life * 300 + tick) * 10 * MS
+            recorder.add(full(now, MACHINE, slow=tick % 100 == 0))
+            recorder.keep(1, now)
+    assert len(rings(area[:])) == 900
+    recorder.add(full(START + 60 * SECOND, MACHINE))
+    kept = [each.time_ns for each in episodes(area[:])[1]]
+    assert kept[-1] >= START + 899 * 10 * MS
+    assert len(kept) > 300
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 40 * layout.BLOCK_BYTES - 1), st.integers(1, 255)), min_size=1, max_size=20),
+    st.booleans(),
+)
+def test_damage_loses_samples_and_invents_none(damage: list[tuple[int, int]], in_slow: bool) -> None:
+    with mmap.mmap(-1, layout.AREA_BYTES) as area:
+        recorder = FlightRecorder(area, 0)
+        written = set()
+        for tick in range(1_000):
+            now, free = START + tick * 10 * MS, tick * 7 % 30_000
+            recorder.add(full(now, with_free(MACHINE, 1, free, 2), slow=tick % 100 == 0))
+            written.add((now, (1, free, 2)))
+        base = layout.FAST_BLOCKS * layout.BLOCK_BYTES if in_slow else 0
+        for offset, change in damage:
+            area[base + offset] ^= change
+        found = {(each.time_ns, free_of(each)) for each in rings(area[:])}
+        assert found <= written
