@@ -7,12 +7,17 @@ BIN := .venv/bin
 ARGS ?=
 # Each process of the tests has a control plane of its own (700 MiB); they wait more than they compute.
 TEST_PROCESSES ?= 3
+# Of `make lab`; empty ARMS and SCENARIOS mean those that belong together: make lab ARGS=--help
+RUNS ?= 1
+ARMS ?=
+SCENARIOS ?=
+KERNEL ?= 6.1
 export PYTHONPATH := $(CURDIR)/tools
 LOCK := $(BIN)/uv pip compile --quiet --no-annotate --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench soak tools controlplane generate lock clean
+.PHONY: help setup demo test lint format bench lab soak tools controlplane generate lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +46,10 @@ format: setup ## the code formatted, the findings that have one remedy remedied
 
 bench: setup ## tests/bench measured against its limits: a table, and build/bench.json
 	@$(BIN)/python -m memorypressure_tools.bench $(ARGS)
+
+lab: setup ## a kernel under a flood, guarded by the agent and its peers: RUNS=n ARMS=... SCENARIOS=... KERNEL=6.1|6.12
+	@$(BIN)/python -m memorypressure_tools.lab --runs "$(RUNS)" --arms "$(ARMS)" --scenarios "$(SCENARIOS)" \
+		--kernel "$(KERNEL)" $(ARGS)
 
 soak: setup tools ## the tests that run for long
 	@$(BIN)/pytest -m soak $(ARGS)

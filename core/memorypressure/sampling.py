@@ -1,6 +1,7 @@
 """When to read next: from headroom, the fastest drain seen, and what a reading costs (DESIGN 5, sentinel)."""
 
 from dataclasses import dataclass
+from enum import Enum
 
 from memorypressure.zone_values import Line, ZoneInfo
 
@@ -12,12 +13,29 @@ WATCHING_NS = 100_000_000
 LONGEST_WATCHING_NS = 200_000_000
 COST_FACTOR = 50
 """A reading may take a fiftieth of the time to the next: 2 % of a core."""
+MOST_SAVED_NS = 6_000_000_000
+"""What 300 s of 2 % are: the average over 5 minutes stays at 2 %, however its rounds are spread."""
 
 HALF_LIFE_NS = 60_000_000_000
 ASSUMED_DRAIN_BYTES_PER_SECOND = 64 << 20
 """Every node may be drained at this rate at any time, seen or not: a slow gigabit of small frames in pages of 4 KiB."""
 
 _SECOND_NS = 1_000_000_000
+
+
+class Hurry(Enum):
+    """How much of a core rounds may take for as long as time is saved: 1/value of it, all of it, or only the 2 %.
+
+    Where a round takes less than 0.2 ms this changes nothing. It is for machines with hundreds of CPUs, whose zoneinfo
+    is long, and for slow ones: dips under the reserve last 10 to 260 ms, and three samples of five must see one.
+    """
+
+    NONE = 0
+    WATCHING = 10
+    """A watched line is breached or a window runs."""
+    BELOW_MIN = 2
+    BELOW_RESERVE = 1
+    """The next two samples decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +118,11 @@ def observe_gates(drains: Drains, node_free_pages: tuple[tuple[int, int], ...], 
     return Drains(drains.time_ns, tuple(nodes), time_ns)
 
 
+def saved_ns(before_ns: int, elapsed_ns: int, cost_ns: int) -> int:
+    """Time of a core that is left over for a hurry, after a round that took `cost_ns`: from 0 to 6 s."""
+    return max(0, min(MOST_SAVED_NS, before_ns + elapsed_ns // COST_FACTOR) - cost_ns)
+
+
 def headroom_pages(info: ZoneInfo, node: int, watched: tuple[tuple[Line, int], ...]) -> int | None:
     """Pages the node can lose before it is below the first of the watched (line, margin); None if it never can be."""
     numa_node = info.node(node)
@@ -124,6 +147,7 @@ def next_period_ns(
     read_cost_ns: int,
     *,
     watching: bool,
+    hurry: Hurry = Hurry.NONE,
 ) -> int:
     """Nanoseconds until the next reading, from 10 ms to 1 s.
 
@@ -131,6 +155,7 @@ def next_period_ns(
     what the next round takes. Half of the time in which a node could reach its line, but never more than 2 % of a core;
     while `watching` (a watched line is breached or a window runs) at most 100 ms, or 200 ms where a round takes more
     than 2 ms: beyond 4 ms the dwell, which a gap of 250 ms would restart, counts more than the 2 %.
+    With a `hurry` that part of a core stands for the 2 %.
     """
     period = LONGEST_NS
     assumed = -(-ASSUMED_DRAIN_BYTES_PER_SECOND // page_size_bytes)
@@ -140,7 +165,8 @@ def next_period_ns(
         drain = drains.of(node)
         rate = max(assumed, drain.pages_per_second(now_ns) if drain is not None else 0)
         period = min(period, headroom * _SECOND_NS // (2 * rate))
-    cheapest = min(read_cost_ns * COST_FACTOR, LONGEST_NS)
+    cheapest = min(read_cost_ns * (hurry.value or COST_FACTOR), LONGEST_NS)
     if not watching:
         return max(SHORTEST_NS, period, cheapest)
-    return max(SHORTEST_NS, min(max(min(period, WATCHING_NS), cheapest), LONGEST_WATCHING_NS))
+    longest = LONGEST_WATCHING_NS if hurry is Hurry.NONE else WATCHING_NS
+    return max(SHORTEST_NS, min(max(min(period, WATCHING_NS), cheapest), longest))

@@ -192,3 +192,17 @@ def test_an_exit_code_is_an_error_that_shows_the_output(serve: Callable[[Callabl
 def test_an_answer_without_the_mark_is_a_timeout(serve: Callable[[Callable[[str], bytes]], Shell]) -> None:
     with pytest.raises(GuestTimeoutError, match="half an answer"):
         serve(lambda _script: b"half an answer").run("true", seconds=0.3)
+
+
+def test_a_link_of_a_tree_is_replaced_and_never_written_through(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "init").write_text("this machine's")
+    root = tree.Tree(tmp_path / "root")
+    root.link("sbin/init", str(outside / "init"))
+    root.text("sbin/init", "the guest's")
+    assert (tmp_path / "root/sbin/init").read_text() == "the guest's"
+    assert (outside / "init").read_text() == "this machine's"
+    root.link("lib", str(outside))
+    with pytest.raises(ValueError, match=r"lib/x: .* is a link out of the tree"):
+        root.text("lib/x", "never")

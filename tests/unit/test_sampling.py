@@ -10,14 +10,17 @@ from memorypressure.sampling import (
     ASSUMED_DRAIN_BYTES_PER_SECOND,
     HALF_LIFE_NS,
     LONGEST_NS,
+    MOST_SAVED_NS,
     SHORTEST_NS,
     WATCHING_NS,
     Drains,
+    Hurry,
     NodeDrain,
     headroom_pages,
     next_period_ns,
     observe,
     observe_gates,
+    saved_ns,
     time_to_line_seconds,
 )
 from memorypressure.zones import Line, Zone, ZoneInfo
@@ -183,3 +186,23 @@ def test_no_drain_that_was_seen_reaches_the_line_between_two_readings(
 def test_the_node_that_is_nearest_its_line_decides() -> None:
     drains = replace(drain_of(0), nodes=(NodeDrain(0, (), 0, 0), NodeDrain(1, (), 1 << 20, 0)))
     assert next_period_ns(drains, ((0, 10**9), (1, 1 << 20)), 0, PAGE, 0, watching=False) == SECOND // 2
+
+
+def test_a_hurry_takes_its_part_of_a_core_and_on_average_no_more_than_was_saved() -> None:
+    def period(cost_ns: int, hurry: Hurry) -> int:
+        return next_period_ns(Drains(), ((0, 0),), 0, PAGE, cost_ns, watching=True, hurry=hurry)
+
+    millisecond = 1_000_000
+    costs = (1, 3, 8, 30, 300)
+    assert [period(cost * millisecond, Hurry.NONE) // millisecond for cost in costs] == [50, 150, 200, 200, 200]
+    assert [period(cost * millisecond, Hurry.WATCHING) // millisecond for cost in costs] == [10, 30, 80, 100, 100]
+    assert [period(cost * millisecond, Hurry.BELOW_MIN) // millisecond for cost in costs] == [10, 10, 16, 60, 100]
+    assert [period(cost * millisecond, Hurry.BELOW_RESERVE) // millisecond for cost in costs] == [10, 10, 10, 30, 100]
+    assert {period(50_000, hurry) for hurry in Hurry} == {SHORTEST_NS}  # where a round is cheap nothing changes
+    saved, spent, now = MOST_SAVED_NS, 0, 0
+    while saved > 8 * millisecond:  # below Min for good, rounds of 8 ms
+        step = period(8 * millisecond, Hurry.BELOW_MIN)
+        saved, spent, now = saved_ns(saved, step, 8 * millisecond), spent + 8 * millisecond, now + step
+    assert spent <= MOST_SAVED_NS + now // 50
+    assert saved_ns(0, 300 * SECOND, 0) == saved_ns(0, 3000 * SECOND, 0) == MOST_SAVED_NS
+    assert saved_ns(10, 0, 1000) == 0

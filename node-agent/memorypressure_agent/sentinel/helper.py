@@ -17,7 +17,7 @@ from memorypressure_agent.host.containers import ContainerHandle
 from memorypressure_agent.sentinel.candidates import Candidates, Killed, Snapshot, total
 from memorypressure_agent.sentinel.counters import KILL_BUCKETS_SECONDS, Lag
 from memorypressure_agent.sentinel.log import Log
-from memorypressure_agent.sentinel.process import release_memory
+from memorypressure_agent.sentinel.process import become_realtime, end_realtime, release_memory
 
 FIGURES_NEAR_NS: Final = 1_000_000_000
 FIGURES_FAR_NS: Final = 15_000_000_000
@@ -26,6 +26,8 @@ STATUS_EVERY_NS: Final = 1_000_000_000
 FOLLOW_SECONDS: Final = 0.02
 PROGRESS_EVERY_NS: Final = 200_000_000
 STOP_SECONDS: Final = 5.0
+FOLLOWING_PRIORITY: Final = 5
+"""Under the sampler's. Only while a kill is followed: what a victim held is to come back before the next burst."""
 FOLLOW_AT_MOST_NS: Final = 120_000_000_000
 MOST_RELEASED: Final = 64
 """Processes of a victim whose memory is taken from them; the rest exit by themselves."""
@@ -84,6 +86,7 @@ class Helper:
         kill_capability: Callable[[], str],
         *,
         can_release: bool,
+        realtime: bool = False,
     ) -> None:
         """`write_status` is called about once a second; `kill_capability` tells why nothing can be killed, or ''."""
         self.candidates = candidates
@@ -97,6 +100,8 @@ class Helper:
         self._write_status = write_status
         self._kill_capability = kill_capability
         self._can_release = can_release
+        self._realtime = realtime
+        self._thread_id = 0
         self._woken = Wake()
         self._ended = Wake()
         self._stopping = False
@@ -144,6 +149,8 @@ class Helper:
         """Follows a kill that was written: reaps, reports progress and the end as outcomes."""
         self._outcomes.append(Outcome(OutcomeKind.WRITTEN, action_number, boot_ns(), killed.memory_bytes))
         self.candidates.begin_dying(victim.pod.uid)
+        if self._realtime and self._thread_id:
+            become_realtime(self._thread_id, FOLLOWING_PRIORITY)
         self._kills.append(_Followed(action_number, victim, killed, began_ns))
         self.wake()
 
@@ -176,6 +183,7 @@ class Helper:
         _thread.start_new_thread(self._run, ())
 
     def _run(self) -> None:
+        self._thread_id = _thread.get_native_id()
         try:
             while not self._stopping:
                 self._woken.wait(FOLLOW_SECONDS if self._kills else self._pause_seconds())
@@ -240,6 +248,8 @@ class Helper:
 
     def _forget(self, followed: _Followed) -> None:
         self._kills.remove(followed)
+        if self._realtime and not self._kills:
+            end_realtime()
         self.candidates.end_dying(followed.victim.pod.uid)
         self.candidates.give_up(followed.killed.handles)
 

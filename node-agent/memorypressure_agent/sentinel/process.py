@@ -33,13 +33,18 @@ def lock_memory() -> str:
     return f"mlockall: {os.strerror(number)} (needs IPC_LOCK or a higher RLIMIT_MEMLOCK)"
 
 
-def become_realtime() -> str:
-    """Puts the process under SCHED_FIFO; empty, or why not."""
+def become_realtime(thread_id: int = 0, priority: int = REALTIME_PRIORITY) -> str:
+    """Puts a thread (0: the calling one) under SCHED_FIFO; empty, or why not."""
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(REALTIME_PRIORITY))
+        os.sched_setscheduler(thread_id, os.SCHED_FIFO, os.sched_param(priority))
     except OSError as error:
         return f"SCHED_FIFO: {error.strerror} (needs SYS_NICE)"
     return ""
+
+
+def end_realtime() -> None:
+    """Puts the calling thread back under the usual scheduling."""
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def raise_descriptor_limit() -> int:

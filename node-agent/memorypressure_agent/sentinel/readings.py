@@ -3,13 +3,23 @@
 far from every line      one full reading a second
 near a line              the gates every 10 ms or so; zoneinfo when one opens, and once a second
 a gate stays open        zoneinfo in every round
+a node is below Min      the same every 10 ms or so, as long as there is time saved
 """
 
 from collections.abc import Callable
 from typing import Final
 
 from memorypressure.gate import gate_thresholds
-from memorypressure.sampling import Drains, headroom_pages, next_period_ns, observe, observe_gates
+from memorypressure.sampling import (
+    MOST_SAVED_NS,
+    Drains,
+    Hurry,
+    headroom_pages,
+    next_period_ns,
+    observe,
+    observe_gates,
+    saved_ns,
+)
 from memorypressure.signals import Absent, GateShut, MemInfo, Psi, Sample, Unknown
 from memorypressure.zone_values import Line, ZoneInfo
 from memorypressure_agent.host.sources import HostSources
@@ -48,6 +58,8 @@ class Readings:
         self.psi_node: Psi | Absent | Unknown | None = None
         self.psi_pods: Psi | Absent | Unknown | None = None
         self._now = 0
+        self._charged_ns: int | None = None
+        self._saved_ns = MOST_SAVED_NS
         self.full_reads = 0
         self.gate_reads = 0
 
@@ -78,6 +90,9 @@ class Readings:
 
         A single costly round (a page that had to be read again) counts at most twice what was usual.
         """
+        elapsed_ns = 0 if self._charged_ns is None else self._now - self._charged_ns
+        self._charged_ns = self._now
+        self._saved_ns = saved_ns(self._saved_ns, elapsed_ns, cost_ns)
         if self._gate_shut:
             self._gate_cost_ns = _smoothed(self._gate_cost_ns, cost_ns)
         else:
@@ -100,7 +115,19 @@ class Readings:
             )
             next_is_full = watching or self._gate_open or not self._gates
             cost = self._full_cost_ns if next_is_full else self._gate_cost_ns
-        return next_period_ns(self.drains, rooms, now, info.page_size_bytes, cost, watching=watching)
+        hurry = self._hurry(info, watching=watching) if self._saved_ns > cost else Hurry.NONE
+        return next_period_ns(self.drains, rooms, now, info.page_size_bytes, cost, watching=watching, hurry=hurry)
+
+    def _hurry(self, info: ZoneInfo, *, watching: bool) -> Hurry:
+        if not watching or self._gate_shut:
+            return Hurry.NONE
+        if not any(line in (Line.ATOMIC_RESERVE, Line.MIN) for line, _ in self.watched):
+            return Hurry.WATCHING
+        if any(node.below(Line.ATOMIC_RESERVE) for node in info.nodes):
+            return Hurry.BELOW_RESERVE
+        if any(node.below(Line.MIN) for node in info.nodes):
+            return Hurry.BELOW_MIN
+        return Hurry.WATCHING
 
     def _shut(self, now: int, *, watching: bool) -> GateShut | None:
         """The sample of shut gates, or None when zoneinfo has to be read."""

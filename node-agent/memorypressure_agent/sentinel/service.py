@@ -62,6 +62,7 @@ class Service:
             self._write_status,
             lambda: cgroup_kill_capability(tree),
             can_release=not self._mrelease,
+            realtime=settings.realtime,
         )
         self._readings = Readings(self._sources, boot_ns)
         self._sampler = Sampler(

@@ -66,6 +66,8 @@ class Machine:
     #: into the guest's user-mode network, where it is 10.0.2.15 and this machine's loopback is 10.0.2.2
     forwards: Sequence[Forward] = ()
     flood: FloodCard | None = None
+    #: memory below 4 GiB, the rest lies above it and makes a zone Normal; 0: as the machine type has it
+    low_memory_mib: int = 0
 
     def __post_init__(self) -> None:
         if self.numa_nodes < 1 or self.memory_mib % self.numa_nodes or self.cpus < self.numa_nodes:
@@ -80,6 +82,8 @@ class Machine:
 def qemu_command(machine: Machine, serial_log: Path) -> list[str]:
     """The command that runs the machine; what the guest writes to its serial console is appended to the log."""
     words = [QEMU, "-name", machine.name, "-accel", "tcg,thread=multi", "-nodefaults", "-display", "none", "-no-reboot"]
+    if machine.low_memory_mib:
+        words += ["-machine", f"pc,max-ram-below-4g={machine.low_memory_mib}M"]
     words += ["-m", f"{machine.memory_mib}M", "-smp", str(machine.cpus), *_numa(machine)]
     words += ["-kernel", str(machine.kernel.image), "-initrd", str(machine.initrd)]
     words += ["-append", " ".join([*APPEND, *machine.append])]

@@ -16,7 +16,7 @@ class CompileError(Exception):
 
 
 def ensure() -> dict[str, Path]:
-    """The path of each program by name: canary, flood, hog, pause, sampler, sink, stream."""
+    """The path of each program by name: canary, flood, fragment, hog, huge, pause, sampler, sink, ..."""
     packages.ensure(["gcc", "libc6-dev"])
     made = store.entry("programs", store.digest(SOURCES, FLAGS), _compile, said="compiling the load programs")
     return {name: made / name for name in NAMES}

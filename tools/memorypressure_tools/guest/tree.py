@@ -58,14 +58,27 @@ class Tree:
         self.modules(kernel, "virtio_net", "virtio_rng", *modules)
 
     def place(self, inside: str) -> Path:
-        """Where a path of the guest is on this machine; its directory is made."""
+        """Where a path of the guest is on this machine; its directory is made.
+
+        ValueError where a link of the tree leads out of it: an absolute one means the guest's root, and would be
+        followed into this machine's.
+        """
         target = self.path / inside.lstrip("/")
+        if not target.parent.resolve().is_relative_to(self.path.resolve()):
+            raise ValueError(f"{inside}: {target.parent} is a link out of the tree")
         target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def _new_file(self, inside: str) -> Path:
+        """The place for a file; a link that stands there is removed, never written through."""
+        target = self.place(inside)
+        if target.is_symlink():
+            target.unlink()
         return target
 
     def text(self, inside: str, content: str, mode: int = 0o644) -> None:
         """Writes a file."""
-        target = self.place(inside)
+        target = self._new_file(inside)
         target.write_text(content, encoding="utf-8")
         target.chmod(mode)
 
@@ -77,7 +90,7 @@ class Tree:
 
     def copy(self, source: Path, inside: str, mode: int = 0o755) -> None:
         """Copies one file."""
-        target = self.place(inside)
+        target = self._new_file(inside)
         shutil.copyfile(source, target)
         target.chmod(mode)
 

@@ -1,5 +1,6 @@
 #!/bin/sh
 # PID 1 of a guest: mounts, disks by serial, network, the shell's server, then /config/boot.sh; reaps for ever.
+# /config/init.sh, if there is one, goes on as PID 1 instead of the last two.
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -48,6 +49,9 @@ fi
 echo "127.0.0.1 localhost" > /etc/hosts
 nc -ll -p 2323 -e /sbin/guest-shell &
 echo "init: network up at $(cut -d' ' -f1 /proc/uptime) s" > /dev/ttyS0
+if [ -f /config/init.sh ]; then
+	exec sh /config/init.sh
+fi
 if [ -f /config/boot.sh ]; then
 	sh /config/boot.sh > /run/boot.log 2>&1 &
 fi

@@ -1,7 +1,8 @@
-/* canary SECONDS KIB INTERVAL_MS OUT: a bystander that maps fresh memory, touches it and gives it back.
+/* canary SECONDS KIB INTERVAL_MS OUT [ALL]: a bystander that maps fresh memory, touches it and gives it back.
  *
  * Writes to OUT at the end, or on TERM: `count`, `mean_us`, `hist_us LOWER COUNT` (powers of two) and the 32 longest
- * `stall_ms DURATION at BOOTTIME`. A stall that outlives TERM is waited for and counted. */
+ * `stall_ms DURATION at BOOTTIME`. A stall that outlives TERM is waited for and counted. With ALL, every turn goes there,
+ * too: CSV, `at,seconds`. */
 #include "common.h"
 
 #define WORST 32
@@ -17,12 +18,16 @@ static int longer(const void *a, const void *b)
 
 int main(int argc, char **argv)
 {
-	usage(argc, 4, "canary SECONDS KIB INTERVAL_MS OUT");
+	usage(argc, 4, "canary SECONDS KIB INTERVAL_MS OUT [ALL]");
 	double seconds = number_argument(argv, 1, "SECONDS"), interval = number_argument(argv, 3, "INTERVAL_MS") / 1e3;
 	size_t bytes = (size_t)number_argument(argv, 2, "KIB") << 10;
 	struct stall worst[WORST] = { { 0, 0 } };
 	long histogram[BUCKETS] = { 0 }, count = 0;
 	double total = 0, start = now_seconds();
+	long capacity = argc > 5 ? (long)(seconds / (interval > 0.001 ? interval : 0.001)) + 1 : 0;
+	struct stall *all = capacity ? calloc((size_t)capacity, sizeof *all) : NULL;
+	if (capacity && !all)
+		die("ALL");
 	stop_on_signals();
 	if (mlockall(MCL_CURRENT))
 		perror("mlockall");
@@ -36,6 +41,8 @@ int main(int argc, char **argv)
 			memory[i] = 1;
 		double took = now_seconds() - begin;
 		munmap(memory, bytes);
+		if (count < capacity)
+			all[count] = (struct stall){ took, begin };
 		total += took;
 		count++;
 		int bucket = 0;
@@ -60,5 +67,15 @@ int main(int argc, char **argv)
 	for (int i = 0; i < BUCKETS; i++)
 		if (histogram[i])
 			fprintf(out, "hist_us %lu %ld\n", 1ul << i, histogram[i]);
+	if (fclose(out))
+		die(argv[4]);
+	if (!capacity)
+		return 0;
+	out = fopen(argv[5], "w");
+	if (!out)
+		die(argv[5]);
+	fprintf(out, "at,seconds\n");
+	for (long i = 0; i < count && i < capacity; i++)
+		fprintf(out, "%.4f,%.6f\n", all[i].at, all[i].seconds);
 	return fclose(out) ? 1 : 0;
 }

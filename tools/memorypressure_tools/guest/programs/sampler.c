@@ -1,12 +1,13 @@
 /* sampler SECONDS INTERVAL_MS OUT [FILE...]: a timeline of the zones, held in locked memory until the end or TERM.
  *
- * Writes OUT.zones.csv (a row per populated zone and sample, in the columns of a recording), OUT.vmstat.csv (PSI totals
- * and vmstat counters, every fifth sample) and, with FILEs, OUT.files.csv (the first number in each, -1 when it cannot
- * be read: a cgroup's memory.current, for example). Prints "ready" when its memory is locked. Times: CLOCK_BOOTTIME. */
+ * Writes OUT.zones.csv (a row per populated zone and sample, in the columns of a recording), OUT.vmstat.csv (PSI totals,
+ * memory and swap in KiB, vmstat counters, every fifth sample) and, with FILEs, OUT.files.csv (the first number in each,
+ * -1 when it cannot be read or is empty: a cgroup's memory.current or cgroup.procs, for example). Prints "ready" when
+ * its memory is locked. Times: CLOCK_BOOTTIME. */
 #include "zones.h"
 
 #define MOST_ZONES 8
-#define MOST_FILES 8
+#define MOST_FILES 16
 #define EVERY_VMSTAT 5
 
 static const char *const COUNTERS[] = {
@@ -14,6 +15,8 @@ static const char *const COUNTERS[] = {
 	"pgsteal_kswapd", "oom_kill", "pageoutrun", "pgfault", "pgmajfault", "pswpin", "pswpout",
 };
 #define COUNTER_COUNT (sizeof COUNTERS / sizeof *COUNTERS)
+static const char *const MEMORY[] = { "MemTotal:", "MemAvailable:", "SwapTotal:", "SwapFree:" };
+#define MEMORY_COUNT (sizeof MEMORY / sizeof *MEMORY)
 
 struct sample {
 	double at;
@@ -24,7 +27,7 @@ struct sample {
 
 struct counters {
 	double at;
-	long psi_some_us, psi_full_us, values[COUNTER_COUNT];
+	long psi_some_us, psi_full_us, memory[MEMORY_COUNT], values[COUNTER_COUNT];
 };
 
 static char text[1 << 20];
@@ -48,9 +51,12 @@ static long counter(const char *name)
 	return -1;
 }
 
-static void read_counters(struct counters *row, int vmstat, int pressure)
+static void read_counters(struct counters *row, int vmstat, int meminfo, int pressure)
 {
 	row->at = now_seconds();
+	reread(meminfo);
+	for (size_t i = 0; i < MEMORY_COUNT; i++)
+		row->memory[i] = counter(MEMORY[i]);
 	reread(vmstat);
 	for (size_t i = 0; i < COUNTER_COUNT; i++)
 		row->values[i] = counter(COUNTERS[i]);
@@ -103,12 +109,14 @@ static void write_zones(const char *prefix, const struct sample *samples, long c
 static void write_counters(const char *prefix, const struct counters *rows, long count)
 {
 	FILE *out = output(prefix, ".vmstat.csv");
-	fprintf(out, "t,psi_some_us,psi_full_us");
+	fprintf(out, "t,psi_some_us,psi_full_us,mem_total_kib,mem_available_kib,swap_total_kib,swap_free_kib");
 	for (size_t i = 0; i < COUNTER_COUNT; i++)
 		fprintf(out, ",%s", COUNTERS[i]);
 	fprintf(out, "\n");
 	for (long i = 0; i < count; i++) {
 		fprintf(out, "%.4f,%ld,%ld", rows[i].at, rows[i].psi_some_us, rows[i].psi_full_us);
+		for (size_t j = 0; j < MEMORY_COUNT; j++)
+			fprintf(out, ",%ld", rows[i].memory[j]);
 		for (size_t j = 0; j < COUNTER_COUNT; j++)
 			fprintf(out, ",%ld", rows[i].values[j]);
 		fprintf(out, "\n");
@@ -145,8 +153,9 @@ int main(int argc, char **argv)
 	struct sample *samples = calloc((size_t)capacity, sizeof *samples);
 	struct counters *counters = calloc((size_t)capacity / EVERY_VMSTAT + 2, sizeof *counters);
 	int zoneinfo = open("/proc/zoneinfo", O_RDONLY), vmstat = open("/proc/vmstat", O_RDONLY);
+	int meminfo = open("/proc/meminfo", O_RDONLY);
 	int pressure = open("/proc/pressure/memory", O_RDONLY); /* may be missing: then 0 */
-	if (!samples || !counters || zoneinfo < 0 || vmstat < 0)
+	if (!samples || !counters || zoneinfo < 0 || vmstat < 0 || meminfo < 0)
 		die("sampler");
 	stop_on_signals();
 	if (mlockall(MCL_CURRENT | MCL_FUTURE))
@@ -165,7 +174,7 @@ int main(int argc, char **argv)
 		for (int i = 0; i < files; i++)
 			sample->files[i] = number_in(argv[4 + i]);
 		if (count++ % EVERY_VMSTAT == 0)
-			read_counters(&counters[rows++], vmstat, pressure);
+			read_counters(&counters[rows++], vmstat, meminfo, pressure);
 		next += interval;
 		if (next < now_seconds())
 			next = now_seconds();

@@ -1,0 +1,204 @@
+"""The lab's pure parts: statistics, recipes, orders, series, bars."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from memorypressure.orders import decode
+from memorypressure.spec_values import Mode, NodesScope
+from memorypressure_tools.lab.__main__ import main
+from memorypressure_tools.lab.arms import ARMS, OURS, Killer
+from memorypressure_tools.lab.bars import bars
+from memorypressure_tools.lab.figures import FIGURES
+from memorypressure_tools.lab.orders import merged, run_orders
+from memorypressure_tools.lab.report import as_json, markdown
+from memorypressure_tools.lab.scenarios import SCENARIOS
+from memorypressure_tools.lab.script import guest_script
+from memorypressure_tools.lab.series import Cell, Result, Results, SeriesError, cells, recipe
+from memorypressure_tools.lab.statistics import interval, largest_gap, median, percentile
+
+MACHINE = {"cpus": "2", "hostKernel": "6.18", "emulation": "QEMU TCG"}
+
+
+def result(cell: Cell, **figures: float) -> Result:
+    known = {figure.key: 0.0 for figure in FIGURES} | {"kill_after_start_seconds": None, "deaths": []} | figures
+    scenario, arm = SCENARIOS[cell.scenario], ARMS[cell.arm]
+    ours = "abc" if arm.killer is Killer.OURS else ""
+    return Result(*(cell.scenario, cell.arm, cell.number), "6.1.0", recipe(scenario, arm), ours, 40.0, known)
+
+
+def test_an_interval_of_medians_has_the_confidence_that_it_says() -> None:
+    fifteen = interval(list(range(1, 16)))
+    assert (fifteen.median, fifteen.low, fifteen.high) == (8, 4, 12)  # the 4th and the 12th of 15: 96.5 %
+    assert fifteen.confidence == pytest.approx(0.9648, abs=1e-4)
+    few = interval([3, 1, 2])
+    assert (few.low, few.high, few.confidence) == (1, 3, 0.75)
+    assert interval([7]).confidence == 0
+
+
+def test_percentiles_are_values_that_occurred() -> None:
+    assert percentile([5, 1, 4, 2, 3], 0.99) == 5
+    assert percentile(list(range(1, 101)), 0.99) == 99
+    assert median([4, 1, 3, 2]) == 2.5
+    assert largest_gap([1.0, 1.5, 4.0]) == 2.5
+    assert largest_gap([1.0]) == 0
+
+
+def test_a_round_holds_every_arm_once_and_begins_with_another() -> None:
+    two = list(cells(["flood"], ["none", OURS], 2))
+    assert [(cell.arm, cell.number) for cell in two] == [("none", 1), (OURS, 1), (OURS, 2), ("none", 2)]
+
+
+def test_all_arms_meet_in_the_main_flood_and_the_leak_and_the_chosen_ones_elsewhere() -> None:
+    everything = list(cells(list(SCENARIOS), [], 1))
+    by_scenario = {name: {cell.arm for cell in everything if cell.scenario == name} for name in SCENARIOS}
+    assert (
+        by_scenario["flood"]
+        == by_scenario["leak"]
+        == set(ARMS) - {"ours-killfast-rt-allnodes", "ours-killfast-rt-margin50"}
+    )
+    assert by_scenario["flood-zram"] == {"none", OURS, "earlyoom", "nohang"}
+    assert by_scenario["flood-numa"] == {"none", OURS, "earlyoom", "nohang", "ours-killfast-rt-allnodes"}
+
+
+def test_every_control_may_kill_nobody_and_every_flood_somebody() -> None:
+    for scenario in SCENARIOS.values():
+        assert bool(scenario.victims) != scenario.is_control or scenario.name == "control-pressure", scenario.name
+
+
+def test_the_orders_of_every_run_are_valid_and_enforce() -> None:
+    for scenario in SCENARIOS.values():
+        for arm in ARMS.values():
+            if arm.killer is Killer.OURS:
+                orders = decode(run_orders(scenario, arm))
+                assert orders.mode is Mode.ENFORCE
+                assert {pod.name for pod in orders.pods} == {pod.name for pod in scenario.pods}
+
+
+def test_an_arm_changes_one_trigger_of_the_default_policy_by_name() -> None:
+    both = (run_orders(SCENARIOS["flood-numa"], ARMS[name]) for name in (OURS, "ours-killfast-rt-allnodes"))
+    any_node, all_nodes = (next(each for each in decode(one).triggers if each.name == "reserve") for one in both)
+    assert any_node.zone_watermark.nodes is NodesScope.ANY_NODE  # type: ignore[union-attr]
+    assert all_nodes.zone_watermark.nodes is NodesScope.ALL_NODES  # type: ignore[union-attr]
+    with pytest.raises(KeyError, match="no reserved in the policy"):
+        merged({"triggers": [{"name": "reserve"}]}, {"triggers": {"reserved": {}}})
+
+
+def test_the_script_starts_the_killer_before_anything_is_measured_and_the_flood_last() -> None:
+    script = guest_script(SCENARIOS["flood"], ARMS[OURS])
+    order = [
+        "reserve ",
+        "swap_disk",
+        "probes",
+        "pod hog",
+        "killer_ours host --realtime",
+        "measure ",
+        "run hog 875",
+        "flood",
+    ]
+    places = [script.index(word) for word in order]
+    assert places == sorted(places)
+    assert "unshare" not in script
+    assert "killer_ours own" in guest_script(SCENARIOS["flood"], ARMS["ours-kill"])
+
+
+def test_a_series_goes_on_where_it_stopped_and_a_cut_line_is_made_again(tmp_path: Path) -> None:
+    wanted = list(cells(["flood"], ["none", OURS], 2))
+    results = Results(tmp_path / "results.jsonl")
+    for cell in wanted[:2]:
+        results.add(result(cell))
+    with results.path.open("a", encoding="utf-8") as file:
+        file.write('{"scenario": "flood", "ar')
+    again = Results(results.path)
+    assert again.left(wanted) == wanted[2:]
+    again.add(result(wanted[2]))
+    assert Results(results.path).left(wanted) == wanted[3:]
+
+
+def test_runs_of_other_definitions_do_not_count(tmp_path: Path) -> None:
+    wanted = list(cells(["flood"], ["none"], 1))
+    results = Results(tmp_path / "results.jsonl")
+    results.add(replace(result(wanted[0]), recipe="another"))
+    assert results.left(wanted) == wanted
+    assert results.outdated() == 1
+    assert results.usable() == []
+
+
+def test_a_run_that_stays_void_is_given_up(tmp_path: Path) -> None:
+    wanted = list(cells(["flood"], ["none"], 1))
+    results = Results(tmp_path / "results.jsonl")
+    for _ in range(3):
+        assert results.left(wanted) == wanted
+        results.add(replace(result(wanted[0]), figures=None, void="the machine ended early"))
+    assert results.left(wanted) == []
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text("{}\n{}\n", encoding="utf-8")
+    with pytest.raises(SeriesError, match=r"results\.jsonl:1: not the fields of a result"):
+        Results(path)
+
+
+def series(ours: float, without: float) -> list[Result]:
+    found = []
+    for number in range(1, 16):
+        found.append(
+            result(Cell("flood", "none", number), atomic_failures=without, worst_stall_ms=1000, psi_full_seconds=8)
+        )
+        found.append(
+            result(Cell("flood", OURS, number), atomic_failures=ours, worst_stall_ms=150, psi_full_seconds=1, kills=1)
+        )
+    return found
+
+
+def test_bars_are_met_missed_or_open() -> None:
+    verdicts = {bar.text.split(":")[0] + str(i): bar.met for i, bar in enumerate(bars(series(ours=2, without=300)))}
+    assert list(verdicts.values())[:4] == [True, True, True, None]
+    assert bars(series(ours=30, without=300))[0].met is False
+    assert bars(series(ours=2, without=300)[:10])[0].met is None  # too few runs
+    wrong = [*series(2, 300), result(Cell("control-pressure", OURS, 1), kills=1, innocent_kills=1)]
+    assert bars(wrong)[3].met is False  # one false kill is enough, however few the runs
+
+
+def test_a_peer_that_is_better_in_one_figure_is_named() -> None:
+    results = [*series(2, 300), result(Cell("flood", "earlyoom", 1), atomic_failures=1, worst_stall_ms=400)]
+    bar = next(each for each in bars(results) if each.text.startswith("flood: better"))
+    assert bar.met is False
+    assert "earlyoom failures 1" in bar.measured
+    assert "worst stall" not in bar.measured.split("better:")[1]
+
+
+def test_the_report_shows_every_scenario_that_was_run_and_can_be_read_by_programs() -> None:
+    results = series(2, 300)
+    text = markdown(results, MACHINE, {})
+    assert "| `none` | 15 | 300 [300, 300]" in text
+    assert "flood-zram" not in text.split("## Bars")[1].split("## flood:")[1]
+    content = json.loads(json.dumps(as_json(results, MACHINE)))
+    assert content["medians"]["flood"][OURS]["atomic_failures"]["median"] == 2
+    assert content["bars"][0]["met"] is True
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--arms", "nobody"], "no arm 'nobody'; there are: none, ours-kill,"),
+        (["--scenarios", "flood,drought"], "no scenario 'drought'; there are: flood, flood-zram,"),
+        (["--runs", "0"], "'0' is not a whole number from 1 to 1000"),
+        (["--kernel", "5.10"], "invalid choice: '5.10' (choose from '6.1', '6.12')"),
+    ],
+)
+def test_what_is_not_known_is_refused_with_what_is(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_report_without_results_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--report-only", "--output", str(tmp_path)]) == 2
+    assert "nothing to report" in capsys.readouterr().err

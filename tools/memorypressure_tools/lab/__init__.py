@@ -1,0 +1,1 @@
+"""The flood lab: small virtual machines in which the reserve is drained on purpose, with and without killers."""

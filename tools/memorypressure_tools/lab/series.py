@@ -1,0 +1,160 @@
+"""A series of runs that can be interrupted: which are wanted, which are there, what comes next, how long it takes.
+
+Results are lines of JSON, one a run, appended when the run is over: a series goes on where it stopped. Runs of one
+round are interleaved, so that a machine that becomes slower or faster does so for every arm.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from memorypressure_tools.lab.arms import ARMS, OURS, Arm, Killer
+from memorypressure_tools.lab.orders import run_orders
+from memorypressure_tools.lab.scenarios import SCENARIOS, Scenario
+
+EVERY_ARM: Final = ("flood", "leak")
+"""Scenarios in which all arms are compared."""
+ELSEWHERE: Final = ("none", OURS, "earlyoom", "nohang")
+ALSO: Final[Mapping[str, tuple[str, ...]]] = {"flood-numa": ("ours-killfast-rt-allnodes",)}
+EVERYWHERE_BUT: Final = frozenset({"ours-killfast-rt-allnodes", "ours-killfast-rt-margin50"})
+"""Arms that say nothing on one NUMA node, or that were there to find the default policy."""
+MOST_VOID: Final = 3
+"""A cell's run that was void so often is given up."""
+ASSUMED_SECONDS: Final = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of a series, by what it is a run of."""
+
+    scenario: str
+    arm: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a run: figures, or the reason why it is void. `recipe` tells runs of other definitions apart."""
+
+    scenario: str
+    arm: str
+    number: int
+    kernel: str
+    recipe: str
+    agent: str
+    """Digest of the sources of core and agent; empty for arms without it."""
+    took_seconds: float
+    figures: Mapping[str, Any] | None
+    void: str = ""
+
+    @property
+    def cell(self) -> Cell:
+        """Which run it is."""
+        return Cell(self.scenario, self.arm, self.number)
+
+
+class SeriesError(Exception):
+    """Results that cannot be used; the text names file and line."""
+
+
+def recipe(scenario: Scenario, arm: Arm) -> str:
+    """What identifies the definition of a run; for our agent with the orders, which the default policy is part of."""
+    return _recipe(scenario.name, arm.name) if SCENARIOS.get(scenario.name) is scenario else _digests(scenario, arm)
+
+
+@functools.cache
+def _recipe(scenario: str, arm: str) -> str:
+    return _digests(SCENARIOS[scenario], ARMS[arm])
+
+
+def _digests(scenario: Scenario, arm: Arm) -> str:
+    orders = run_orders(scenario, arm) if arm.killer is Killer.OURS else b""
+    return f"{scenario.digest}-{arm.digest}-{hashlib.sha256(orders).hexdigest()[:8]}"
+
+
+def default_arms(scenario: str) -> tuple[str, ...]:
+    """The arms of a scenario when none were asked for."""
+    if scenario in EVERY_ARM:
+        return tuple(name for name in ARMS if name not in EVERYWHERE_BUT)
+    return (*ELSEWHERE, *ALSO.get(scenario, ()))
+
+
+def cells(scenarios: Sequence[str], arms: Sequence[str], runs: int) -> Iterator[Cell]:
+    """All runs of a series in their order; without arms each scenario has its own.
+
+    A round holds one run of everything; each round begins with another arm.
+    """
+    for number in range(1, runs + 1):
+        for scenario in scenarios:
+            chosen = tuple(arms) or default_arms(scenario)
+            first = (number - 1) % len(chosen)
+            for arm in (*chosen[first:], *chosen[:first]):
+                yield Cell(scenario, arm, number)
+
+
+class Results:
+    """The file of results of one kernel."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.all = list(_read(path))
+
+    def usable(self) -> list[Result]:
+        """Runs of today's definitions with figures, the last one of each cell."""
+        found = {each.cell: each for each in self.all if each.figures is not None and _is_current(each)}
+        return list(found.values())
+
+    def outdated(self) -> int:
+        """How many runs are of other definitions than today's."""
+        return sum(not _is_current(each) for each in self.all)
+
+    def voids(self, cell: Cell) -> int:
+        """How often that run was void under today's definitions."""
+        return sum(each.cell == cell and each.figures is None and _is_current(each) for each in self.all)
+
+    def left(self, wanted: Sequence[Cell]) -> list[Cell]:
+        """What of the wanted runs is still to be done."""
+        done = {each.cell for each in self.usable()}
+        return [cell for cell in wanted if cell not in done and self.voids(cell) < MOST_VOID]
+
+    def add(self, result: Result) -> None:
+        """Appends a result; it is on the disk when this returns."""
+        self.all.append(result)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(result), separators=(",", ":")) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def seconds_a_run(self) -> float:
+        """What a run takes, by those that were made."""
+        took = [each.took_seconds for each in self.all if each.took_seconds > 0]
+        return sum(took) / len(took) if took else ASSUMED_SECONDS
+
+
+def _is_current(result: Result) -> bool:
+    scenario, arm = SCENARIOS.get(result.scenario), ARMS.get(result.arm)
+    return scenario is not None and arm is not None and result.recipe == recipe(scenario, arm)
+
+
+def _read(path: Path) -> Iterator[Result]:
+    if not path.exists():
+        return
+    names = set(Result.__dataclass_fields__)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            fields = json.loads(line)
+            if not isinstance(fields, dict) or set(fields) != names:
+                raise ValueError("not the fields of a result")
+        except ValueError as error:
+            if number == len(lines):  # the machine went down while it was written: that run is made again
+                path.write_text("".join(f"{each}\n" for each in lines[:-1]), encoding="utf-8")
+                return
+            raise SeriesError(f"{path}:{number}: {error}; move the file away to begin anew") from None
+        yield replace(Result(**fields))
