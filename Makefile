@@ -17,7 +17,7 @@ LOCK := $(BIN)/uv pip compile --quiet --no-annotate --universal --python-version
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench lab soak tools controlplane generate lock clean
+.PHONY: help setup demo test lint format bench lab soak images tools controlplane generate lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,9 @@ lab: setup ## a kernel under a flood, guarded by the agent and its peers: RUNS=n
 
 soak: setup tools ## the tests that run for long
 	@$(BIN)/pytest -m soak $(ARGS)
+
+images: setup ## the agent's and the operator's image as OCI archives in build/images (root, buildah, mmdebstrap)
+	@PYTHONPATH=tools:core $(BIN)/python -m memorypressure_tools.images $(ARGS)
 
 tools: setup ## the pinned servers and tools in the cache, built where they are missing
 	@$(BIN)/python -m memorypressure_tools.toolcache || test $$? -eq 3

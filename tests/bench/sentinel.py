@@ -1,9 +1,10 @@
 """What a running sentinel costs: memory, CPU far from every line, start; beside a bare interpreter that sleeps.
 
-    .venv/bin/python tests/bench/sentinel.py [--seconds 20]
+    .venv/bin/python tests/bench/sentinel.py [--seconds 20] [--image build/images/agent.oci.tar]
 
 Starts the console script on this machine's own /proc and /sys, with the journal on a tmpfs, and reads what the kernel
-counted. Prints a Markdown table on a terminal, else one JSON object a line.
+counted. With --image also the one in the agent's image (`make images`; needs root), beside its own bare interpreter.
+Prints a Markdown table on a terminal, else one JSON object a line.
 """
 
 import argparse
@@ -20,6 +21,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]
 
 from support.cgrouptree import MIB, CgroupTree, Memory  # noqa: E402
+from support.imagetree import ImageTree  # noqa: E402
 from support.sentinellab import SCRIPT, candidate, orders  # noqa: E402
 
 from memorypressure.orders import encode  # noqa: E402
@@ -121,11 +123,32 @@ def baseline(seconds: float) -> list[Row]:
     ]
 
 
+def in_image(directory: Path, archive: Path, seconds: float) -> list[Row]:
+    """Memory and CPU of the image's sentinel, observing, and of the image's bare interpreter."""
+    tree = ImageTree(archive, directory)
+    (tree.run_directory / "cgroup").mkdir()
+    rows = []
+    sentinel = ("memorypressure-agent", "sentinel", "--journal=/run/journal", "--cgroup-root=/run/cgroup")
+    bare = ("python3", "-I", "-S", "-c", SLEEPER)
+    for name, words in (("bare interpreter", bare), ("sentinel, observing", sentinel)):
+        with tree.running(*words) as process:
+            time.sleep(SETTLE_SECONDS)
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+            pid = int(children[0])
+            cpu = cpu_percent(pid, seconds)
+            limit = 12 if words is sentinel else None
+            rows += [Row(f"image, {name}: VmRSS - RssShmem", private_mib(pid), "MiB", limit)]
+            rows += [Row(f"image, {name}: CPU far from a line", cpu, "%", 0.25)]
+    return rows
+
+
 def main() -> int:
     """Prints the rows; 1 when one is above its limit."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="how long CPU is measured (default: 20)")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--image", type=Path, metavar="ARCHIVE", help="the agent's image, measured as well")
+    options = parser.parse_args()
+    seconds = options.seconds
     place = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112
     with tempfile.TemporaryDirectory(dir=place) as name:
         directory = Path(name)
@@ -145,6 +168,9 @@ def main() -> int:
                 seconds,
             ),
         ]
+        if options.image is not None:
+            (directory / "image").mkdir()
+            rows += in_image(directory / "image", options.image, seconds)
     if sys.stdout.isatty():
         print("| measured | value | limit | |", "|---|---:|---:|---|", *(row.markdown() for row in rows), sep="\n")
     else:

@@ -147,18 +147,19 @@ def test_selectors_of_agent_and_operator_differ_and_services_use_them(helm: Helm
 @pytest.mark.parametrize(
     ("values", "image"),
     [
-        ({}, f"memory-pressure-operator/agent:{VERSION}"),
+        ({}, f"localhost/memory-pressure-operator/agent:{VERSION}"),
+        ({"agent.image.registry": ""}, f"memory-pressure-operator/agent:{VERSION}"),
         ({"agent.image.registry": "a.example"}, f"a.example/memory-pressure-operator/agent:{VERSION}"),
         (
             {"agent.image.registry": "a.example", "global.imageRegistry": "b.example:5000/x"},
             f"b.example:5000/x/memory-pressure-operator/agent:{VERSION}",
         ),
-        ({"agent.image.tag": "next"}, "memory-pressure-operator/agent:next"),
+        ({"agent.image.tag": "next"}, "localhost/memory-pressure-operator/agent:next"),
         (
             {"agent.image.tag": "next", "agent.image.digest": DIGEST},
-            f"memory-pressure-operator/agent@{DIGEST}",
+            f"localhost/memory-pressure-operator/agent@{DIGEST}",
         ),
-        ({"agent.image.repository": "team/node"}, f"team/node:{VERSION}"),
+        ({"agent.image.repository": "team/node"}, f"localhost/team/node:{VERSION}"),
     ],
 )
 def test_the_image_is_registry_repository_and_digest_or_tag(helm: Helm, values: dict[str, str], image: str) -> None:

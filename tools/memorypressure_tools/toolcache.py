@@ -2,8 +2,8 @@
 
 A tool is taken from `KUBEBUILDER_ASSETS` where that directory has an executable of its name, else from the cache, else
 it is built from its Go module (`tools/<family>/go.mod`, which is the only place that names its version).
-The cache is `${XDG_CACHE_HOME:-~/.cache}/memory-pressure-operator/<versions>/bin`; a build goes to a temporary name
-that is renamed when it is complete, under one lock for all versions.
+The cache is `${XDG_CACHE_HOME:-~/.cache}/memory-pressure-operator/<family>-<version>/bin`; a build goes to a temporary
+name that is renamed when it is complete, under one lock for all of it.
 """
 
 import argparse
@@ -38,6 +38,11 @@ class Family:
     module: str
     version_flags: tuple[str, ...] = ()
     tags: str = ""
+
+    @property
+    def cache_directory(self) -> Path:
+        """Where the tools of this version are, for example `.../etcd-3.6.5`."""
+        return cache_root() / f"{self.module.split('/')[1]}-{self.version}"
 
     @property
     def directory(self) -> Path:
@@ -76,7 +81,8 @@ PROMETHEUS: Final = Family(
     ("github.com/prometheus/common/version.Version={version}",),
     "remove_all_sd",
 )
-FAMILIES: Final = (KUBERNETES, ETCD, HELM, PROMETHEUS)
+_CONTAINERD: Final = "github.com/containerd/containerd/v2"
+CONTAINERD: Final = Family("containerd", _CONTAINERD, (f"{_CONTAINERD}/version.Version={{version}}",))
 
 TOOLS: Final[Mapping[str, tuple[Family, str]]] = {
     "etcd": (ETCD, "go.etcd.io/etcd/server/v3"),
@@ -87,9 +93,14 @@ TOOLS: Final[Mapping[str, tuple[Family, str]]] = {
     "kubelet": (KUBERNETES, "k8s.io/kubernetes/cmd/kubelet"),
     "helm": (HELM, "helm.sh/helm/v4/cmd/helm"),
     "promtool": (PROMETHEUS, "github.com/prometheus/prometheus/cmd/promtool"),
+    "containerd": (CONTAINERD, f"{_CONTAINERD}/cmd/containerd"),
+    "containerd-shim-runc-v2": (CONTAINERD, f"{_CONTAINERD}/cmd/containerd-shim-runc-v2"),
+    "ctr": (CONTAINERD, f"{_CONTAINERD}/cmd/ctr"),
 }
 CONTROL_PLANE: Final = ("etcd", "kube-apiserver", "kubectl", "kube-controller-manager", "kube-scheduler")
 TEST_TOOLS: Final = (*CONTROL_PLANE, "helm", "promtool")
+NODE_TOOLS: Final = ("kubelet", "containerd", "containerd-shim-runc-v2", "ctr")
+"""What a node in a virtual machine runs, beside what Debian has."""
 
 
 class ToolMissingError(Exception):
@@ -105,15 +116,12 @@ def cache_root() -> Path:
     return base / "memory-pressure-operator"
 
 
-@functools.cache
-def cache_directory() -> Path:
-    """The directory of the pinned versions, for example `kubernetes-1.37.2_etcd-3.6.5_...`."""
-    labels = {KUBERNETES: "kubernetes", ETCD: "etcd", HELM: "helm", PROMETHEUS: "promtool"}
-    return cache_root() / "_".join(f"{labels[family]}-{family.version}" for family in FAMILIES)
-
-
 def _executable(path: Path) -> bool:
     return os.access(path, os.X_OK) and path.is_file()  # is_file raises below a directory that may not be entered
+
+
+def _cached(name: str) -> Path:
+    return TOOLS[name][0].cache_directory / "bin" / name
 
 
 def find(name: str) -> Path | None:
@@ -121,7 +129,7 @@ def find(name: str) -> Path | None:
     if name not in TOOLS:
         raise ValueError(f"unknown tool {name!r}; known: {', '.join(TOOLS)}")
     assets = os.environ.get("KUBEBUILDER_ASSETS", "")
-    candidates = ([Path(assets).resolve() / name] if assets else []) + [cache_directory() / "bin" / name]
+    candidates = ([Path(assets).resolve() / name] if assets else []) + [_cached(name)]
     return next((path for path in candidates if _executable(path)), None)
 
 
@@ -217,12 +225,12 @@ def _build(name: str) -> None:
     """Puts the tool into the cache, under the lock; ToolMissingError with the end of the build's output."""
     family, package = TOOLS[name]
     environment = go_environment(family)
-    binaries = cache_directory() / "bin"
+    binaries = _cached(name).parent
     binaries.mkdir(parents=True, exist_ok=True)
     for leftover in binaries.glob(f".{name}.*"):
         leftover.unlink()
     temporary = binaries / f".{name}.{os.getpid()}"
-    log_path = cache_directory() / f"build-{name}.log"
+    log_path = family.cache_directory / f"build-{name}.log"
     command = ["go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", family.ldflags]
     command += (["-tags", family.tags] if family.tags else []) + ["-o", str(temporary), package]
     _say(f"building {name} {family.version} from its Go module; {_remaining(name)}")
@@ -279,7 +287,7 @@ def ensure(names: Iterable[str]) -> dict[str, Path]:
                     _build(name)
                     path = find(name)
         if path is None:
-            raise ToolMissingError(f"{name}: built, but not found in {cache_directory() / 'bin'}")
+            raise ToolMissingError(f"{name}: built, but not found at {_cached(name)}")
         paths[name] = path
     return paths
 

@@ -1,0 +1,36 @@
+"""The images, built once for the session (from the cache where nothing changed) and unpacked."""
+
+import pytest
+from support.imagetree import ImageTree
+
+from memorypressure_tools.images.build import Request, build, missing
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, ImageTree]:
+    """Both images by their names."""
+    lacking = missing()
+    if lacking:
+        pytest.skip("; ".join(lacking))
+    output = tmp_path_factory.mktemp("images")
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():  # the progress of a first build has to be seen
+        built = build(Request(), output)
+    trees = {}
+    for image in built:
+        directory = output / image.name
+        directory.mkdir()
+        trees[image.name] = ImageTree(image.path, directory)
+    return trees
+
+
+@pytest.fixture
+def agent(images: dict[str, ImageTree]) -> ImageTree:
+    """The agent's image."""
+    return images["agent"]
+
+
+@pytest.fixture
+def operator(images: dict[str, ImageTree]) -> ImageTree:
+    """The operator's image."""
+    return images["operator"]
