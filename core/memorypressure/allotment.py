@@ -23,9 +23,10 @@ Why nothing is given out twice, with two leaders, pauses at any point and old ca
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from memorypressure.book import Book
 from memorypressure.desk import Closing, Desk, GrantWrite, NodeView, Seen, WriteKind, noted, opened, settled
 from memorypressure.grants import Grant, Lease
-from memorypressure.ledger import MAX_ENTRIES, Entry, against_raising, max_standing, with_entry
+from memorypressure.ledger import MAX_ENTRIES, Entry, against_raising, max_standing
 from memorypressure.reasons import Reason
 from memorypressure.spec_values import Limits, Mode
 
@@ -80,7 +81,7 @@ class _Allotment:
 
     def __init__(self, desk: Desk, views: Sequence[NodeView], limits: Limits, nodes: int) -> None:
         self.desk = desk
-        self.ledger = desk.ledger
+        self.book = Book(desk.ledger)
         self.limits = limits
         self.nodes = nodes
         self.most = max_standing(limits, nodes)
@@ -98,9 +99,11 @@ class _Allotment:
         self._shed([view for view in wanted if view.node not in self.writes])
         hungry = [view for view in wanted if view.node not in self.writes and not self._armed(view)]
         short: list[NodeView] = []
+        limited = False  # whether one of them lacks an allowance that another node could give back
         for view in hungry:
-            if self._is_given_up(view, short) or not self._raise(view):
+            if self._is_given_up(view, limited) or not self._raise(view):
                 short.append(view)
+                limited = limited or self._is_limited(view)
         self._make_room([view for view in short if view.under_pressure and self._is_limited(view)], wanted)
         if not short:
             for view in wanted:
@@ -108,17 +111,18 @@ class _Allotment:
                     self._raise(view, quiet=True)
         for view in wanted:
             self._renew(view)
+        ledger = self.book.ledger()
         if self.first:
-            self.ledger = replace(self.ledger, serial=self.ledger.serial + 1)
+            ledger = replace(ledger, serial=ledger.serial + 1)
         writes = tuple(self.writes[view.node] for view in self.views if view.node in self.writes)
         # A raise ends a closing before it is written: a write in doubt may be done at any later time.
         closings = {key: each for key, each in self.desk.closings.items() if key not in self.reopened}
-        desk = replace(self.desk, ledger=self.ledger, closings=closings)
+        desk = replace(self.desk, ledger=ledger, closings=closings)
         return Round(desk, self.first, writes, tuple(self.waiting.values()))
 
-    def _is_given_up(self, view: NodeView, short: Sequence[NodeView]) -> bool:
+    def _is_given_up(self, view: NodeView, limited: bool) -> bool:
         """Whether its allowance is on its way to a node under pressure, and so is not given back to it."""
-        given_up = not view.under_pressure and self._is_closing(view) and any(map(self._is_limited, short))
+        given_up = not view.under_pressure and self._is_closing(view) and limited
         if given_up:
             message = "its allowance goes to a node under pressure"
             self.waiting[view.node] = Waiting(view.node, Reason.STANDING_LIMIT, message)
@@ -130,13 +134,13 @@ class _Allotment:
 
     def _lengthen(self) -> None:
         """A longer grantSeconds makes grants that are out hold longer: the ledger must know before the plans say so."""
-        for entry in self.ledger.entries:
+        for entry in self.book.entries():
             if entry.grant_seconds < self.limits.grant_seconds:
-                self.ledger = with_entry(self.ledger, replace(entry, grant_seconds=self.limits.grant_seconds))
+                self.book.put(replace(entry, grant_seconds=self.limits.grant_seconds))
                 self.first = True
 
     def _entry(self, view: NodeView) -> Entry | None:
-        entry = self.ledger.entry(view.lease.incarnation) if view.lease else None
+        entry = self.book.entry(view.lease.incarnation) if view.lease else None
         return None if entry is None or entry.lost else entry
 
     def _rest(self, view: NodeView) -> int:
@@ -158,7 +162,7 @@ class _Allotment:
         """Takes away what an unwanted node or a former incarnation still holds, if that is not under way already."""
         if any(
             (unwanted or entry.lost) and entry.rest and self._must_close(entry, view)
-            for entry in self.ledger.of_node(view.node)
+            for entry in self.book.of_node(view.node)
         ):
             self._close(view, Reason.GRANT_WITHDRAWN)
         elif view.mode is not Mode.ENFORCE and view.grant is not None and not self._is_awaited(view.grant):
@@ -173,7 +177,7 @@ class _Allotment:
 
     def _is_awaited(self, grant: Grant) -> bool:
         """Whether it is the zero grant of a closing whose acknowledgement is still to come."""
-        entry = self.ledger.entry(grant.incarnation)
+        entry = self.book.entry(grant.incarnation)
         return entry is not None and bool(entry.rest) and grant.incarnation in self.desk.closings
 
     def _close(self, view: NodeView, reason: Reason) -> None:
@@ -183,7 +187,7 @@ class _Allotment:
         if grant is None and view.grant is None:
             return
         closes = []
-        for entry in self.ledger.of_node(view.node):
+        for entry in self.book.of_node(view.node):
             if zero is not None and zero.incarnation == entry.incarnation:
                 closes.append(Closing(entry.incarnation, zero.kills_ceiling, zero.beat))
             else:
@@ -192,7 +196,7 @@ class _Allotment:
 
     def _shed(self, wanted: Sequence[NodeView]) -> None:
         """Withdraws from the calm and far ones while more is out than maxStandingKills."""
-        over = self.ledger.standing - self._releasing() - self.most
+        over = self.book.standing - self._releasing() - self.most
         for view in reversed(wanted):
             if over <= 0:
                 return
@@ -218,7 +222,7 @@ class _Allotment:
         here = {closing.incarnation for write in self.writes.values() for closing in write.closes}
         return sum(
             entry.rest
-            for entry in self.ledger.entries
+            for entry in self.book.entries()
             if not entry.lost and (entry.incarnation in self.desk.closings or entry.incarnation in here)
         )
 
@@ -239,8 +243,7 @@ class _Allotment:
             return False
         echo = view.grant.beat if view.grant and view.grant.incarnation == lease.incarnation else 0
         beat = max(lease.beat, echo)
-        self.ledger = with_entry(
-            self.ledger,
+        self.book.put(
             Entry(
                 view.node,
                 lease.incarnation,
@@ -248,31 +251,30 @@ class _Allotment:
                 counted,
                 max(beat, entry.beat if entry else 0),
                 max(self.limits.grant_seconds, entry.grant_seconds if entry else 0),
-            ),
+            )
         )
         self.first = True
         self.reopened.add(lease.incarnation)
         grant = Grant(lease.incarnation, beat, ceiling, view.plan_uid, view.plan_generation)
         closes = tuple(
             Closing(other.incarnation, other.counted, None)
-            for other in self.ledger.of_node(view.node)
+            for other in self.book.of_node(view.node)
             if other.incarnation != lease.incarnation
         )
         self.writes[view.node] = GrantWrite(view.node, WriteKind.RAISE, grant, Reason.GRANTED, closes)
         return True
 
     def _refusal(self, view: NodeView, lease: Lease, more: int, new: bool) -> Waiting | None:
-        ledger = self.ledger
-        held = ledger.entry(lease.incarnation)
+        held = self.book.entry(lease.incarnation)
         if held is not None and (held.lost or held.counted > lease.kills_total):
             message = "its former allowance counts as killed; it must report that it has seen the end of it"
             return Waiting(view.node, Reason.NO_GRANT, message)
         if more and lease.kills_total and not view.refill_slot:
             return Waiting(view.node, Reason.CONCURRENT_NODES, "maxConcurrentNodes others are being helped")
-        against = against_raising(ledger, self.limits, self.nodes, more)
+        against = against_raising(self.book, self.limits, self.nodes, more)
         if against is not None:
             return Waiting(view.node, *against)
-        if new and len(ledger.entries) >= MAX_ENTRIES:
+        if new and len(self.book) >= MAX_ENTRIES:
             return Waiting(view.node, Reason.STANDING_LIMIT, f"the ledger holds {MAX_ENTRIES} incarnations, its limit")
         return None
 

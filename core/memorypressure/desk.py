@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from memorypressure.book import Book
 from memorypressure.grants import Grant, Lease
-from memorypressure.ledger import Entry, Ledger, aged, spend, with_entry, without_entry
+from memorypressure.ledger import Entry, Ledger, aged
 from memorypressure.reasons import Reason
 from memorypressure.spec_values import Mode
 
@@ -97,31 +98,32 @@ def settled(desk: Desk, views: Sequence[NodeView], absent: frozenset[str], now_n
     `views` are all nodes of the policy and all that its ledger names. `absent` are nodes of which the API server itself
     said in this round that they have no NodeMemoryState.
     """
-    ledger = aged(desk.ledger, now_ns - desk.now_ns)
+    book = Book(aged(desk.ledger, now_ns - desk.now_ns))
     by_node = {view.node: view for view in views}
     for view in views:
-        ledger = _reported(ledger, view)
-    seen = {each.incarnation: _last_echo(each, by_node.get(each.node), desk.seen, now_ns) for each in ledger.entries}
+        _report(book, view)
+    entries = book.entries()
+    seen = {each.incarnation: _last_echo(each, by_node.get(each.node), desk.seen, now_ns) for each in entries}
     closings = {
         incarnation: closing
         for incarnation, closing in desk.closings.items()
-        if incarnation in seen and not _reopened(closing, ledger.entry(incarnation), by_node)
+        if incarnation in seen and not _reopened(closing, book.entry(incarnation), by_node)
     }
-    for before in ledger.entries:
+    for before in entries:
         node_view = by_node.get(before.node)
         closing = closings.get(before.incarnation)
         after = _acknowledged(before, closing, node_view)
         closed = closing is not None or (node_view is None and before.node in absent)
         held_ns = now_ns - seen[before.incarnation].since_ns
         if closed and held_ns * 10 >= after.grant_seconds * _NS * 11:
-            ledger = spend(ledger, after.rest)
+            book.spend(after.rest)
             after = replace(after, counted=max(after.counted, after.ceiling))
-        ledger = with_entry(ledger, after)
+        book.put(after)
         if not after.rest and not _claims_more(after, node_view):
-            ledger = without_entry(ledger, after.incarnation)
-    known = {entry.incarnation for entry in ledger.entries}
+            book.drop(after.incarnation)
+    known = {entry.incarnation for entry in book.entries()}
     return Desk(
-        ledger,
+        book.ledger(),
         now_ns,
         {incarnation: each for incarnation, each in seen.items() if incarnation in known},
         {incarnation: closing for incarnation, closing in closings.items() if incarnation in known},
@@ -141,28 +143,27 @@ def noted(desk: Desk, write: GrantWrite, now_ns: int) -> Desk:
     return replace(desk, seen=seen, closings=closings)
 
 
-def _reported(ledger: Ledger, view: NodeView) -> Ledger:
-    """The ledger with a node's report: its kills, what it holds without our knowing, and the end of incarnations."""
+def _report(book: Book, view: NodeView) -> None:
+    """Takes in a node's report: its kills, what it holds without our knowing, and the end of incarnations."""
     lease = view.lease
     if lease is None:
-        return ledger
-    entry = ledger.entry(lease.incarnation)
+        return
+    entry = book.entry(lease.incarnation)
     granted = view.grant.kills_ceiling if view.grant and view.grant.incarnation == lease.incarnation else 0
     if entry is None and max(granted, lease.ceiling_seen) > lease.kills_total:
         beat = max(lease.beat, view.grant.beat if view.grant and granted else 0)
         entry = Entry(view.node, lease.incarnation, 0, lease.kills_total, beat, _LONGEST_GRANT_SECONDS)
     if entry is not None:
-        ledger = spend(ledger, lease.kills_total - entry.counted)
+        book.spend(lease.kills_total - entry.counted)
         entry = replace(
             entry,
             counted=max(entry.counted, lease.kills_total),
             ceiling=max(entry.ceiling, granted, 0 if entry.ceiling else lease.ceiling_seen),
         )
-        ledger = with_entry(ledger, entry)
-    for other in ledger.of_node(view.node):
+        book.put(entry)
+    for other in book.of_node(view.node):
         if other.incarnation != lease.incarnation and not other.lost:
-            ledger = with_entry(ledger, replace(other, lost=True))
-    return ledger
+            book.put(replace(other, lost=True))
 
 
 _LONGEST_GRANT_SECONDS = 3600

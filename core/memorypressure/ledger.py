@@ -21,7 +21,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from memorypressure.reasons import Reason
 from memorypressure.spec_values import Limits
@@ -116,19 +116,38 @@ def exposure(ledger: Ledger, limits: Limits, nodes: int) -> Exposure:
     return Exposure(standing, max(standing + ledger.spent, max_standing(limits, nodes) + limits.kills_per_hour))
 
 
-def against_raising(ledger: Ledger, limits: Limits, nodes: int, more: int) -> tuple[Reason, str] | None:
+class Sums(Protocol):
+    """What bounds raises: a `Ledger`, or the `book.Book` of a round."""
+
+    @property
+    def standing(self) -> int:
+        """As `Ledger.standing`."""
+        ...
+
+    @property
+    def spent(self) -> int:
+        """As `Ledger.spent`."""
+        ...
+
+    @property
+    def quarantine_ns(self) -> int:
+        """As `Ledger.quarantine_ns`."""
+        ...
+
+
+def against_raising(sums: Sums, limits: Limits, nodes: int, more: int) -> tuple[Reason, str] | None:
     """Why ceilings may not rise by `more` kills now, None if they may.
 
     Also asked where nothing is added (a withdrawn allowance is handed back): while the sums are too high nothing rises.
     """
     most = max_standing(limits, nodes)
-    if ledger.quarantine_ns > 0:
-        message = f"the ledger was lost; nothing is granted for {ledger.quarantine_ns // _NS} s more"
+    if sums.quarantine_ns > 0:
+        message = f"the ledger was lost; nothing is granted for {sums.quarantine_ns // _NS} s more"
         return Reason.LEDGER_QUARANTINE, message
-    if ledger.standing + more > most:
-        return Reason.STANDING_LIMIT, f"{ledger.standing} kills are outstanding, maxStandingKills is {most}"
-    if ledger.standing + ledger.spent + more > most + limits.kills_per_hour:
-        message = f"{ledger.spent} kills in the last hour, killsPerHour is {limits.kills_per_hour}"
+    if sums.standing + more > most:
+        return Reason.STANDING_LIMIT, f"{sums.standing} kills are outstanding, maxStandingKills is {most}"
+    if sums.standing + sums.spent + more > most + limits.kills_per_hour:
+        message = f"{sums.spent} kills in the last hour, killsPerHour is {limits.kills_per_hour}"
         return Reason.BUDGET_EXHAUSTED, message
     return None
 
@@ -145,25 +164,6 @@ def aged(ledger: Ledger, elapsed_ns: int) -> Ledger:
     steps, age = divmod(ledger.bucket_age_ns + elapsed_ns, BUCKET_NS)
     moved = ((0,) * min(steps, BUCKETS) + ledger.buckets)[:BUCKETS]
     return replace(ledger, buckets=moved, bucket_age_ns=age, quarantine_ns=max(0, ledger.quarantine_ns - elapsed_ns))
-
-
-def spend(ledger: Ledger, kills: int) -> Ledger:
-    """The ledger with so many kills more in the bucket being filled."""
-    if kills <= 0:
-        return ledger
-    return replace(ledger, buckets=(ledger.buckets[0] + kills, *ledger.buckets[1:]))
-
-
-def with_entry(ledger: Ledger, entry: Entry) -> Ledger:
-    """The ledger with this entry in place of the incarnation's former one."""
-    others = [other for other in ledger.entries if other.incarnation != entry.incarnation]
-    return replace(ledger, entries=tuple(sorted((*others, entry), key=lambda each: each.incarnation)))
-
-
-def without_entry(ledger: Ledger, incarnation: str) -> Ledger:
-    """The ledger without the incarnation's entry."""
-    kept = tuple(entry for entry in ledger.entries if entry.incarnation != incarnation)
-    return ledger if len(kept) == len(ledger.entries) else replace(ledger, entries=kept)
 
 
 def adopted(entries: Iterable[Entry], used_before: bool, grant_seconds: int) -> Ledger:

@@ -456,7 +456,7 @@ def test_a_write_that_another_process_has_under_way_fails_after_a_closing() -> N
 
 LEASE = Lease("a-0001", beat=1, kills_total=0, ceiling_seen=0)
 ZERO = Grant("a-0001", 1, 0, "plan", 1)
-HELD = ledger.with_entry(Ledger(serial=7), Entry("a", "a-0001", 1, 0, beat=1, grant_seconds=GRANT_SECONDS))
+HELD = Ledger(serial=7, entries=(Entry("a", "a-0001", 1, 0, beat=1, grant_seconds=GRANT_SECONDS),))
 
 
 def one_round(mode: Mode, grant: Grant | None, closings: dict[str, Closing]) -> Round:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memorypressure import ledger as book
+from memorypressure import ledger as ledger_module
+from memorypressure.book import Book
 from memorypressure.ledger import BUCKET_NS, BUCKETS, Entry, Ledger, LedgerError
 from memorypressure.reasons import Reason
 from memorypressure.spec_values import Limits, Share
@@ -27,6 +28,18 @@ entries = st.builds(
 )
 
 
+def with_entry(ledger: Ledger, entry: Entry) -> Ledger:
+    book = Book(ledger)
+    book.put(entry)
+    return book.ledger()
+
+
+def spend(ledger: Ledger, kills: int) -> Ledger:
+    book = Book(ledger)
+    book.spend(kills)
+    return book.ledger()
+
+
 @st.composite
 def ledgers(draw: st.DrawFn) -> Ledger:
     made = Ledger(
@@ -36,24 +49,48 @@ def ledgers(draw: st.DrawFn) -> Ledger:
         quarantine_ns=draw(st.integers(0, 10 * S)),
     )
     for entry in draw(st.lists(entries, max_size=4)):
-        made = book.with_entry(made, entry)
+        made = with_entry(made, entry)
     return made
 
 
 def test_standing_and_spent_are_what_may_still_be_and_what_was_killed() -> None:
     lost = replace(ENTRY, incarnation="inc-0", lost=True)
-    ledger = book.spend(book.with_entry(book.with_entry(Ledger(), ENTRY), lost), 4)
+    ledger = spend(with_entry(with_entry(Ledger(), ENTRY), lost), 4)
     assert (ledger.standing, ledger.spent) == (2, 6)
     assert ledger.of_node("n1") == (lost, ENTRY)
-    assert book.without_entry(ledger, "inc-0").spent == 4
+
+
+changes = st.one_of(entries, st.text(alphabet="abc", min_size=1, max_size=3), st.integers(-1, 3))
+
+
+@given(ledgers(), st.lists(changes, max_size=12))
+def test_the_running_sums_of_a_round_are_those_of_the_ledger_it_ends_with(
+    ledger: Ledger, work: list[Entry | str | int]
+) -> None:
+    book = Book(ledger)
+    assert book.ledger() is ledger
+    for change in work:
+        match change:
+            case Entry():
+                book.put(change)
+                assert book.entry(change.incarnation) == change
+            case str():
+                book.drop(change)
+                assert book.entry(change) is None
+            case _:
+                book.spend(change)
+        made = book.ledger()
+        assert (book.standing, book.spent, len(book)) == (made.standing, made.spent, len(made.entries))
+        assert [entry.incarnation for entry in made.entries] == sorted({each.incarnation for each in book.entries()})
+        assert all(book.of_node(node) == made.of_node(node) for node in ("n1", "n2"))
 
 
 @given(st.integers(0, 2 * BUCKET_NS), st.lists(st.integers(1, 40 * 60 * S), max_size=12))
 def test_a_kill_is_spent_for_at_least_an_hour_and_at_most_five_minutes_more(before: int, steps: list[int]) -> None:
-    ledger = book.spend(book.aged(Ledger(), before), 1)
+    ledger = spend(ledger_module.aged(Ledger(), before), 1)
     age = 0
     for step in steps:
-        ledger = book.aged(ledger, step)
+        ledger = ledger_module.aged(ledger, step)
         age += step
         if age < 3600 * S:
             assert ledger.spent == 1
@@ -63,73 +100,73 @@ def test_a_kill_is_spent_for_at_least_an_hour_and_at_most_five_minutes_more(befo
 
 @given(ledgers(), st.integers(0, 5000 * S), st.integers(0, 5000 * S))
 def test_age_adds_up(ledger: Ledger, one: int, two: int) -> None:
-    assert book.aged(book.aged(ledger, one), two) == book.aged(ledger, one + two)
+    assert ledger_module.aged(ledger_module.aged(ledger, one), two) == ledger_module.aged(ledger, one + two)
 
 
 def test_a_clock_that_goes_back_is_refused() -> None:
     with pytest.raises(ValueError, match="monotonic"):
-        book.aged(Ledger(), -1)
+        ledger_module.aged(Ledger(), -1)
 
 
 RAISES = [
     ("an empty ledger", Ledger(), 10, None),
-    ("standing at the limit", book.with_entry(Ledger(), ENTRY), 20, Reason.STANDING_LIMIT),
-    ("standing below it", book.with_entry(Ledger(), ENTRY), 30, None),
-    ("spent up to the sum", book.spend(Ledger(), 6), 10, Reason.BUDGET_EXHAUSTED),
-    ("spent below it", book.spend(Ledger(), 5), 10, None),
+    ("standing at the limit", with_entry(Ledger(), ENTRY), 20, Reason.STANDING_LIMIT),
+    ("standing below it", with_entry(Ledger(), ENTRY), 30, None),
+    ("spent up to the sum", spend(Ledger(), 6), 10, Reason.BUDGET_EXHAUSTED),
+    ("spent below it", spend(Ledger(), 5), 10, None),
     ("in quarantine", Ledger(quarantine_ns=1), 10, Reason.LEDGER_QUARANTINE),
 ]
 
 
 @pytest.mark.parametrize(("name", "ledger", "nodes", "reason"), RAISES, ids=[each[0] for each in RAISES])
 def test_ceilings_rise_while_both_sums_have_room(name: str, ledger: Ledger, nodes: int, reason: Reason | None) -> None:
-    against = book.against_raising(ledger, LIMITS, nodes, 1)
+    against = ledger_module.against_raising(ledger, LIMITS, nodes, 1)
     assert (against[0] if against else None) is reason
 
 
 def test_a_share_of_the_nodes_is_rounded_up_and_zero_is_none() -> None:
-    assert [book.max_standing(LIMITS, nodes) for nodes in (1, 10, 11)] == [1, 1, 2]
-    assert book.max_standing(replace(LIMITS, max_standing_kills=Share(count=0)), 100) == 0
+    assert [ledger_module.max_standing(LIMITS, nodes) for nodes in (1, 10, 11)] == [1, 1, 2]
+    assert ledger_module.max_standing(replace(LIMITS, max_standing_kills=Share(count=0)), 100) == 0
 
 
 def test_the_exposure_is_the_sum_of_both_limits() -> None:
-    exposure = book.exposure(book.with_entry(Ledger(), ENTRY), LIMITS, 42)
+    exposure = ledger_module.exposure(with_entry(Ledger(), ENTRY), LIMITS, 42)
     assert (exposure.standing_kills, exposure.worst_case_hour) == (2, 5 + 5)
 
 
 def test_after_limits_were_lowered_the_exposure_still_counts_what_is_out() -> None:
-    ledger = book.spend(book.with_entry(Ledger(), replace(ENTRY, ceiling=9)), 3)
-    assert book.exposure(ledger, replace(LIMITS, kills_per_hour=0), 1).worst_case_hour == 8 + 3
+    ledger = spend(with_entry(Ledger(), replace(ENTRY, ceiling=9)), 3)
+    assert ledger_module.exposure(ledger, replace(LIMITS, kills_per_hour=0), 1).worst_case_hour == 8 + 3
 
 
 @given(ledgers())
 def test_the_ledger_comes_back_from_its_config_map(ledger: Ledger) -> None:
-    assert book.decode(book.encode(ledger)) == ledger
+    assert ledger_module.decode(ledger_module.encode(ledger)) == ledger
 
 
 def test_the_largest_ledger_fits_into_a_config_map() -> None:
     made = tuple(
-        Entry("n" * 63, f"{index:032}.{'b' * 36}", 10**6, 10**6, 10**6, 3600) for index in range(book.MAX_ENTRIES)
+        Entry("n" * 63, f"{index:032}.{'b' * 36}", 10**6, 10**6, 10**6, 3600) for index in range(ledger_module.MAX_ENTRIES)
     )
-    assert len(book.encode(Ledger(entries=made))[book.KEY]) < 1_000_000
+    assert len(ledger_module.encode(Ledger(entries=made))[ledger_module.KEY]) < 1_000_000
 
 
 @given(ledgers(), st.data())
 def test_every_edit_of_a_figure_is_noticed(ledger: Ledger, data: st.DataObject) -> None:
-    text = book.encode(ledger)[book.KEY]
+    text = ledger_module.encode(ledger)[ledger_module.KEY]
     places = [index for index, character in enumerate(text) if character.isdigit()]
     at = data.draw(st.sampled_from(places))
     digit = data.draw(st.sampled_from([each for each in "0123456789" if each != text[at]]))
     with pytest.raises(LedgerError, match="delete the ConfigMap"):
-        book.decode({book.KEY: text[:at] + digit + text[at + 1 :]})
+        ledger_module.decode({ledger_module.KEY: text[:at] + digit + text[at + 1 :]})
 
 
 def resealed(**changes: object) -> dict[str, str]:
     """A ledger that somebody changed and sealed again: its types are still checked."""
-    body = json.loads(book.encode(book.with_entry(Ledger(), ENTRY))[book.KEY])
+    body = json.loads(ledger_module.encode(with_entry(Ledger(), ENTRY))[ledger_module.KEY])
     del body["digest"]
     body.update(changes)
-    return {book.KEY: json.dumps({**body, "digest": book._digest(body)})}
+    return {ledger_module.KEY: json.dumps({**body, "digest": ledger_module._digest(body)})}
 
 
 TWICE = [
@@ -144,11 +181,11 @@ TWICE = [
 BAD = [
     ("nothing", None, "ledger: is missing"),
     ("another key", {"x": ""}, "ledger: is missing"),
-    ("no JSON", {book.KEY: "{"}, "is no JSON"),
-    ("a list", {book.KEY: "[]"}, "is no object"),
-    ("NaN", {book.KEY: "NaN"}, "is no JSON"),
-    ("another version", {book.KEY: '{"version": 2}'}, "version: is 2"),
-    ("no digest", {book.KEY: '{"version": 1}'}, "was edited"),
+    ("no JSON", {ledger_module.KEY: "{"}, "is no JSON"),
+    ("a list", {ledger_module.KEY: "[]"}, "is no object"),
+    ("NaN", {ledger_module.KEY: "NaN"}, "is no JSON"),
+    ("another version", {ledger_module.KEY: '{"version": 2}'}, "version: is 2"),
+    ("no digest", {ledger_module.KEY: '{"version": 1}'}, "was edited"),
     ("negative", resealed(serial=-1), "serial"),
     ("a bool", resealed(serial=True), "serial"),
     ("few buckets", resealed(buckets=[0]), "buckets"),
@@ -166,13 +203,13 @@ def test_a_ledger_that_cannot_be_trusted_says_what_is_wrong_and_what_to_do(
     name: str, data: dict[str, str] | None, named: str
 ) -> None:
     with pytest.raises(LedgerError, match=named) as refusal:
-        book.decode(data)
+        ledger_module.decode(data)
     assert "delete the ConfigMap" in str(refusal.value)
 
 
 def test_a_lost_ledger_waits_for_the_longest_grant_and_an_hour() -> None:
-    assert book.adopted((), used_before=False, grant_seconds=900) == Ledger()
-    made = book.adopted((replace(ENTRY, grant_seconds=3600),), used_before=False, grant_seconds=900)
+    assert ledger_module.adopted((), used_before=False, grant_seconds=900) == Ledger()
+    made = ledger_module.adopted((replace(ENTRY, grant_seconds=3600),), used_before=False, grant_seconds=900)
     assert made.entries[0].grant_seconds == 3600
     assert made.quarantine_ns >= (3600 * 11 // 10 + 3600) * S
-    assert book.aged(made, made.quarantine_ns).quarantine_ns == 0
+    assert ledger_module.aged(made, made.quarantine_ns).quarantine_ns == 0
