@@ -1,6 +1,6 @@
 """A ledger while a round works on it: entries by incarnation and by node, both sums kept as running sums.
 
-The ledger itself is a value, and sums over all of its entries anew: at 5,000 nodes a round asks for them at every raise.
+The ledger itself is a value, and sums over all of its entries: at 5,000 nodes a round asks for them at every raise.
 """
 
 from collections.abc import Iterable

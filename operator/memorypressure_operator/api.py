@@ -5,6 +5,7 @@ times the CPU of msgspec for lists, and its default of three silent retries woul
 """
 
 import contextlib
+import copy
 import json
 import logging
 import threading
@@ -24,7 +25,7 @@ from kubernetes.config.incluster_config import load_incluster_config
 from kubernetes.config.kube_config import load_kube_config
 
 from memorypressure.version import VERSION
-from memorypressure_operator.errors import ApiRefused, ApiUnreachable, CredentialsError
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable, CredentialsError, LeaseLost
 from memorypressure_operator.settings import SERVICE_ACCOUNT
 
 GROUP = "memorypressure.dev"
@@ -133,6 +134,16 @@ class Api:
         self._timeout = request_timeout_seconds
         self._client = ApiClient(credentials.configuration)
         self._client.user_agent = f"memorypressure-operator/{VERSION}"
+        self._may_write: Callable[[], bool] | None = None
+
+    def fenced(self, may_write: Callable[[], bool]) -> "Api":
+        """The same API server, but `may_write` is asked right before every request that is no GET.
+
+        Where it says no, LeaseLost is raised and nothing is sent: whoever was suspended in between does not act late.
+        """
+        result = copy.copy(self)
+        result._may_write = may_write  # noqa: SLF001  a copy of itself
+        return result
 
     @property
     def server(self) -> str:
@@ -150,7 +161,10 @@ class Api:
         accept: str = JSON,
         timeout_seconds: float | None = None,
     ) -> Answer:
-        """One request. Raises ApiRefused (status >= 300) or ApiUnreachable (no answer; it may have taken effect)."""
+        """One request. Raises ApiRefused (status >= 300) or ApiUnreachable (no answer; it may have taken effect).
+
+        Of a fenced Api also LeaseLost.
+        """
         response = self._send(method, path, query, body, content_type, accept, timeout_seconds or self._timeout)
         try:
             data: bytes = response.data
@@ -194,6 +208,8 @@ class Api:
                 headers["Authorization"] = header
             if body is not None:
                 headers["Content-Type"] = content_type
+            if method != "GET" and self._may_write is not None and not self._may_write():
+                raise LeaseLost(f"{method} {path} not sent: the Lease is not held any more")
             try:
                 raw = self._client.call_api(
                     method, url, header_params=headers, body=body, _request_timeout=timeout

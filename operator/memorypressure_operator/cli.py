@@ -29,9 +29,10 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "command",
         nargs="?",
-        choices=("run", "remove-taints"),
+        choices=("run", "cleanup"),
         default="run",
-        help="run: the operator (default). remove-taints: takes the operator's taints off all nodes and ends.",
+        help="run: the operator (default). cleanup: takes the Lease from a running operator and our taints off all "
+        "nodes, for an uninstall.",
     )
     for name, text, default in settings_module.describe():
         flag = "--" + name.replace("_", "-")
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | Non
     try:
         settings = settings_module.parse(arguments, os.environ if environment is None else environment)
         operator = importlib.import_module("memorypressure_operator.main")  # kopf and kubernetes: not for --help
-        code: int = operator.remove_taints(settings) if command == "remove-taints" else operator.run(settings)
+        code: int = operator.clean_up(settings) if command == "cleanup" else operator.run(settings)
     except (SettingsError, CredentialsError) as error:
         print(f"memorypressure-operator: {error}", file=sys.stderr)
         return EXIT_USAGE

@@ -17,6 +17,10 @@ class ApiUnreachable(OperatorError):  # noqa: N818  named for what the API serve
     """The request got no answer (refused, reset, TLS failure, timeout); whether it took effect is unknown."""
 
 
+class LeaseLost(OperatorError):  # noqa: N818  named for what happened
+    """The Lease's deadline has passed: the request was not sent, and this replica may write nothing any more."""
+
+
 class ApiRefused(OperatorError):  # noqa: N818  same
     """The API server answered with a status of 300 or more."""
 

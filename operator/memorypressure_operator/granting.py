@@ -19,7 +19,7 @@ from memorypressure.reasons import Reason
 from memorypressure.spec import Limits, Mode, Policy, Share
 from memorypressure_operator.api import MERGE_PATCH, Api, own_path
 from memorypressure_operator.budget import Budgets, Store
-from memorypressure_operator.errors import ApiRefused, ApiUnreachable
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable, OperatorError
 from memorypressure_operator.reports import StateView, decode_state
 
 log = logging.getLogger(__name__)
@@ -62,18 +62,25 @@ class Result:
     waiting: Mapping[str, tuple[Reason, str]] = field(default_factory=dict)
 
 
+class GrantMalformed(OperatorError):  # noqa: N818  named for what it is
+    """A state's spec.grant is not what this operator writes; the message says why."""
+
+
 def grant_of(state: StateView) -> Grant | None:
-    """The grant in a state's spec; None where there is none. A malformed one counts as one that allows everything."""
+    """The grant in a state's spec; None where there is none. Raises GrantMalformed."""
     value = state.spec.get("grant")
     if value is None:
         return None
-    return Grant(
-        incarnation=str(value["incarnation"]),
-        beat=int(value["beat"]),
-        kills_ceiling=int(value["killsCeiling"]),
-        plan_uid=str(value["planUID"]),
-        plan_generation=int(value["planGeneration"]),
-    )
+    try:
+        return Grant(
+            incarnation=str(value["incarnation"]),
+            beat=int(value["beat"]),
+            kills_ceiling=int(value["killsCeiling"]),
+            plan_uid=str(value["planUID"]),
+            plan_generation=int(value["planGeneration"]),
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise GrantMalformed(f"spec.grant of {state.name} is not understood: {error!r}") from None
 
 
 def lease_of(state: StateView) -> Lease | None:
@@ -142,7 +149,11 @@ def adopt(
     """
     entries = []
     for state in states:
-        lease, grant = lease_of(state), grant_of(state)
+        lease = lease_of(state)
+        try:
+            grant = grant_of(state)
+        except GrantMalformed:
+            grant, used_before = None, True  # nobody knows what it allowed
         if lease is None:
             used_before = used_before or (grant is not None and grant.incarnation not in covered)
             continue
@@ -194,7 +205,13 @@ class Granting:
         named = {entry.node for entry in desk.ledger.entries}
         # What another ledger covers is that one's to withdraw: counted twice, it would be released twice as late.
         ours = [node for node in states if node in facts and (node in named or not facts[node].held_elsewhere)]
-        views = [view(facts[node], states[node], kills) for node in ours]
+        views, malformed = [], []
+        for node in ours:
+            try:
+                views.append(view(facts[node], states[node], kills))
+            except GrantMalformed as error:
+                log.error("node %s: its grant is taken away: %s", node, error)
+                malformed.append(node)
         absent = frozenset(
             entry.node for entry in desk.ledger.entries if entry.node not in states and self._absent(entry.node)
         )
@@ -209,6 +226,9 @@ class Granting:
         else:
             store.desk = decided.desk
         result = Result(waiting={each.node: (each.reason, each.message) for each in decided.waiting})
+        result.again = bool(malformed)
+        for node in malformed:
+            self._take_away(states[node])
         for write in decided.writes:
             result.again = not self._write(store, write, states[write.node]) or result.again
         result.again = result.again or bool(store.desk.closings)
@@ -253,13 +273,18 @@ class Granting:
                 continue
             if not self._holds():
                 break
-            try:
-                self._put_state(node, write_grant(self._api, state, None))
+            if self._take_away(state):
                 log.warning("node %s: grant withdrawn, the policy's ledger cannot be used", node)
-            except ApiRefused as refusal:
-                if not refusal.conflict and not refusal.not_found:
-                    log.warning("node %s: grant not withdrawn: %s", node, refusal)
         return result
+
+    def _take_away(self, state: StateView) -> bool:
+        try:
+            self._put_state(state.name, write_grant(self._api, state, None))
+        except ApiRefused as refusal:
+            if not refusal.conflict and not refusal.not_found:
+                log.warning("node %s: grant not withdrawn: %s", state.name, refusal)
+            return False
+        return True
 
 
 def write_grant(api: Api, state: StateView, grant: Grant | None) -> StateView:

@@ -19,6 +19,8 @@ from memorypressure_operator.errors import ApiRefused, ApiUnreachable, OperatorE
 log = logging.getLogger(__name__)
 
 _REPEAT_SECONDS = 30.0
+_NOT_UNDERSTOOD = (KeyError, TypeError, ValueError, AttributeError)
+"""What reading a Lease raises that this code did not write."""
 
 
 class Requests(Protocol):
@@ -83,7 +85,7 @@ class Leader:
             if not (isinstance(error, ApiRefused) and error.conflict):
                 self._tell(str(error))
             return False
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except _NOT_UNDERSTOOD as error:
             log.error("lease %s is not understood (%r); delete it if it is not ours", self._settings.name, error)
             return False
         return held
@@ -103,13 +105,7 @@ class Leader:
         except ApiRefused as error:
             if not error.not_found:
                 raise
-            fresh = {
-                "apiVersion": "coordination.k8s.io/v1",
-                "kind": "Lease",
-                "metadata": {"name": self._settings.name, "namespace": self._settings.namespace},
-                "spec": self._spec({}, taken=True) | {"leaseTransitions": 0},
-            }
-            self._call("POST", api_module.lease_path(self._settings.namespace), fresh)
+            self._call("POST", api_module.lease_path(self._settings.namespace), self._fresh({}))
             return self._won(sent)
         spec: dict[str, Any] = lease.get("spec") or {}
         holder = str(spec.get("holderIdentity") or "")
@@ -121,6 +117,15 @@ class Leader:
         lease["spec"] = spec | self._spec(spec, taken=taken)
         self._call("PUT", path, lease)  # carries the resourceVersion: two takers cannot both succeed
         return self._won(sent)
+
+    def _fresh(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """A Lease where there is none."""
+        return {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": self._settings.name, "namespace": self._settings.namespace},
+            "spec": self._spec({}, taken=True) | {"leaseTransitions": 0} | spec,
+        }
 
     def _expired(self, lease: dict[str, Any], spec: dict[str, Any], holder: str) -> bool:
         seen = (holder, str(lease["metadata"]["resourceVersion"]))
@@ -173,8 +178,34 @@ class Leader:
             if (lease.get("spec") or {}).get("holderIdentity") == self._settings.identity:
                 lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
                 self._call("PUT", path, lease)
-        except OperatorError as error:
-            log.info("lease %s not given back, it runs out by itself: %s", self._settings.name, error)
+        except (OperatorError, *_NOT_UNDERSTOOD) as error:
+            log.info("lease %s not given back, it runs out by itself: %r", self._settings.name, error)
+
+    def seize(self, hold_seconds: float) -> str | None:
+        """Takes the Lease from whoever holds it, for `hold_seconds`; the former holder, "" if nobody held it.
+
+        None where somebody wrote it at the same time: try again. A former holder may act for `renew_deadline_seconds`
+        and one request more. Raises ApiUnreachable and ApiRefused.
+        """
+        path = api_module.lease_path(self._settings.namespace, self._settings.name)
+        spec = {"leaseDurationSeconds": max(1, round(hold_seconds))}
+        try:
+            try:
+                lease = self._call("GET", path)
+            except ApiRefused as refusal:
+                if not refusal.not_found:
+                    raise
+                self._call("POST", api_module.lease_path(self._settings.namespace), self._fresh(spec))
+                return ""
+            before: dict[str, Any] = lease.get("spec") or {}
+            lease["spec"] = before | self._spec(before, taken=True) | spec
+            self._call("PUT", path, lease)
+        except ApiRefused as refusal:
+            if refusal.conflict:
+                return None
+            raise
+        holder = str(before.get("holderIdentity") or "")
+        return "" if holder == self._settings.identity else holder
 
 
 class LeaderThread(threading.Thread):

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import kopf
-import msgspec
 
 from memorypressure.version import VERSION
 from memorypressure_operator import api as api_module
-from memorypressure_operator import startup, tainter
+from memorypressure_operator import cleanup, startup
 from memorypressure_operator.api import Api
-from memorypressure_operator.errors import OperatorError, SettingsError
+from memorypressure_operator.errors import SettingsError
 from memorypressure_operator.events import EventWriter
 from memorypressure_operator.handlers import make_registry
 from memorypressure_operator.health import Health, HealthServer
@@ -46,10 +45,15 @@ SOURCES = (
 )
 
 
+def boot_seconds() -> float:
+    """Seconds since boot with the time that the machine slept: a Lease goes on running out while it does."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Operator:
     """All parts of one replica."""
 
-    def __init__(self, settings: Settings, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, settings: Settings, api: Api, clock: Callable[[], float] = boot_seconds) -> None:
         self.settings = settings
         self.api = api
         self.clock = clock
@@ -59,7 +63,14 @@ class Operator:
         self.leader = Leader(api, _leader_settings(settings), clock)
         self.events = EventWriter(api, settings.identity, self.metrics.events_failed.inc)
         self.loop = DecisionLoop(
-            settings, api, self.registry, self.leader, self.events, self.metrics, self.health, clock
+            settings,
+            api.fenced(self.leader.holds),
+            self.registry,
+            self.leader,
+            self.events,
+            self.metrics,
+            self.health,
+            clock,
         )
         self._leader_thread = LeaderThread(self.leader, settings.renew_seconds, self._leadership)
         self._streams = [self._stream(source) for source in SOURCES]
@@ -137,8 +148,8 @@ def _leader_settings(settings: Settings) -> LeaderSettings:
 
 def run(settings: Settings) -> int:
     """Runs the operator until SIGTERM or SIGINT (0) or until a part of it fails (1)."""
-    _log_to_stderr(settings.log_level)
-    api = _connect(settings)
+    log_to_stderr(settings.log_level)
+    api = connect(settings)
     operator = Operator(settings, api)
     health_server, metrics_server = _serve(operator)
     log.info(
@@ -210,7 +221,15 @@ async def _kopf(operator: Operator) -> int:
     return 0
 
 
-def _connect(settings: Settings) -> Api:
+def clean_up(settings: Settings) -> int:
+    """The command `cleanup`; its exit code."""
+    log_to_stderr(settings.log_level)
+    api = connect(settings)
+    return cleanup.run(settings, api, Leader(api, _leader_settings(settings), boot_seconds))
+
+
+def connect(settings: Settings) -> Api:
+    """The API server that the settings name. Raises CredentialsError."""
     return api_module.connect(
         settings.kubeconfig, settings.request_timeout_seconds, settings.token_reload_seconds, time.monotonic
     )
@@ -230,45 +249,9 @@ def _serve(operator: Operator) -> tuple[HealthServer, Any]:
     return health_server, metrics_server
 
 
-def _log_to_stderr(level: str) -> None:
+def log_to_stderr(level: str) -> None:
+    """Our log on standard error; kopf's and urllib3's only where something is wrong."""
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     logging.getLogger("urllib3").setLevel(logging.WARNING)
     if level != "debug":
         logging.getLogger("kopf").setLevel(logging.WARNING)
-
-
-def remove_taints(settings: Settings) -> int:
-    """Takes our taint off every node, for the time after an uninstall: 0 if none is left."""
-    _log_to_stderr(settings.log_level)
-    api = _connect(settings)
-    left, token = 0, ""
-    while True:
-        query = {"limit": str(settings.page_size)} | ({"continue": token} if token else {})
-        try:
-            page = msgspec.json.decode(api.get("/api/v1/nodes", query=query).body, type=_NodePage)
-        except OperatorError as error:
-            log.error("nodes cannot be listed: %s", error)
-            return 1
-        for raw in page.items:
-            node = decode_node(bytes(raw))
-            try:
-                outcome = tainter.apply(api, node, None)
-            except OperatorError as error:
-                log.error("node %s: taint not removed: %s", node.name, error)
-                left += 1
-                continue
-            if outcome is tainter.TaintOutcome.DONE:
-                log.info("node %s: taint removed", node.name)
-            left += outcome is tainter.TaintOutcome.CONTENDED
-        token = page.metadata.continue_
-        if not token:
-            return 1 if left else 0
-
-
-class _PageMeta(msgspec.Struct):
-    continue_: str = msgspec.field(default="", name="continue")
-
-
-class _NodePage(msgspec.Struct):
-    metadata: _PageMeta
-    items: list[msgspec.Raw] = []

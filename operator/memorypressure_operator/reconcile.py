@@ -20,7 +20,7 @@ from memorypressure_operator.acting import Actor, Situation
 from memorypressure_operator.api import Api, own_path
 from memorypressure_operator.budget import Budgets, Store
 from memorypressure_operator.caps import capped, for_nodes
-from memorypressure_operator.errors import ApiRefused, ApiUnreachable
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable, LeaseLost
 from memorypressure_operator.events import Event, EventWriter, node_subject
 from memorypressure_operator.granting import Granting
 from memorypressure_operator.health import Health
@@ -126,6 +126,8 @@ class DecisionLoop(threading.Thread):
             self._registry.dirty.wait(0.5)
             try:
                 self.once()
+            except LeaseLost as error:
+                log.warning("decision loop: %s", error)
             except (ApiUnreachable, ApiRefused) as error:
                 self._failed(type(error).__name__)
                 log.warning("decision loop: %s", error)
@@ -159,7 +161,7 @@ class DecisionLoop(threading.Thread):
             try:
                 with self._metrics.reconcile_seconds.time():
                     again = self._look(name)
-            except ApiUnreachable:
+            except (ApiUnreachable, LeaseLost):
                 self._registry.dirty.add(names[index:], delay_seconds=RETRY_SECONDS)
                 raise
             except ApiRefused as refusal:

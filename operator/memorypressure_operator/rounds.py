@@ -9,7 +9,7 @@ from memorypressure.spec import Limits, Mode, Policy, limits_from
 from memorypressure_operator import pressure
 from memorypressure_operator.budget import Budgets, Store
 from memorypressure_operator.caps import for_nodes
-from memorypressure_operator.errors import ApiRefused, ApiUnreachable
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable, LeaseLost
 from memorypressure_operator.granting import Granting, NodeFacts, Result, adopt, no_limits
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.registry import PolicyEntry, Registry
@@ -101,9 +101,13 @@ class Rounds:
                 log.warning("policy %s: no round of grants: %s", name, refusal)
                 self._due[name] = now + SOON_SECONDS
                 continue
-            except ApiUnreachable:
+            except (ApiUnreachable, LeaseLost):
                 self._due[name] = now + SOON_SECONDS
                 raise
+            except Exception:
+                log.exception("policy %s: no round of grants", name)  # the other policies' rounds go on
+                self._due[name] = now + IDLE_SECONDS
+                continue
             before = self.results.get(name)
             if result.armed is None and before is not None:
                 result.armed = before.armed

@@ -69,6 +69,13 @@ class Settings:
     renew_seconds: float = _option(2.0, "Time between two renewals.", 0.1, 60)
     renew_timeout_seconds: float = _option(3.0, "Limit of one renewal's request.", 0.1, 60)
 
+    cleanup_hold_seconds: float = _option(
+        120.0,
+        "How long `cleanup` keeps the Lease, so that a running operator does nothing until it is deleted.",
+        1,
+        3600,
+    )
+
     coalesce_seconds: float = _option(0.2, "How long changes of one node are collected before it is looked at.", 0, 60)
     resync_seconds: float = _option(300.0, "Each node is looked at at least this often.", 1, 3600)
     status_seconds: float = _option(2.0, "Shortest time between two status writes of one policy.", 0.1, 600)

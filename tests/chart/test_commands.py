@@ -15,7 +15,7 @@ COMMANDS = (
     ("DaemonSet", "sentinel", ("memorypressure-agent", "sentinel")),
     ("DaemonSet", "reporter", ("memorypressure-agent", "reporter")),
     ("Deployment", "operator", ("memorypressure-operator", "run")),
-    ("Job", "remove-taints", ("memorypressure-operator", "remove-taints")),
+    ("Job", "remove-taints", ("memorypressure-operator", "cleanup")),
 )
 
 

@@ -397,15 +397,32 @@ def test_tied_policies_are_told_and_run_dry(lab: Lab) -> None:
     wait_for(lambda: lab.condition("Conflicted", "b").get("status") == "False", "no conflict any more")
 
 
-def test_remove_taints_takes_only_ours(lab: Lab) -> None:
-    node = lab.node()
-    taints = [{"key": key, "effect": "NoSchedule"} for key in ("memorypressure.dev/pressure", "example.com/x")]
-    lab.admin.must("PATCH", f"/api/v1/nodes/{node}", {"spec": {"taints": taints}}, MERGE_PATCH)
-    operator = lab.operator()
-    operator.kill()
-    done = OperatorProcess(
-        lab.directory / "remove", ["remove-taints", "--kubeconfig", str(lab.plane.kubeconfig), "--namespace", lab.home]
-    )
+def cleanup(lab: Lab, name: str) -> OperatorProcess:
+    """The command with the short times of the lab's operators, ended."""
+    words = ["--kubeconfig", str(lab.plane.kubeconfig), "--namespace", lab.home, "--identity", name]
+    times = ["--renew-deadline-seconds", "2", "--request-timeout-seconds", "2", "--renew-timeout-seconds", "1"]
+    done = OperatorProcess(lab.directory / name, ["cleanup", *words, *times, "--lease-seconds", "4"])
     assert done.child.wait(30) == 0, done.text()
     done.kill()
-    assert [taint["key"] for taint in lab.taints(node)] == ["example.com/x"]
+    return done
+
+
+def test_cleanup_takes_only_our_taints_and_a_running_operator_does_not_put_them_on_again(lab: Lab) -> None:
+    operator = lab.running()
+    node = lab.node()
+    lab.policy()
+    foreign = {"key": "example.com/x", "effect": "NoSchedule"}
+    lab.admin.must("PATCH", f"/api/v1/nodes/{node}", {"spec": {"taints": [foreign]}}, MERGE_PATCH)
+    agent = lab.agent(node)
+    agent.press("low")
+    with lab.reporting(agent, every_seconds=0.3):
+        wait_for(lambda: lab.our_taints(node), "our taint")
+        done = cleanup(lab, "cleaner")
+        assert "one held the lease" in done.text()
+        assert not operator.probe("/healthz")[1]["leader"]
+        time.sleep(2)
+        assert [taint["key"] for taint in lab.taints(node)] == ["example.com/x"]
+    assert operator.child.poll() is None
+    lease = lab.admin.must("GET", f"/apis/coordination.k8s.io/v1/namespaces/{lab.home}/leases/memory-pressure-operator")
+    assert lease["spec"]["holderIdentity"] == "cleaner"
+    assert lease["spec"]["leaseDurationSeconds"] == 120

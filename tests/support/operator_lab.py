@@ -53,7 +53,7 @@ class OperatorProcess:
     def __init__(self, log: Path, arguments: list[str], environment: dict[str, str] | None = None) -> None:
         self.log = log
         self._file = log.open("ab")
-        words = arguments if arguments[:1] == ["remove-taints"] else ["run", *arguments]
+        words = arguments if arguments[:1] == ["cleanup"] else ["run", *arguments]
         command = [str(Path(sys.executable).parent / "memorypressure-operator"), *words]
         clean = {k: v for k, v in os.environ.items() if k != "KUBECONFIG" and not k.startswith("MPO_")}
         self.child = subprocess.Popen(

@@ -146,7 +146,8 @@ def test_the_ledger_comes_back_from_its_config_map(ledger: Ledger) -> None:
 
 def test_the_largest_ledger_fits_into_a_config_map() -> None:
     made = tuple(
-        Entry("n" * 63, f"{index:032}.{'b' * 36}", 10**6, 10**6, 10**6, 3600) for index in range(ledger_module.MAX_ENTRIES)
+        Entry("n" * 63, f"{index:032}.{'b' * 36}", 10**6, 10**6, 10**6, 3600)
+        for index in range(ledger_module.MAX_ENTRIES)
     )
     assert len(ledger_module.encode(Ledger(entries=made))[ledger_module.KEY]) < 1_000_000
 

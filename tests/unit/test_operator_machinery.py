@@ -1,4 +1,4 @@
-"""The operator's machinery without a cluster: settings, Lease, streams, views, Events, registry, health, evictor."""
+"""The operator's machinery without a cluster: settings, streams, views, Events, registry, health, evictor."""
 
 import http.server
 import json
@@ -18,7 +18,6 @@ from memorypressure_operator.events import Event, EventWriter, pod_subject
 from memorypressure_operator.evictor import Outcome
 from memorypressure_operator.handlers import Backoffs
 from memorypressure_operator.health import Health
-from memorypressure_operator.leader import Leader, LeaderSettings
 from memorypressure_operator.registry import Dirty, Registry
 from memorypressure_operator.reports import decode_plan, decode_state, digest
 from memorypressure_operator.streams import Source, Stream
@@ -81,117 +80,6 @@ def test_a_kubeconfig_that_is_not_one_is_named(tmp_path: Path) -> None:
     file.write_text("clusters: [")
     with pytest.raises(CredentialsError, match=re.escape(str(file))):
         Credentials(str(file), 60, Clock())
-
-
-# --- Lease ---
-
-
-class FakeLeases:
-    """One Lease with the API server's rules: creation conflicts and stale resourceVersions answer 409."""
-
-    def __init__(self) -> None:
-        self.lease: dict[str, Any] | None = None
-        self.version = 0
-        self.broken: Exception | None = None
-
-    def request(self, method: str, path: str, *, body: Any = None, timeout_seconds: float | None = None) -> Answer:
-        if self.broken is not None:
-            raise self.broken
-        if method == "GET":
-            if self.lease is None:
-                raise ApiRefused(404, "NotFound", "none")
-            return Answer(200, json.dumps(self.lease).encode())
-        if method == "POST" and self.lease is not None:
-            raise ApiRefused(409, "AlreadyExists", "exists")
-        if method == "PUT":
-            assert self.lease is not None
-            if body["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
-                raise ApiRefused(409, "Conflict", "stale")
-        self.version += 1
-        self.lease = json.loads(json.dumps(body))
-        self.lease["metadata"]["resourceVersion"] = str(self.version)
-        return Answer(200, json.dumps(self.lease).encode())
-
-
-def leader(leases: FakeLeases, clock: Clock, identity: str) -> Leader:
-    return Leader(leases, LeaderSettings("ns", "lease", identity, 15, 10, 2, 3), clock)
-
-
-def test_a_free_lease_is_taken_and_held_until_the_deadline() -> None:
-    clock, leases = Clock(), FakeLeases()
-    one = leader(leases, clock, "one")
-    assert not one.holds()
-    assert one.attempt()
-    clock.now += 9.9
-    assert one.holds()
-    clock.now += 0.2
-    assert not one.holds()
-    assert one.term == 1
-    assert one.attempt()
-    assert one.term == 2, "a gap of our own is a new term"
-
-
-@pytest.mark.parametrize("error", [ApiUnreachable("away"), ApiRefused(500, "", "x"), ApiRefused(409, "", "x")])
-def test_any_failed_renewal_leaves_the_deadline_where_it_was(error: Exception) -> None:
-    clock, leases = Clock(), FakeLeases()
-    one = leader(leases, clock, "one")
-    one.attempt()
-    leases.broken = error
-    for _ in range(6):
-        clock.now += 2
-        assert not one.attempt()
-    assert not one.holds()
-    leases.broken = None
-    assert one.attempt()
-    assert one.holds()
-
-
-def test_another_takes_over_only_after_it_saw_no_renewal_for_the_whole_duration() -> None:
-    clock, leases = Clock(), FakeLeases()
-    one, two = leader(leases, clock, "one"), leader(leases, clock, "two")
-    one.attempt()
-    for _ in range(8):
-        assert not two.attempt()
-        clock.now += 1.9
-    assert not one.holds()
-    assert two.attempt()
-    assert leases.lease is not None
-    assert leases.lease["spec"]["leaseTransitions"] == 1
-    assert not one.attempt(), "the first sees that it was replaced"
-
-
-def test_two_never_hold_at_once_whatever_the_gaps() -> None:
-    clock, leases = Clock(), FakeLeases()
-    both = [leader(leases, clock, "one"), leader(leases, clock, "two")]
-    for step in range(400):
-        if step % 7 != 3:
-            both[(step // 40) % 2].attempt()
-        if step % 5 == 0:
-            both[1 - (step // 40) % 2].attempt()
-        clock.now += (step * 37 % 23) / 5
-        assert sum(each.holds() for each in both) <= 1
-
-
-def test_a_released_lease_is_free_at_once() -> None:
-    clock, leases = Clock(), FakeLeases()
-    one, two = leader(leases, clock, "one"), leader(leases, clock, "two")
-    one.attempt()
-    one.release()
-    assert not one.holds()
-    assert two.attempt()
-
-
-def test_a_lease_that_is_not_understood_is_not_taken() -> None:
-    leases = FakeLeases()
-    leases.lease = {
-        "metadata": {"resourceVersion": "1"},
-        "spec": {"holderIdentity": "x", "leaseDurationSeconds": "soon"},
-    }
-    clock = Clock()
-    one = leader(leases, clock, "one")
-    for _ in range(3):
-        assert not one.attempt()
-        clock.now += 100
 
 
 # --- views ---
