@@ -81,6 +81,7 @@ class Reason(StrEnum):
     ALLOWANCE_RELEASED = "AllowanceReleased"
     ALLOWANCE_LOST = "AllowanceLost"
     LEDGER_INVALID = "LedgerInvalid"
+    KILL_NOT_COUNTED = "KillNotCounted"
     LEDGER_QUARANTINE = "LedgerQuarantine"
 
     # What was done, and how it ended.

@@ -1,4 +1,4 @@
-"""Evictions on one node: what is outstanding, what follows a kill, and the next victim. Every act is re-checked.
+"""Evictions on one node: what is outstanding, and the next victim. Every act is re-checked.
 
 The order of checks before an eviction is sent: limits, record written (the fence), pod read again from the API server,
 static protections once more, pressure still reported, Lease still held. Then one call, with the pod's UID.
@@ -17,7 +17,7 @@ from memorypressure_operator.budget import Budgets, Store
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable
 from memorypressure_operator.events import Event, EventWriter, node_subject, pod_subject
 from memorypressure_operator.evictions import Denied, EvictionLog, Room
-from memorypressure_operator.evictor import Outcome
+from memorypressure_operator.evictor import EvictionAnswer, Outcome
 from memorypressure_operator.memory import NodeMemory, Outstanding, Tally, now_text
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.reports import PodReference, StateView
@@ -25,7 +25,6 @@ from memorypressure_operator.views import NodeView, PodView
 
 log = logging.getLogger(__name__)
 
-CLEANUP_RETRY_SECONDS = 10.0
 REFUSED_RETRY_SECONDS = 10.0
 
 
@@ -75,7 +74,7 @@ class Actor:
 
     # --- what is under way ---
 
-    def follow(self, memory: NodeMemory, node: NodeView, pods: Mapping[str, PodView]) -> float | None:
+    def follow(self, memory: NodeMemory, node: NodeView, pods: Mapping[str, PodView], mode: Mode) -> float | None:
         """Looks after the eviction that is outstanding; seconds until it has to be looked at again, None if none is."""
         out = memory.outstanding
         if out is None:
@@ -89,17 +88,9 @@ class Actor:
         age = now - out.since
         if age < patience:
             return patience - age
-        if not out.deleted_again and self._holds():
-            shorter = max(1, out.grace_seconds // 4)
-            outcome, message = evictor.delete_again(self._api, out.pod, shorter)
-            out.deleted_again = outcome is not Outcome.BUSY
-            note = f"pod {out.pod.namespace}/{out.pod.name} outlived its grace period of {out.grace_seconds} s"
-            note += f" and was deleted again with {shorter} s: {outcome.value} {message}".rstrip()
-            log.info("node %s: %s", node.name, note)
-            subject = pod_subject(out.pod.namespace, out.pod.name, out.pod.uid)
-            key = f"again/{out.pod.uid}"
-            self._events.tell(Event(key, subject, "DeletePod", Reason.WAIT_ENDED, note, related=node_subject(node)))
-        if age > patience + evictions.GIVE_UP_SECONDS:
+        if not out.deleted_again and mode is Mode.ENFORCE and self._holds():
+            self._again(out, node)
+        if age > patience + evictions.GIVE_UP_SECONDS or out.not_ending:
             log.warning(
                 "node %s: pod %s/%s does not end; others may be tried", node.name, out.pod.namespace, out.pod.name
             )
@@ -107,55 +98,28 @@ class Actor:
             return None
         return 5.0
 
-    def clean_up(
-        self,
-        memory: NodeMemory,
-        node: NodeView,
-        pods: Mapping[str, PodView],
-        grace: int,
-        protected: Callable[[PodView], tuple[Reason, str] | None],
-    ) -> float | None:
-        """Evicts pods whose containers the node killed, lest they come back in place; not counted as evictions.
+    def _again(self, out: Outstanding, node: NodeView) -> None:
+        """Deletes a pod that outlived its grace with a shorter one, if it is ending at all.
 
-        A budget's 429 leaves the pod (on a tainted node) and tries again. Seconds until the next try, None for none.
+        An eviction whose answer was lost may have been refused: deleting such a pod would pass its budget by.
         """
-        now, waits = self._clock(), []
-        for uid, at in list(memory.cleanups.items()):
-            pod = pods.get(uid)
-            if pod is None or pod.terminating or pod.finished:
-                del memory.cleanups[uid]
-                continue
-            if now < at:
-                waits.append(at - now)
-                continue
-            if not self._holds():
-                return 1.0
-            subject, on_node = pod_subject(pod.namespace, pod.name, pod.uid), node_subject(node)
-            # The report is the node's word alone: what no plan may hold is not evicted on it.
-            veto = protected(pod)
-            if veto is not None:
-                note = f"pod stays, although node {node.name} reports that it killed it: {veto[1]}"
-                log.warning("node %s: %s/%s: %s", node.name, pod.namespace, pod.name, note)
-                self._events.tell(Event(f"cleanup/{uid}", subject, "EvictPod", veto[0], note, related=on_node))
-                del memory.cleanups[uid]
-                continue
-            outcome, message = evictor.evict(self._api, pod, grace)
-            log.info(
-                "node %s: eviction of killed pod %s/%s: %s %s", node.name, pod.namespace, pod.name, outcome, message
-            )
-            if outcome is Outcome.EVICTED:
-                note = f"pod evicted after its containers were killed for memory pressure on node {node.name}"
-                self._events.tell(Event(f"cleanup/{uid}", subject, "EvictPod", Reason.EVICTED, note, related=on_node))
-            elif outcome is Outcome.DISRUPTION_BUDGET:
-                note = f"pod stays after its containers were killed, its eviction is tried again: {message}"
-                event = Event(f"cleanup/{uid}", subject, "EvictPod", Reason.DISRUPTION_BUDGET, note, related=on_node)
-                self._events.tell(event)
-            if outcome in (Outcome.EVICTED, Outcome.GONE, Outcome.REPLACED):
-                del memory.cleanups[uid]
-            else:
-                memory.cleanups[uid] = now + CLEANUP_RETRY_SECONDS
-                waits.append(CLEANUP_RETRY_SECONDS)
-        return min(waits, default=None)
+        try:
+            current = evictor.read_pod(self._api, out.pod)
+        except (ApiUnreachable, ApiRefused, ValueError) as error:
+            log.warning("node %s: %s/%s not read again: %s", node.name, out.pod.namespace, out.pod.name, error)
+            return
+        out.not_ending = current is not None and current.uid == out.pod.uid and not current.terminating
+        if current is None or current.uid != out.pod.uid or not current.terminating:
+            return
+        shorter = max(1, out.grace_seconds // 4)
+        answer = evictor.delete_again(self._api, out.pod, shorter)
+        out.deleted_again = answer.outcome is not Outcome.BUSY
+        note = f"pod {out.pod.namespace}/{out.pod.name} outlived its grace period of {out.grace_seconds} s"
+        note += f" and was deleted again with {shorter} s: {answer}"
+        log.info("node %s: %s", node.name, note)
+        subject = pod_subject(out.pod.namespace, out.pod.name, out.pod.uid)
+        key = f"again/{out.pod.uid}"
+        self._events.tell(Event(key, subject, "DeletePod", Reason.WAIT_ENDED, note, related=node_subject(node)))
 
     # --- the next victim ---
 
@@ -249,6 +213,7 @@ class Actor:
             return self._denied(memory, situation, Denied(ranking.reason, ranking.message, again_seconds=10.0))
         order = [ranking.chosen, *(each for each in ranking.order if each is not ranking.chosen and each.sufficient)]
         last = Denied(Reason.NO_VICTIM, "no candidate may be evicted now", again_seconds=REFUSED_RETRY_SECONDS)
+        wait = REFUSED_RETRY_SECONDS
         for entry in order:
             candidate = entry.candidate
             pod = situation.pods.get(candidate.uid)
@@ -261,46 +226,44 @@ class Actor:
                 )
                 self._denied(memory, situation, last, candidate)
                 continue
-            outcome, message = self._evict(situation, store, pod, grace)
-            if outcome is Outcome.EVICTED or outcome is Outcome.UNKNOWN:
-                self._evicted(memory, situation, pod, candidate, grace, ranking.message, outcome)
+            answer = self._evict(situation, store, pod, grace)
+            if answer.outcome.spent:
+                self._evicted(memory, situation, pod, candidate, grace, ranking.message, answer.outcome)
                 return None
-            reason = _REASONS.get(outcome, Reason.ACTION_FAILED)
-            last = Denied(reason, message or outcome.value, again_seconds=REFUSED_RETRY_SECONDS)
+            reason = _REASONS.get(answer.outcome, Reason.ACTION_FAILED)
+            wait = max(wait, answer.retry_after_seconds)
+            last = Denied(reason, answer.message or answer.outcome.value, again_seconds=wait)
             self._denied(memory, situation, last, candidate)
-            if not outcome.next_candidate:
+            if not answer.outcome.next_candidate:
                 break
-        memory.retry_at = self._clock() + REFUSED_RETRY_SECONDS
+        memory.retry_at = self._clock() + wait
         return last
 
-    def _evict(self, situation: Situation, store: Store, pod: PodView, grace: int) -> tuple[Outcome, str]:
+    def _evict(self, situation: Situation, store: Store, pod: PodView, grace: int) -> EvictionAnswer:
         """The second veto, the record, and the call."""
         try:
             current = evictor.read_pod(self._api, pod)
         except (ApiUnreachable, ApiRefused, ValueError) as error:
-            return Outcome.BUSY, f"the pod could not be read again: {error}"
-        if current is None or current.uid != pod.uid:
-            return Outcome.GONE, "the pod is gone"
-        if current.terminating:
-            return Outcome.ALREADY_TERMINATING, "the pod is ending already"
-        if current.node != situation.node.name or current.finished:
-            return Outcome.REPLACED, "the pod does not run on the node any more"
+            return EvictionAnswer(Outcome.BUSY, f"the pod could not be read again: {error}")
+        refused = evictor.changed(pod, current, situation.node.name)
+        if refused is not None or current is None:
+            return refused or EvictionAnswer(Outcome.GONE)
         veto = situation.protected(current)
         if veto is not None:
-            return Outcome.FORBIDDEN, f"{veto[0]}: {veto[1]}"
+            return EvictionAnswer(Outcome.FORBIDDEN, f"{veto[0]}: {veto[1]}")
         if not situation.still():
-            return Outcome.BUSY, "pressure, policy or mode changed"
+            return EvictionAnswer(Outcome.BUSY, "pressure, policy or mode changed")
         if store.desk is None:
-            return Outcome.BUSY, "the ledger is not readable now"
+            return EvictionAnswer(Outcome.BUSY, "the ledger is not readable now")
         record = self._budgets.current_evictions(store).with_record(situation.node.name, pod.workload, pod.uid)
         if not self._holds() or not self._budgets.write(store, store.desk.ledger, record):
-            return Outcome.BUSY, "the eviction could not be recorded first"
+            return EvictionAnswer(Outcome.BUSY, "the eviction could not be recorded first")
         if not self._holds() or not situation.still():
-            return Outcome.BUSY, "the Lease ran out or pressure ended while the eviction was recorded"
-        outcome, message = evictor.evict(self._api, pod, grace)
-        if not outcome.spent:
+            return EvictionAnswer(Outcome.BUSY, "the Lease ran out or pressure ended while the eviction was recorded")
+        answer = evictor.evict(self._api, pod, grace)
+        if not answer.outcome.spent:
             store.evictions = self._budgets.current_evictions(store).without(pod.uid)  # written with the next record
-        return outcome, message
+        return answer
 
     def _evicted(
         self,

@@ -1,7 +1,8 @@
 """Which eviction is due on a node, and what of it is recorded. Pure: the limits are checked here, `evictor` acts.
 
 The record of the last hour is kept beside the policy's ledger, as ages: it is written, with the resourceVersion, before
-the eviction is sent, so neither a crash nor a second leader can evict more than the limits say.
+the eviction is sent, so neither a crash nor a second leader can evict more than the limits say. Clean-ups after kills
+are on it too: they have a limit of their own, the kills that the ledger counts.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from memorypressure.victims import Candidate, ContainerUsage, Ranking, Usage, ra
 from memorypressure_operator.reports import StateStatus
 
 KEY = "evictions"
-VERSION = 1
+VERSION = 2
 HOUR_SECONDS = 3600.0
 WORKLOAD_SECONDS = 600.0
 MAX_RECORDS = 2000
@@ -34,12 +35,13 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One eviction; `age_seconds` at the time of the log."""
+    """One eviction; `age_seconds` at the time of the log. `cleanup`: its containers had been killed before."""
 
     age_seconds: float
     node: str
     workload: str
     uid: str
+    cleanup: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,16 @@ class EvictionLog:
 
     records: tuple[Record, ...] = ()
 
+    @property
+    def evictions(self) -> int:
+        """Those that evictionsPerHour counts: no clean-ups."""
+        return sum(not record.cleanup for record in self.records)
+
+    @property
+    def cleanups(self) -> int:
+        """Those that followed a kill."""
+        return sum(record.cleanup for record in self.records)
+
     def aged(self, seconds: float) -> "EvictionLog":
         """The log so much later."""
         if not self.records:
@@ -55,9 +67,9 @@ class EvictionLog:
         older = (replace(record, age_seconds=record.age_seconds + seconds) for record in self.records)
         return EvictionLog(tuple(record for record in older if record.age_seconds < HOUR_SECONDS))
 
-    def with_record(self, node: str, workload: str, uid: str) -> "EvictionLog":
+    def with_record(self, node: str, workload: str, uid: str, *, cleanup: bool = False) -> "EvictionLog":
         """The log with an eviction that is about to be sent."""
-        return EvictionLog((*self.records, Record(0.0, node, workload, uid)))
+        return EvictionLog((*self.records, Record(0.0, node, workload, uid, cleanup)))
 
     def without(self, uid: str) -> "EvictionLog":
         """The log without the newest record of a pod: the API server refused."""
@@ -67,12 +79,16 @@ class EvictionLog:
         return self
 
     def of_workload(self, workload: str) -> int:
-        """Evictions of a workload's pods in the last 10 minutes."""
+        """Evictions of a workload's pods in the last 10 minutes, clean-ups too: each took a pod."""
         return sum(r.workload == workload and r.age_seconds < WORKLOAD_SECONDS for r in self.records)
 
     def on_node(self, node: str, older_than_seconds: float = 0.0) -> int:
-        """Evictions on a node that are at least so old."""
-        return sum(r.node == node and r.age_seconds >= older_than_seconds for r in self.records)
+        """Evictions on a node that are at least so old; clean-ups are counted as kills already."""
+        return sum(r.node == node and not r.cleanup and r.age_seconds >= older_than_seconds for r in self.records)
+
+    def cleaned_up(self, uid: str) -> bool:
+        """Whether a clean-up of the pod is on record."""
+        return any(r.uid == uid and r.cleanup for r in self.records)
 
     def age_of(self, uid: str) -> float | None:
         """Seconds since a pod's eviction was recorded."""
@@ -85,7 +101,7 @@ class EvictionLog:
 
 def encode(log: EvictionLog) -> str:
     """The text under KEY."""
-    records = [[round(r.age_seconds, 1), r.node, r.workload, r.uid] for r in log.records]
+    records = [[round(r.age_seconds, 1), r.node, r.workload, r.uid, r.cleanup] for r in log.records]
     body = {"version": VERSION, "records": records}
     return json.dumps(body | {"digest": _digest(body)}, sort_keys=True)
 
@@ -102,7 +118,8 @@ def decode(text: str | None) -> EvictionLog:
             raise RecordError(f"data.{KEY}.version: is {body['version']!r}, this operator writes {VERSION}; {remedy}")
         if digest != _digest(body):
             raise RecordError(f"data.{KEY}.digest: does not match: the record was edited; {remedy}")
-        return EvictionLog(tuple(Record(float(r[0]), str(r[1]), str(r[2]), str(r[3])) for r in body["records"]))
+        records = body["records"]
+        return EvictionLog(tuple(Record(float(r[0]), str(r[1]), str(r[2]), str(r[3]), bool(r[4])) for r in records))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         if isinstance(error, RecordError):
             raise
@@ -145,14 +162,23 @@ def limits_allow(policy: Policy, room: Room) -> Denied | None:
     if room.since_action is not None and room.since_action < limits.cooldown_seconds:
         left = limits.cooldown_seconds - room.since_action
         return Denied(Reason.COOLDOWN, f"cool-down for {left:.0f} s more", again_seconds=left)
-    if len(room.log.records) >= min(room.evictions_per_hour, MAX_RECORDS):
-        oldest = max((record.age_seconds for record in room.log.records), default=0.0)
-        message = f"{len(room.log.records)} evictions in the last hour, evictionsPerHour is {room.evictions_per_hour}"
+    if room.log.evictions >= room.evictions_per_hour or len(room.log.records) >= MAX_RECORDS:
+        oldest = max((record.age_seconds for record in room.log.records if not record.cleanup), default=0.0)
+        message = f"{room.log.evictions} evictions in the last hour, evictionsPerHour is {room.evictions_per_hour}"
         return Denied(Reason.BUDGET_EXHAUSTED, message, again_seconds=max(1.0, HOUR_SECONDS - oldest))
     if not room.has_slot and room.concurrent_nodes >= room.concurrent_limit:
         message = f"evictions run on {room.concurrent_nodes} nodes, maxConcurrentNodes is {room.concurrent_limit}"
         return Denied(Reason.CONCURRENT_NODES, message, again_seconds=10.0)
     return None
+
+
+def cleanup_allowed(log: EvictionLog, spent: int, most: int) -> bool:
+    """Whether one more pod may be evicted because a node says that it killed it.
+
+    `spent`: kills of the last hour by the ledger, `most`: the kills that the policy's limits allow an hour. A report is
+    one node's word: it never has more pods evicted than could have been killed, and the ledger counts each.
+    """
+    return log.cleanups < min(spent, most) and len(log.records) < MAX_RECORDS
 
 
 def ranked(policy: Policy, candidates: Iterable[Candidate], status: StateStatus, ages: Mapping[str, float]) -> Ranking:

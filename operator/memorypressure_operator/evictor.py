@@ -3,6 +3,7 @@
 Each names the pod by UID, so that a pod of the same name that came later is safe, and returns a typed outcome.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
@@ -35,8 +36,23 @@ class Outcome(StrEnum):
         return self not in (Outcome.EVICTED, Outcome.UNKNOWN, Outcome.BUSY)
 
 
-def evict(api: Api, pod: PodView, grace_period_seconds: int) -> tuple[Outcome, str]:
-    """(outcome, the API server's words). Never raises for what the API server or the network does."""
+@dataclass(frozen=True, slots=True)
+class EvictionAnswer:
+    """How a request ended, with the API server's words; `retry_after_seconds` as it asked, 0 where it did not."""
+
+    outcome: Outcome
+    message: str = ""
+    retry_after_seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.outcome} {self.message}".rstrip()
+
+
+def evict(api: Api, pod: PodView, grace_period_seconds: int) -> EvictionAnswer:
+    """The answer to one eviction; 201, 404, 409, 429 and 500 each have an outcome. Never raises for any of them.
+
+    Raises LeaseLost of a fenced Api, before anything is sent.
+    """
     body = {
         "apiVersion": "policy/v1",
         "kind": "Eviction",
@@ -46,10 +62,10 @@ def evict(api: Api, pod: PodView, grace_period_seconds: int) -> tuple[Outcome, s
     try:
         api.request("POST", pod_path(pod.namespace, pod.name) + "/eviction", body=body)
     except ApiUnreachable as error:
-        return Outcome.UNKNOWN, str(error)
+        return EvictionAnswer(Outcome.UNKNOWN, str(error))
     except ApiRefused as refusal:
-        return _refused(refusal), refusal.message
-    return Outcome.EVICTED, ""
+        return EvictionAnswer(_refused(refusal), refusal.message, refusal.retry_after_seconds)
+    return EvictionAnswer(Outcome.EVICTED)
 
 
 def _refused(refusal: ApiRefused) -> Outcome:
@@ -78,7 +94,18 @@ def read_pod(api: Api, pod: PodView) -> PodView | None:
         raise ValueError(f"pod {pod.namespace}/{pod.name} is not understood: {error}") from None
 
 
-def delete_again(api: Api, pod: PodView, grace_period_seconds: int) -> tuple[Outcome, str]:
+def changed(pod: PodView, current: PodView | None, node: str) -> EvictionAnswer | None:
+    """Why a pod that was read again is not to be evicted from the node any more; None if nothing speaks against it."""
+    if current is None or current.uid != pod.uid:
+        return EvictionAnswer(Outcome.GONE, "the pod is gone")
+    if current.terminating:
+        return EvictionAnswer(Outcome.ALREADY_TERMINATING, "the pod is ending already")
+    if current.node != node or current.finished:
+        return EvictionAnswer(Outcome.REPLACED, "the pod does not run on the node any more")
+    return None
+
+
+def delete_again(api: Api, pod: PodView, grace_period_seconds: int) -> EvictionAnswer:
     """Deletes a pod that is terminating already with a shorter grace.
 
     At least 1 s: 0 would drop the object while its processes may still run, and a StatefulSet would start it twice.
@@ -92,7 +119,7 @@ def delete_again(api: Api, pod: PodView, grace_period_seconds: int) -> tuple[Out
     try:
         api.request("DELETE", pod_path(pod.namespace, pod.name), body=options)
     except ApiUnreachable as error:
-        return Outcome.UNKNOWN, str(error)
+        return EvictionAnswer(Outcome.UNKNOWN, str(error))
     except ApiRefused as refusal:
-        return _refused(refusal), refusal.message
-    return Outcome.EVICTED, ""
+        return EvictionAnswer(_refused(refusal), refusal.message, refusal.retry_after_seconds)
+    return EvictionAnswer(Outcome.EVICTED)

@@ -26,6 +26,15 @@ class Outstanding:
     grace_seconds: int
     since: float
     deleted_again: bool = False
+    not_ending: bool = False  # read again after its grace: it is not being deleted at all
+
+
+@dataclass(frozen=True, slots=True)
+class Cleanup:
+    """A killed pod that is to be evicted: when to try next, and since when it waits (monotonic)."""
+
+    due: float
+    since: float
 
 
 @dataclass(slots=True)
@@ -40,7 +49,7 @@ class NodeMemory:
     slot: bool = False
     pressed: bool | None = None  # UnderPressure as last told; None = not known yet
     pressed_at: float | None = None
-    cleanups: dict[str, float] = field(default_factory=dict)  # uid of a killed pod -> when to try its eviction
+    cleanups: dict[str, Cleanup] = field(default_factory=dict)  # by the uid of a killed pod
     actions_seen: frozenset[str] = frozenset()
     born: float = 0.0
     inherited: bool = False  # its episode began before this process looked: evictions on record count for it

@@ -14,18 +14,19 @@ from dataclasses import dataclass
 
 from memorypressure.reasons import Reason
 from memorypressure.selection import select
-from memorypressure.spec import Action, Mode, Policy
+from memorypressure.spec import Action, Mode, Policy, Step
 from memorypressure_operator import defaults, objects, pressure, tainter
 from memorypressure_operator.acting import Actor, Situation
 from memorypressure_operator.api import Api, own_path
 from memorypressure_operator.budget import Budgets, Store
 from memorypressure_operator.caps import capped, for_nodes
+from memorypressure_operator.cleanups import After, Cleaner
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable, LeaseLost
 from memorypressure_operator.events import Event, EventWriter, node_subject
 from memorypressure_operator.granting import Granting
 from memorypressure_operator.health import Health
 from memorypressure_operator.leader import Leader
-from memorypressure_operator.memory import NodeMemory, Tally, now_text
+from memorypressure_operator.memory import Cleanup, NodeMemory, Tally, now_text
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.planning import Draft, Planner, TokenBucket, ages
 from memorypressure_operator.registry import Registry
@@ -99,6 +100,7 @@ class DecisionLoop(threading.Thread):
         self._granting = Granting(api, self.budgets, leader.holds, clock, registry.put_state)
         self._teller = Teller(events, self.tally)
         self._actor = Actor(api, self.budgets, events, metrics, leader.holds, clock, self.tally)
+        self._cleaner = Cleaner(api, self.budgets, events, leader.holds, clock)
         self.rounds = Rounds(self._granting, self.budgets, registry, self.memories, clock, settings)
         self._surveyor = Surveyor(api, registry, self.budgets, self.rounds, events, metrics, health, clock, settings)
 
@@ -325,7 +327,7 @@ class DecisionLoop(threading.Thread):
             memory.slot = memory.slot or bool(memory.watch.episode)
             memory.victims += 1
             if kill.action.pod is not None and kill.age_seconds <= OLD_SECONDS:
-                memory.cleanups[kill.action.pod.uid] = 0.0
+                memory.cleanups[kill.action.pod.uid] = Cleanup(0.0, self._clock())
         if memory.watch.episode_clear_since_ns is not None:
             left_ns = memory.watch.episode_clear_since_ns + pressure.EPISODE_CLEAR_NS - look.now_ns
             return left_ns / pressure.NS
@@ -396,14 +398,12 @@ class DecisionLoop(threading.Thread):
     def _evict(self, look: Look) -> float:
         memory, node, policy = look.memory, look.node, look.policy
         waits = [self._settings.resync_seconds]
-        after = self._actor.follow(memory, node, look.pods)
+        after = self._actor.follow(memory, node, look.pods, look.mode)
         if after is not None:
             waits.append(after)
         step = next((each for each in policy.ladder if each.evict), None) if policy else None
         if look.mode is Mode.ENFORCE and policy is not None and memory.cleanups:
-            grace = step.evict.grace_period_seconds if step and step.evict else NO_GRACE_SECONDS
-            veto = functools.partial(self._planner.veto, policy)
-            again = self._actor.clean_up(memory, node, look.pods, grace, veto)
+            again = self._cleaner.run(memory, self._after(look, policy, step))
             if again is not None:
                 waits.append(again)
         status = memory.watch.step(Action.EVICT)
@@ -420,17 +420,32 @@ class DecisionLoop(threading.Thread):
             waits.append(denied.again_seconds)
         return min(*waits, 5.0)
 
-    def _store(self, policy: Policy, mode: Mode) -> Store | None:
-        return self.rounds.ready_store(policy) if mode is Mode.ENFORCE else None
+    def _after(self, look: Look, policy: Policy, step: Step | None) -> After:
+        limits = for_nodes(policy.limits, self._effective(policy), self._settings)
+        return After(
+            node=look.node,
+            pods=look.pods,
+            grace_seconds=step.evict.grace_period_seconds if step and step.evict else NO_GRACE_SECONDS,
+            store=self.rounds.ready_store(policy),
+            most=limits.max_standing_kills.of(self._effective(policy)) + limits.kills_per_hour,
+            protected=functools.partial(self._planner.veto, policy),
+        )
 
-    def _situation(self, look: Look, policy: Policy) -> Situation:
-        name = look.node.name
-        effective = sum(
+    def _effective(self, policy: Policy) -> int:
+        """Nodes on which the policy is in force."""
+        return sum(
             each.selection is not None
             and each.selection.policy is not None
             and each.selection.policy.name == policy.name
             for each in self.memories.values()
         )
+
+    def _store(self, policy: Policy, mode: Mode) -> Store | None:
+        return self.rounds.ready_store(policy) if mode is Mode.ENFORCE else None
+
+    def _situation(self, look: Look, policy: Policy) -> Situation:
+        name = look.node.name
+        effective = self._effective(policy)
         limits = for_nodes(policy.limits, effective, self._settings)
         candidates = self._planner.eviction_candidates(policy, look.pods.values())
 

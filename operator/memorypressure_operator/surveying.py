@@ -152,7 +152,7 @@ class Surveyor:
         if desk is None and enforced:  # not readable: what was last known may still be out
             known = entry.status.get("exposure") or {}
             shown = (int(known.get("standingKills") or 0), int(known.get("worstCaseHour") or worst))
-        evicted = len(self._budgets.current_evictions(store).records) if store is not None else 0
+        evicted = self._budgets.current_evictions(store).evictions if store is not None else 0
         return Facts(
             counts=counts,
             dry_run=tally.count("dryRun") if tally else 0,

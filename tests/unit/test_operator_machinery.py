@@ -495,8 +495,10 @@ BUDGET = ApiRefused(429, "TooManyRequests", "Cannot evict", 10, ("DisruptionBudg
 )
 def test_outcomes_of_an_eviction(error: Exception | None, outcome: Outcome, spent: bool, goes_on: bool) -> None:
     api: Any = Refusing(error)
-    found, _ = evictor.evict(api, view(), 7)
+    answer = evictor.evict(api, view(), 7)
+    found = answer.outcome
     assert (found, found.spent, found.next_candidate) == (outcome, spent, goes_on)
+    assert answer.retry_after_seconds == (error.retry_after_seconds if isinstance(error, ApiRefused) else 0)
     assert api.bodies[0]["deleteOptions"] == {"preconditions": {"uid": "u"}, "gracePeriodSeconds": 7}
 
 

@@ -1,0 +1,140 @@
+"""After a kill: the pod is evicted, lest the kubelet starts its containers again in place.
+
+That the node killed it is the node's word alone. So what no plan may hold is not evicted on it, and no more pods are
+than the ledger counts as killed: each of these evictions is recorded beside the ledger before it is sent.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from memorypressure.reasons import Reason
+from memorypressure_operator import evictions, evictor
+from memorypressure_operator.api import Api
+from memorypressure_operator.budget import Budgets, Store
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable
+from memorypressure_operator.events import Event, EventWriter, node_subject, pod_subject
+from memorypressure_operator.evictor import EvictionAnswer, Outcome
+from memorypressure_operator.memory import Cleanup, NodeMemory
+from memorypressure_operator.views import NodeView, PodView
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 10.0
+COUNT_SECONDS = 0.5
+"""The ledger counts a reported kill with the policy's next round."""
+PATIENCE_SECONDS = 120.0
+"""A kill that the ledger does not count for so long is none that it allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """What a node's clean-ups need. `most`: kills that the policy's limits allow an hour."""
+
+    node: NodeView
+    pods: Mapping[str, PodView]
+    grace_seconds: int
+    store: Store
+    most: int
+    protected: Callable[[PodView], tuple[Reason, str] | None]
+
+
+class Cleaner:
+    """Carries clean-ups out for the decision loop. `holds` is the Lease's deadline."""
+
+    def __init__(
+        self,
+        api: Api,
+        budgets: Budgets,
+        events: EventWriter,
+        holds: Callable[[], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self._api = api
+        self._budgets = budgets
+        self._events = events
+        self._holds = holds
+        self._clock = clock
+
+    def run(self, memory: NodeMemory, after: After) -> float | None:
+        """Does what is due; seconds until the next try, None when nothing is left.
+
+        A PodDisruptionBudget's 429 leaves the pod (on a tainted node) and tries again; never a plain delete.
+        """
+        now, waits = self._clock(), []
+        for uid, cleanup in list(memory.cleanups.items()):
+            pod = after.pods.get(uid)
+            if pod is None or pod.terminating or pod.finished:
+                del memory.cleanups[uid]
+                continue
+            if now < cleanup.due:
+                waits.append(cleanup.due - now)
+                continue
+            if not self._holds():
+                return 1.0
+            again = self._one(pod, cleanup, after)
+            if again is None:
+                del memory.cleanups[uid]
+            else:
+                memory.cleanups[uid] = replace(cleanup, due=now + again)
+                waits.append(again)
+        return min(waits, default=None)
+
+    def _one(self, pod: PodView, cleanup: Cleanup, after: After) -> float | None:
+        """Seconds until the next try, None when there is to be none."""
+        try:
+            current = evictor.read_pod(self._api, pod)
+        except (ApiUnreachable, ApiRefused, ValueError) as error:
+            log.warning("node %s: killed pod %s/%s not read again: %s", after.node.name, pod.namespace, pod.name, error)
+            return RETRY_SECONDS
+        if current is None or evictor.changed(pod, current, after.node.name) is not None:
+            return None
+        veto = after.protected(current)
+        if veto is not None:
+            self._stays(pod, after, *veto)
+            return None
+        recorded = self._recorded(pod, after)
+        if recorded is None:
+            if self._clock() - cleanup.since < PATIENCE_SECONDS:
+                return COUNT_SECONDS
+            why = "the ledger does not count so many kills in the last hour"
+            self._stays(pod, after, Reason.KILL_NOT_COUNTED, why)
+            return None
+        if not recorded:
+            return RETRY_SECONDS
+        answer = evictor.evict(self._api, pod, after.grace_seconds)
+        log.info("node %s: eviction of killed pod %s/%s: %s", after.node.name, pod.namespace, pod.name, answer)
+        self._tell(pod, after, answer)
+        if answer.outcome in (Outcome.EVICTED, Outcome.GONE, Outcome.REPLACED):
+            return None
+        return max(RETRY_SECONDS, answer.retry_after_seconds)
+
+    def _recorded(self, pod: PodView, after: After) -> bool | None:
+        """Whether the clean-up is on record now; None where the ledger has no kill for it."""
+        store = after.store
+        if store.desk is None:
+            return False
+        record = self._budgets.current_evictions(store)
+        if record.cleaned_up(pod.uid):
+            return True
+        if not evictions.cleanup_allowed(record, store.desk.ledger.spent, after.most):
+            return None
+        added = record.with_record(after.node.name, pod.workload, pod.uid, cleanup=True)
+        return self._budgets.write(store, store.desk.ledger, added)
+
+    def _stays(self, pod: PodView, after: After, reason: Reason, why: str) -> None:
+        note = f"pod stays, although node {after.node.name} reports that it killed it: {why}"
+        log.warning("node %s: %s/%s: %s", after.node.name, pod.namespace, pod.name, note)
+        self._event(pod, after, reason, note)
+
+    def _tell(self, pod: PodView, after: After, answer: EvictionAnswer) -> None:
+        if answer.outcome is Outcome.EVICTED:
+            note = f"pod evicted after its containers were killed for memory pressure on node {after.node.name}"
+            self._event(pod, after, Reason.EVICTED, note)
+        elif answer.outcome is Outcome.DISRUPTION_BUDGET:
+            note = f"pod stays after its containers were killed, its eviction is tried again: {answer.message}"
+            self._event(pod, after, Reason.DISRUPTION_BUDGET, note)
+
+    def _event(self, pod: PodView, after: After, reason: Reason, note: str) -> None:
+        subject, on_node = pod_subject(pod.namespace, pod.name, pod.uid), node_subject(after.node)
+        self._events.tell(Event(f"cleanup/{pod.uid}", subject, "EvictPod", reason, note, related=on_node))

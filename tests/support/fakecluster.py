@@ -1,0 +1,112 @@
+"""An API server in memory, for what a real one cannot show at will: answers on demand, time that a test moves.
+
+It knows ConfigMaps with resourceVersions, pods and evictions. Everything else is tested on a real API server.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from memorypressure_operator.api import Answer
+from memorypressure_operator.errors import ApiRefused
+from memorypressure_operator.views import PodView, decode_pod
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def pod_json(uid: str, *, node: str = "n", owner: str = "web", **meta: Any) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": uid,
+            "namespace": "ns",
+            "uid": uid,
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "ownerReferences": [{"kind": "ReplicaSet", "name": owner, "controller": True}],
+            **meta,
+        },
+        "spec": {"nodeName": node, "containers": [{"resources": {"requests": {"memory": "64Mi"}}}]},
+        "status": {"phase": "Running", "qosClass": "Burstable"},
+    }
+
+
+class FakeCluster:
+    """`answers`: pod uid -> what its evictions raise, one after the other. `before`: called before every request."""
+
+    def __init__(self) -> None:
+        self.config_maps: dict[str, dict[str, Any]] = {}
+        self.pods: dict[str, dict[str, Any]] = {}
+        self.answers: dict[str, list[Exception | None]] = {}
+        self.evictions: list[str] = []
+        self.deletes: list[str] = []
+        self.writes: list[tuple[str, str]] = []
+        self.before: Callable[[str, str], None] = lambda method, path: None
+        self.version = 0
+
+    def add(self, uid: str, **changes: Any) -> PodView:
+        self.pods[uid] = pod_json(uid, **changes)
+        return self.view(uid)
+
+    def view(self, uid: str) -> PodView:
+        return decode_pod(json.dumps(self.pods[uid]).encode())
+
+    def views(self) -> dict[str, PodView]:
+        return {uid: self.view(uid) for uid in self.pods}
+
+    def get(self, path: str, **_: Any) -> Answer:
+        return self.request("GET", path)
+
+    def request(self, method: str, path: str, *, body: Any = None, **_: Any) -> Answer:
+        self.before(method, path)
+        if method != "GET":
+            self.writes.append((method, path))
+        if "/configmaps" in path:
+            return self._config_map(method, path.partition("/configmaps")[2].strip("/"), body)
+        if path.endswith("/eviction"):
+            return self._evict(path.split("/")[-2], body)
+        uid = path.rsplit("/", 1)[1]
+        if uid not in self.pods:
+            raise ApiRefused(404, "NotFound", "none")
+        if method == "DELETE":
+            self.deletes.append(uid)
+        return Answer(200, json.dumps(self.pods[uid]).encode())
+
+    def _evict(self, uid: str, body: Any) -> Answer:
+        self.evictions.append(uid)
+        waiting = self.answers.get(uid) or [None]
+        error = waiting.pop(0)
+        if error is not None:
+            raise error
+        if uid not in self.pods:
+            raise ApiRefused(404, "NotFound", "none")
+        assert body["deleteOptions"]["preconditions"] == {"uid": uid}
+        self.pods[uid]["metadata"]["deletionTimestamp"] = "2026-01-01T01:00:00Z"
+        return Answer(201, b"{}")
+
+    def _config_map(self, method: str, name: str, body: Any) -> Answer:
+        if method == "GET" and not name:
+            return Answer(200, json.dumps({"items": list(self.config_maps.values())}).encode())
+        if method == "GET":
+            if name not in self.config_maps:
+                raise ApiRefused(404, "NotFound", "none")
+            return Answer(200, json.dumps(self.config_maps[name]).encode())
+        if method == "DELETE":
+            del self.config_maps[name]
+            return Answer(200, b"{}")
+        name = body["metadata"]["name"]
+        there = self.config_maps.get(name)
+        if (there is None) != (method == "POST"):
+            raise ApiRefused(409 if there else 404, "Conflict" if there else "NotFound", "x")
+        wanted = body["metadata"].get("resourceVersion")
+        if there is not None and wanted is not None and wanted != there["metadata"]["resourceVersion"]:
+            raise ApiRefused(409, "Conflict", "stale")
+        self.version += 1
+        made = json.loads(json.dumps(body))
+        made["metadata"]["resourceVersion"] = str(self.version)
+        self.config_maps[name] = made
+        return Answer(200, json.dumps(made).encode())
