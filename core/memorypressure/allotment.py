@@ -269,6 +269,8 @@ class _Allotment:
         if held is not None and (held.lost or held.counted > lease.kills_total):
             message = "its former allowance counts as killed; it must report that it has seen the end of it"
             return Waiting(view.node, Reason.NO_GRANT, message)
+        if not view.plan_newest:
+            return Waiting(view.node, Reason.PLAN_MISMATCH, "its plan was made of an earlier version of the policy")
         if more and lease.kills_total and not view.refill_slot:
             return Waiting(view.node, Reason.CONCURRENT_NODES, "maxConcurrentNodes others are being helped")
         against = against_raising(self.book, self.limits, self.nodes, more)

@@ -24,6 +24,7 @@ class NodeView:
     `mode` is what this policy wants there now: Disabled when it is not in force any more. `armable`: its plan is
     written, its agent is able to act, reported within three beats, and holds no allowance of another policy's ledger.
     `nearness` is usable memory over the line: lower is nearer. `refill_slot`: maxConcurrentNodes leaves it a place.
+    `plan_newest`: its plan was made of the policy as it is now; until then it keeps what it has, and is given no more.
     """
 
     node: str
@@ -36,6 +37,7 @@ class NodeView:
     under_pressure: bool = False
     nearness: float = math.inf
     refill_slot: bool = True
+    plan_newest: bool = True
 
 
 class WriteKind(StrEnum):

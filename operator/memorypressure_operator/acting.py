@@ -173,8 +173,18 @@ class Actor:
             concurrent_limit=situation.concurrent_limit,
             has_slot=memory.slot,
             since_action=min(since, default=None),
+            unrelieved=self._unrelieved(memory, situation, record, now),
             victims_in_episode=memory.victims + self._inherited_victims(memory, situation, record, now),
         )
+
+    @staticmethod
+    def _unrelieved(memory: NodeMemory, situation: Situation, record: EvictionLog, now: float) -> tuple[float, ...]:
+        """Ages of acts that did not help; after a restart within an episode those on record count as such."""
+        mine = tuple(now - at for at in memory.acts)
+        if not memory.inherited:
+            return mine
+        before = record.ages_on(situation.node.name, evictions.FUTILE_PAUSE_SECONDS)
+        return mine + tuple(age for age in before if age >= now - memory.born)
 
     @staticmethod
     def _inherited_victims(memory: NodeMemory, situation: Situation, record: EvictionLog, now: float) -> int:
@@ -279,6 +289,7 @@ class Actor:
         memory.outstanding = Outstanding(pod, situation.policy.name, grace, now)
         memory.acted_at, memory.slot = now, True
         memory.victims += 1
+        memory.acts.append(now)
         sure = outcome is Outcome.EVICTED
         words = "was evicted" if sure else "may have been evicted (no answer; it counts as done)"
         note = f"pod {pod.namespace}/{pod.name} {words} from node {situation.node.name} for memory pressure: {why}"
@@ -302,7 +313,8 @@ class Actor:
         self._tally(situation.policy.name).add("denied")
         self._count(situation, "Denied")
         subject = f"not pod {candidate.namespace}/{candidate.name}" if candidate else "no pod"
-        log.info("node %s: %s is evicted now: %s: %s", situation.node.name, subject, denied.reason, denied.message)
+        tell = log.warning if denied.reason is Reason.FUTILE else log.info
+        tell("node %s: %s is evicted now: %s: %s", situation.node.name, subject, denied.reason, denied.message)
         if candidate is not None:
             note = f"pod {candidate.namespace}/{candidate.name} was not evicted: {denied.message}"
             self._tell(memory, situation, candidate, denied.reason, note)

@@ -22,8 +22,9 @@ HOUR_SECONDS = 3600.0
 WORKLOAD_SECONDS = 600.0
 MAX_RECORDS = 2000
 """More evictions an hour are not done, whatever evictionsPerHour says: the record has to fit into the ConfigMap."""
-KILL_GRACE_SECONDS = 10
-RESTART_SECONDS = 10.0
+FUTILE_WITHIN_SECONDS = 600.0
+FUTILE_PAUSE_SECONDS = 1800.0
+"""As the node's own rule for kills (DESIGN 4)."""
 TERMINATION_SLACK_SECONDS = 10.0
 """The kubelet ends containers 2 s after the grace, and the object goes some seconds later."""
 GIVE_UP_SECONDS = 60.0
@@ -90,6 +91,11 @@ class EvictionLog:
         """Whether a clean-up of the pod is on record."""
         return any(r.uid == uid and r.cleanup for r in self.records)
 
+    def ages_on(self, node: str, within_seconds: float) -> tuple[float, ...]:
+        """Seconds since each eviction on a node, clean-ups left out."""
+        found = (r.age_seconds for r in self.records if r.node == node and not r.cleanup)
+        return tuple(age for age in found if age < within_seconds)
+
     def age_of(self, uid: str) -> float | None:
         """Seconds since a pod's eviction was recorded."""
         return min((r.age_seconds for r in self.records if r.uid == uid), default=None)
@@ -151,6 +157,7 @@ class Room:
     has_slot: bool
     since_action: float | None  # since the last eviction or kill on this node
     victims_in_episode: int
+    unrelieved: tuple[float, ...] = ()  # seconds since the evictions and kills after which it was not clear for 60 s
 
 
 def limits_allow(policy: Policy, room: Room) -> Denied | None:
@@ -159,6 +166,10 @@ def limits_allow(policy: Policy, room: Room) -> Denied | None:
     if room.victims_in_episode >= limits.max_victims_per_episode:
         message = f"{room.victims_in_episode} victims in this episode, maxVictimsPerEpisode reached"
         return Denied(Reason.EPISODE_LIMIT, message)
+    left = futile_seconds(room.unrelieved)
+    if left is not None:
+        message = "TWO VICTIMS DID NOT HELP: the node was not clear for 60 s between them"
+        return Denied(Reason.FUTILE, f"{message}; no eviction for {left / 60:.0f} min", again_seconds=left)
     if room.since_action is not None and room.since_action < limits.cooldown_seconds:
         left = limits.cooldown_seconds - room.since_action
         return Denied(Reason.COOLDOWN, f"cool-down for {left:.0f} s more", again_seconds=left)
@@ -170,6 +181,17 @@ def limits_allow(policy: Policy, room: Room) -> Denied | None:
         message = f"evictions run on {room.concurrent_nodes} nodes, maxConcurrentNodes is {room.concurrent_limit}"
         return Denied(Reason.CONCURRENT_NODES, message, again_seconds=10.0)
     return None
+
+
+def futile_seconds(unrelieved: Iterable[float]) -> float | None:
+    """How long nobody more is evicted, because the last two victims did not help; None where that is not so.
+
+    `unrelieved`: seconds since each eviction or kill after which the node was not clear for 60 s.
+    """
+    last = sorted(unrelieved)[:2]
+    if len(last) < 2 or last[1] - last[0] > FUTILE_WITHIN_SECONDS or last[0] >= FUTILE_PAUSE_SECONDS:
+        return None
+    return FUTILE_PAUSE_SECONDS - last[0]
 
 
 def cleanup_allowed(log: EvictionLog, spent: int, most: int) -> bool:

@@ -47,6 +47,7 @@ class NodeFacts:
     plan_uid: str
     plan_generation: int
     plan_current: bool
+    plan_newest: bool  # it was made of the policy as it is now
     reporting: bool
     under_pressure: bool
     refill_slot: bool
@@ -132,6 +133,7 @@ def view(facts: NodeFacts, state: StateView, has_kill_step: bool) -> NodeView:
         under_pressure=facts.under_pressure and not held_back(state),
         nearness=nearness(state),
         refill_slot=facts.refill_slot,
+        plan_newest=facts.plan_newest,
     )
 
 

@@ -46,6 +46,7 @@ class NodeMemory:
     outstanding: Outstanding | None = None
     acted_at: float | None = None
     victims: int = 0
+    acts: list[float] = field(default_factory=list)  # evictions and kills since the node was clear for 60 s
     slot: bool = False
     pressed: bool | None = None  # UnderPressure as last told; None = not known yet
     pressed_at: float | None = None

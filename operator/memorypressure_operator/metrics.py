@@ -83,6 +83,11 @@ class Metrics:
             registry=self.registry,
         )
         self.dirty_nodes = self._gauge("memorypressure_operator_queue_nodes", "Nodes waiting to be looked at.", "")
+        self.plan_staleness = self._gauge(
+            "memorypressure_operator_plan_staleness_seconds",
+            "Age of the oldest change in the cluster that is in no NodeMemoryPlan yet.",
+            "",
+        )
         self.plan_writes = self._counter("memorypressure_operator_plan_writes", "NodeMemoryPlans written.", "")
         self.ledger_conflicts = self._counter(
             "memorypressure_operator_ledger_conflicts", "Ledger writes refused because somebody else had written.", ""

@@ -23,39 +23,53 @@ class TokenBucket:
         self._tokens = self._size
         self._clock = clock
         self._at = clock()
+        self._not_before = self._at
 
     def take(self) -> bool:
         """Takes a token if there is one."""
         now = self._clock()
         self._tokens = min(self._size, self._tokens + (now - self._at) * self._rate)
         self._at = now
-        if self._tokens < 1:
+        if self._tokens < 1 or now < self._not_before:
             return False
         self._tokens -= 1
         return True
 
+    def rest(self, seconds: float) -> None:
+        """Gives nothing for so long.
+
+        Told how long each write took, writes take at most half of the time: a slow server gets fewer.
+        """
+        self._not_before = max(self._not_before, self._clock() + seconds)
+
     def wait_seconds(self) -> float:
         """Until the next token."""
-        return max(0.0, (1 - self._tokens) / self._rate)
+        return max(0.0, (1 - self._tokens) / self._rate, self._not_before - self._clock())
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A plan as it should be. `blocked`: nodes that have to give up a workload before this one may name it."""
+    """A plan as it should be.
+
+    `blocked`: nodes that have to give up a workload before this one may name it. `waits`: some have, but did not report
+    yet that they took their new plan.
+    """
 
     spec: dict[str, Any]
     digest: str
     blocked: frozenset[str] = frozenset()
+    waits: bool = False
     beyond_limit: int = 0  # eligible pods that the plan has no room for
 
 
 @dataclass(slots=True)
 class Planner:
-    """Makes drafts. `urgency` of a node: 0 under pressure, 1 else."""
+    """Makes drafts. `urgency` of a node: 0 under pressure, 1 else. `armed`: whether any allowance of it is out."""
 
     registry: Registry
     namespace: str
     urgency: Callable[[str], float]
+    armed: Callable[[str], bool] = lambda _: True
     _allowed: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
 
     @property
@@ -74,19 +88,25 @@ class Planner:
             return Draft(spec, digest(spec))
         blocked: set[str] = set()
         limited = set()
+        waits = False
         with self.registry.lock:
             for workload in {pod.workload for pod in pods if pod.owner and pod.node == node}:
                 others = self._in_the_way(policy, node, workload)
                 if others is not None:
+                    holders = self.registry.tables.holders.get(workload, set())
                     limited.add(workload)
-                    blocked |= others
+                    blocked |= others & holders
+                    waits = waits or not others <= holders
             result = build_plan(policy, node, pods, self.around, self.own, frozenset(limited))
         spec = result.plan.to_json()
         beyond = sum(each.reason is Reason.PLAN_LIMIT for each in result.excluded)
-        return Draft(spec, digest(spec), frozenset(blocked), beyond)
+        return Draft(spec, digest(spec), frozenset(blocked), waits, beyond)
 
     def _in_the_way(self, policy: Policy, node: str, workload: str) -> frozenset[str] | None:
-        """None if the node may name the workload's pods; else the nodes that have to give it up first (or none)."""
+        """None if the node may name the workload's pods; else the nodes that have to give it up first (or none).
+
+        A node whose stored plan does not name them any more still counts while it may hold the older one and be armed.
+        """
         tables = self.registry.tables
         nodes = tables.workload_nodes.get(workload, {})
         share = policy.limits.max_victims_per_workload
@@ -99,7 +119,8 @@ class Planner:
             self._allowed[key] = allowed
         if node not in allowed:
             return frozenset()
-        others = holders - {node}
+        lingering = self.registry.slots.lingering(workload, nodes) - holders
+        others = (holders | {each for each in lingering if self.armed(each)}) - {node}
         if node in holders or len(others) < share.of(sum(nodes.values())):
             return None
         return frozenset(others - allowed)

@@ -14,6 +14,8 @@ from memorypressure_operator.reports import StateStatus
 NS = 1_000_000_000
 EPISODE_CLEAR_NS = 120 * NS
 """An episode ends when the node has been clear for so long (DESIGN 4)."""
+CALM_NS = 60 * NS
+"""Clear for so long between two victims, and the first was not futile (DESIGN 4, as for kills)."""
 FRESH_NS = 35 * NS
 """A node under pressure reports every 10 s; after three missed reports nobody acts on what it said last."""
 BEATS_MISSED = 3
@@ -67,6 +69,12 @@ def _episode(watch: Watch, status: StateStatus, reported_ns: int, now_ns: int) -
     if now_ns - since_ns >= EPISODE_CLEAR_NS:
         return replace(watch, episode="", episode_clear_since_ns=None)
     return replace(watch, episode_clear_since_ns=since_ns)
+
+
+def calm(watch: Watch, now_ns: int) -> bool:
+    """Whether the node has been clear for so long that what was done before has helped."""
+    since_ns = watch.episode_clear_since_ns
+    return not watch.pressed and since_ns is not None and now_ns - since_ns >= CALM_NS
 
 
 def episode_name(status: StateStatus) -> str:

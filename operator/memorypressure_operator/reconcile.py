@@ -5,61 +5,41 @@ there are rounds of grants (`granting`), policies' statuses (`surveying`) and th
 that a restart may not lose. Without the Lease the loop only waits.
 """
 
-import functools
 import logging
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from memorypressure.reasons import Reason
 from memorypressure.selection import select
-from memorypressure.spec import Action, Mode, Policy, Step
-from memorypressure_operator import defaults, objects, pressure, tainter
-from memorypressure_operator.acting import Actor, Situation
-from memorypressure_operator.api import Api, own_path
-from memorypressure_operator.budget import Budgets, Store
-from memorypressure_operator.caps import capped, for_nodes
-from memorypressure_operator.cleanups import After, Cleaner
+from memorypressure.spec import Action, Mode, Policy
+from memorypressure_operator import objects, pressure, tainter
+from memorypressure_operator.acting import Actor
+from memorypressure_operator.api import Api
+from memorypressure_operator.budget import Budgets
+from memorypressure_operator.cleanups import Cleaner
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable, LeaseLost
 from memorypressure_operator.events import Event, EventWriter, node_subject
+from memorypressure_operator.evicting import Evicting, Look, is_fresh, observe_reaction
 from memorypressure_operator.granting import Granting
 from memorypressure_operator.health import Health
 from memorypressure_operator.leader import Leader
 from memorypressure_operator.memory import Cleanup, NodeMemory, Tally, now_text
 from memorypressure_operator.metrics import Metrics
-from memorypressure_operator.planning import Draft, Planner, TokenBucket, ages
+from memorypressure_operator.planning import Draft, Planner, TokenBucket
+from memorypressure_operator.policies import Policies, is_less
 from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import PlanView, StateView
 from memorypressure_operator.rounds import Rounds
 from memorypressure_operator.settings import Settings
 from memorypressure_operator.surveying import Surveyor
 from memorypressure_operator.telling import OLD_SECONDS, Teller
-from memorypressure_operator.views import NodeView, PodView
+from memorypressure_operator.views import NodeView
 
 log = logging.getLogger(__name__)
 
 NODES_A_PASS = 50
-RECHECK_SECONDS = 60.0
-"""Age beyond which policies are listed beside kopf's watch."""
 DEFAULT_GRANT_SECONDS = 900
 RETRY_SECONDS = 2.0
-NO_GRACE_SECONDS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """One node as a pass sees it; the registry may move on meanwhile."""
-
-    node: NodeView
-    memory: NodeMemory
-    policy: Policy | None
-    mode: Mode
-    draft: Draft
-    pods: dict[str, PodView]
-    plan: PlanView | None
-    state: StateView
-    now_ns: int
 
 
 class DecisionLoop(threading.Thread):
@@ -87,21 +67,21 @@ class DecisionLoop(threading.Thread):
         self._clock = clock
         self._stopping = threading.Event()
         self._term = 0
-        self._policies: dict[str, Policy] = {}
-        self._recheck = threading.Event()
-        self._rechecked_at = 0.0
-        self._default_final = not settings.default_policy_configmap
-        self._default_at = 0.0
         self.memories: dict[str, NodeMemory] = {}
         self._tallies: dict[str, Tally] = {}
-        self._planner = Planner(registry, settings.namespace, self._urgency)
         self._bucket = TokenBucket(settings.plan_writes_per_second, clock)
         self.budgets = Budgets(api, settings.namespace, settings.ledger_prefix, clock, metrics.ledger_conflicts.inc)
         self._granting = Granting(api, self.budgets, leader.holds, clock, registry.put_state)
         self._teller = Teller(events, self.tally)
-        self._actor = Actor(api, self.budgets, events, metrics, leader.holds, clock, self.tally)
-        self._cleaner = Cleaner(api, self.budgets, events, leader.holds, clock)
         self.rounds = Rounds(self._granting, self.budgets, registry, self.memories, clock, settings)
+        self._policies = Policies(api, registry, metrics, clock, settings)
+        self._planner = Planner(registry, settings.namespace, self._urgency, self.rounds.is_armed)
+        actor = Actor(api, self.budgets, events, metrics, leader.holds, clock, self.tally)
+        cleaner = Cleaner(api, self.budgets, events, leader.holds, clock)
+        self._evicting = Evicting(
+            actor, cleaner, registry, self._planner, self.rounds, self.memories, metrics, clock, settings
+        )
+        self._behind: dict[str, float] = {}  # node -> since when its plan is not what it should be
         self._surveyor = Surveyor(api, registry, self.budgets, self.rounds, events, metrics, health, clock, settings)
 
     # --- the thread ---
@@ -113,7 +93,7 @@ class DecisionLoop(threading.Thread):
 
     def recheck_policies(self) -> None:
         """Lists the policies at the next pass: kopf does not tell what was deleted while its watch was broken."""
-        self._recheck.set()
+        self._policies.recheck()
 
     def tally(self, policy: str) -> Tally:
         """The policy's counts."""
@@ -152,15 +132,17 @@ class DecisionLoop(threading.Thread):
             return
         if self._leader.term != self._term:
             self._begin_term()
-        self._refresh_policies()
+        self._policies.refresh(self.rounds.is_armed)
         self._planner.begin_pass()
         names = self._registry.dirty.take(NODES_A_PASS)
         self._metrics.dirty_nodes.set(len(self._registry.dirty))
+        self._metrics.plan_staleness.set(self._staleness_seconds())
         for index, name in enumerate(names):
             if self._stopping.is_set() or not self._leader.holds():
                 self._registry.dirty.add(names[index:])
                 return
             try:
+                again: float | None = None
                 with self._metrics.reconcile_seconds.time():
                     again = self._look(name)
             except (ApiUnreachable, LeaseLost):
@@ -173,12 +155,13 @@ class DecisionLoop(threading.Thread):
             except Exception:
                 self._registry.dirty.add(names[index:], delay_seconds=RETRY_SECONDS)
                 raise
-            self._registry.dirty.add([name], delay_seconds=min(again, self._settings.resync_seconds))
-        self.rounds.run(self._policies)
+            if again is not None:
+                self._registry.dirty.add([name], delay_seconds=min(again, self._settings.resync_seconds))
+        self.rounds.run(self._policies.valid)
         if not self._leader.holds():
             return  # the rounds' requests may have taken, or slept, longer than the Lease lasts
-        self._surveyor.write(self._policies, self.memories, self._tallies)
-        self._create_default()
+        self._surveyor.write(self._policies.valid, self.memories, self._tallies)
+        self._policies.create_default()
 
     def _begin_term(self) -> None:
         """Another replica may have acted since: all that is remembered is read anew."""
@@ -187,48 +170,20 @@ class DecisionLoop(threading.Thread):
         for policy in self.budgets.names():
             self.budgets.store(policy)
         self.memories.clear()
-        self._list_policies()
+        self._policies.list()
         self._registry.dirty.add(list(self._registry.tables.nodes))
         self._term = term
 
-    def _refresh_policies(self) -> None:
-        recheck_seconds = min(RECHECK_SECONDS, self._settings.resync_seconds)
-        if self._recheck.is_set() or self._clock() - self._rechecked_at >= recheck_seconds:
-            self._recheck.clear()
-            self._list_policies()
-        with self._registry.lock:
-            if not self._registry.policies_changed:
-                return
-            self._registry.policies_changed = False
-            entries = list(self._registry.tables.policies.values())
-        before = set(self._policies)
-        self._policies = {e.name: capped(e.policy, self._settings) for e in entries if e.policy is not None}
-        for name in self._policies.keys() - before:
-            self._metrics.add_policy(name)
-        for name in before - self._policies.keys():
-            self._metrics.remove_policy(name)
-        self._metrics.set_policies(policy.mode.value for policy in self._policies.values())
-
-    def _list_policies(self) -> None:
-        known = list(self._registry.tables.policies)
-        answer = self._api.get(own_path("memorypressurepolicies")).json()
-        for item in answer["items"]:
-            # items of a list carry neither
-            self._registry.put_policy({"apiVersion": answer["apiVersion"], "kind": "MemoryPressurePolicy", **item})
-        self._registry.keep_policies(known, {item["metadata"]["uid"] for item in answer["items"]})
-        self._rechecked_at = self._clock()
-
-    def _create_default(self) -> None:
-        if self._default_final or (self._clock() - self._default_at < 10.0 and self._default_at):
-            return
-        self._default_at = self._clock()
-        name = self._settings.default_policy_configmap
-        self._default_final = defaults.create_once(self._api, self._settings.namespace, name).final
+    def _staleness_seconds(self) -> float:
+        """Age of the oldest change that is in no plan yet."""
+        now = self._clock()
+        since = min(self._behind.values(), default=now)
+        return max(0.0, now - min(since, self._registry.dirty.oldest(now)))
 
     # --- one node ---
 
-    def _look(self, name: str) -> float:
-        """One pass over a node; seconds until time alone may change something."""
+    def _look(self, name: str) -> float | None:
+        """One pass over a node; seconds until time alone may change something, None for a node that is gone."""
         now_ns = self._now_ns()
         with self._registry.lock:
             tables = self._registry.tables
@@ -236,14 +191,19 @@ class DecisionLoop(threading.Thread):
             pods = dict(tables.pods_by_node.get(name, {}))
         if node is None:
             self.memories.pop(name, None)
-            return self._settings.resync_seconds
+            self._behind.pop(name, None)
+            return None
         memory = self.memories.get(name)
         if memory is None:
             pressed = state is not None and bool(state.status.active_triggers)
             memory = self.memories[name] = NodeMemory(born=self._clock(), inherited=pressed)
-        selection = memory.selection = select(self._policies.values(), node.labels)
+        selection = memory.selection = select(self._policies.valid.values(), node.labels)
         policy, mode = selection.policy, selection.mode
         draft = self._planner.draft(policy, name, pods.values())
+        if state is not None and is_less(mode, state):
+            state = self._write_state(node, state, policy, mode, plan)  # before a plan, which may have to wait
+            if state is None:
+                return RETRY_SECONDS
         plan, wait = self._write_plan(node, memory, plan, policy, draft)
         written = self._write_state(node, state, policy, mode, plan)
         if written is None:
@@ -251,7 +211,7 @@ class DecisionLoop(threading.Thread):
         look = Look(node, memory, policy, mode, draft, pods, plan, written, now_ns)
         waits = [self._settings.resync_seconds, wait, self._watch(look)]
         waits.append(self._taint(look))
-        waits.append(self._evict(look))
+        waits.append(self._evicting.run(look))
         self.rounds.touch(policy.name if policy else "", name)
         return max(0.05, min(waits))
 
@@ -263,22 +223,32 @@ class DecisionLoop(threading.Thread):
     ) -> tuple[PlanView | None, float]:
         """(the plan that stands, seconds until its writing is to be tried again)."""
         resync = self._settings.resync_seconds
+        behind_since = self._behind.pop(node.name, self._clock())
         if plan is None and policy is None:
             return None, resync
-        if draft.blocked:
+        if draft.blocked or draft.waits:
             self._registry.dirty.add(draft.blocked)  # they give a workload up first
             resync = 1.0
         wanted = draft.digest
         stands = plan is not None and plan.owner_uid == node.uid
         if plan is not None and stands and (plan.digest == wanted or memory.plan_written == (wanted, plan.digest)):
             return plan, resync
+        self._behind[node.name] = behind_since
         if policy is not None and not self.rounds.may_plan(node.name, policy.limits.grant_seconds):
             return plan, 1.0  # a grant that is out would hold longer than its ledger knows
         if not self._bucket.take():
             return plan, self._bucket.wait_seconds()
-        stored = objects.write_plan(self._api, node, plan, draft.spec)
+        started = self._clock()
+        try:
+            stored = objects.write_plan(self._api, node, plan, draft.spec)
+        except ApiRefused as refusal:
+            self._bucket.rest(refusal.retry_after_seconds)
+            raise
+        finally:
+            self._bucket.rest(self._clock() - started)
         if stored is None:
             return plan, 0.2
+        del self._behind[node.name]
         self._metrics.plan_writes.inc()
         if draft.beyond_limit:
             log.warning("node %s: %d eligible pods are not on the plan, it holds 250", node.name, draft.beyond_limit)
@@ -318,14 +288,18 @@ class DecisionLoop(threading.Thread):
         if memory.watch.episode != before.episode:
             memory.inherited = memory.inherited and not before.episode and bool(memory.watch.episode)
             memory.victims, memory.slot, memory.retry_at = 0, False, 0.0
+            memory.acts.clear()
             memory.dry.clear()
             memory.denials.clear()
         if self._silent(look) or not look.node.ready:
             memory.slot = False
+        if pressure.calm(memory.watch, look.now_ns):
+            memory.acts.clear()
         for kill in self._teller.report(memory, look.node, look.state, look.policy.name if look.policy else ""):
             memory.acted_at = max(memory.acted_at or 0.0, self._clock() - kill.age_seconds)
             memory.slot = memory.slot or bool(memory.watch.episode)
             memory.victims += 1
+            memory.acts.append(self._clock() - kill.age_seconds)
             if kill.action.pod is not None and kill.age_seconds <= OLD_SECONDS:
                 memory.cleanups[kill.action.pod.uid] = Cleanup(0.0, self._clock())
         if memory.watch.episode_clear_since_ns is not None:
@@ -341,10 +315,6 @@ class DecisionLoop(threading.Thread):
         at_ns = None if reported is None else int(reported * pressure.NS)
         return pressure.silent(at_ns, look.now_ns, self._grant_seconds(look))
 
-    def _fresh(self, name: str) -> bool:
-        changed = self._registry.changed_at.get(name)
-        return pressure.fresh(None if changed is None else int(changed * pressure.NS), self._now_ns())
-
     # --- taint ---
 
     def _taint(self, look: Look) -> float:
@@ -358,7 +328,7 @@ class DecisionLoop(threading.Thread):
                 mode=look.mode,
                 step=status.step if status else None,
                 matches=bool(status and status.due),
-                fresh=self._fresh(node.name),
+                fresh=is_fresh(self._registry, node.name, self._now_ns()),
                 silent=self._silent(look),
                 clear_seconds=None if clear_ns is None else (look.now_ns - clear_ns) / pressure.NS,
                 silent_seconds=self._clock() - reported,
@@ -377,7 +347,7 @@ class DecisionLoop(threading.Thread):
                 log.info("node %s: %s", node.name, decision.message)
                 self._tell_taint(look, decision.reason, f"node {node.name} {decision.message}", str(look.now_ns))
                 if decision.effect is not None:
-                    self._observe_reaction(look.memory)
+                    observe_reaction(self._metrics, look.memory, self._clock())
                     self.tally(name).add("taints", time=now_text())
                     self._metrics.actions.labels(name, "Taint", Mode.ENFORCE.value, "Success").inc()
             return 1.0
@@ -387,95 +357,3 @@ class DecisionLoop(threading.Thread):
         warning = reason is not Reason.UNTAINTED
         event = Event(f"taint/{key}", node_subject(look.node), "TaintNode", reason, note, warning=warning)
         self._events.tell(event)
-
-    def _observe_reaction(self, memory: NodeMemory) -> None:
-        if memory.pressed_at is not None:
-            self._metrics.reaction_seconds.observe(max(0.0, self._clock() - memory.pressed_at))
-            memory.pressed_at = None
-
-    # --- evictions ---
-
-    def _evict(self, look: Look) -> float:
-        memory, node, policy = look.memory, look.node, look.policy
-        waits = [self._settings.resync_seconds]
-        after = self._actor.follow(memory, node, look.pods, look.mode)
-        if after is not None:
-            waits.append(after)
-        step = next((each for each in policy.ladder if each.evict), None) if policy else None
-        if look.mode is Mode.ENFORCE and policy is not None and memory.cleanups:
-            again = self._cleaner.run(memory, self._after(look, policy, step))
-            if again is not None:
-                waits.append(again)
-        status = memory.watch.step(Action.EVICT)
-        if policy is None or step is None or status is None or status.due_ns is None:
-            return min(waits)
-        if not status.due:
-            return min(*waits, (status.due_ns - look.now_ns) / pressure.NS)
-        before = memory.outstanding
-        denied = self._actor.act(memory, self._situation(look, policy), self._store(policy, look.mode))
-        if memory.outstanding is not before:
-            self._observe_reaction(memory)
-            waits.append(1.0)
-        if denied is not None and denied.again_seconds is not None:
-            waits.append(denied.again_seconds)
-        return min(*waits, 5.0)
-
-    def _after(self, look: Look, policy: Policy, step: Step | None) -> After:
-        limits = for_nodes(policy.limits, self._effective(policy), self._settings)
-        return After(
-            node=look.node,
-            pods=look.pods,
-            grace_seconds=step.evict.grace_period_seconds if step and step.evict else NO_GRACE_SECONDS,
-            store=self.rounds.ready_store(policy),
-            most=limits.max_standing_kills.of(self._effective(policy)) + limits.kills_per_hour,
-            protected=functools.partial(self._planner.veto, policy),
-        )
-
-    def _effective(self, policy: Policy) -> int:
-        """Nodes on which the policy is in force."""
-        return sum(
-            each.selection is not None
-            and each.selection.policy is not None
-            and each.selection.policy.name == policy.name
-            for each in self.memories.values()
-        )
-
-    def _store(self, policy: Policy, mode: Mode) -> Store | None:
-        return self.rounds.ready_store(policy) if mode is Mode.ENFORCE else None
-
-    def _situation(self, look: Look, policy: Policy) -> Situation:
-        name = look.node.name
-        effective = self._effective(policy)
-        limits = for_nodes(policy.limits, effective, self._settings)
-        candidates = self._planner.eviction_candidates(policy, look.pods.values())
-
-        def still() -> bool:
-            with self._registry.lock:
-                state = self._registry.tables.states.get(name)
-                entry = self._registry.tables.policies.get(policy.name)
-            if state is None or entry is None or entry.generation != policy.generation or entry.uid != policy.uid:
-                return False
-            active = {trigger.name for trigger in state.status.active_triggers}
-            step = next(each for each in policy.ladder if each.evict)
-            needed = [trigger in active for trigger in step.triggers]
-            holds = all(needed) if step.match.value == "All" else any(needed)
-            return holds and self._fresh(name) and state.spec.get("mode") == look.mode.value
-
-        return Situation(
-            node=look.node,
-            state=look.state,
-            policy=policy,
-            mode=look.mode,
-            step=next((each for each in policy.ladder if each.evict), None),
-            due=True,
-            fresh=self._fresh(name),
-            candidates=candidates,
-            ages=ages(candidates, time.time()),
-            pods=look.pods,
-            evictions_per_hour=limits.evictions_per_hour,
-            concurrent_nodes=self.rounds.slots(policy.name),
-            concurrent_limit=limits.max_concurrent_nodes.of(effective),
-            workload_allowance=lambda workload: self._planner.allowance(policy, workload),
-            protected=lambda pod: self._planner.veto(policy, pod),
-            still=still,
-        )

@@ -12,6 +12,7 @@ from typing import Any
 from memorypressure.protections import DisruptionBudget
 from memorypressure.spec import Policy, SpecError, parse_policy
 from memorypressure_operator.reports import PlanView, StateView
+from memorypressure_operator.slots import Slots
 from memorypressure_operator.views import NodeView, PodView
 
 
@@ -22,16 +23,20 @@ class Dirty:
         self._clock = clock
         self._coalesce = coalesce_seconds
         self._due: dict[str, float] = {}
+        self._since: dict[str, float] = {}  # since when a change of the node was not looked at
         self._urgent: set[str] = set()
         self._changed = threading.Condition()
 
     def add(self, names: Iterable[str], *, urgent: bool = False, delay_seconds: float | None = None) -> None:
         """Marks nodes; an earlier due time stays. `delay_seconds` replaces the time for coalescing."""
         wait = 0.0 if urgent else self._coalesce if delay_seconds is None else delay_seconds
-        due = self._clock() + wait
+        now = self._clock()
+        due = now + wait
         with self._changed:
             for name in names:
                 self._due[name] = min(due, self._due.get(name, due))
+                if delay_seconds is None:
+                    self._since.setdefault(name, now)
                 if urgent:
                     self._urgent.add(name)
             self._changed.notify()
@@ -45,8 +50,14 @@ class Dirty:
             )
             for name in due[:limit]:
                 del self._due[name]
+                self._since.pop(name, None)
                 self._urgent.discard(name)
             return due[:limit]
+
+    def oldest(self, default: float) -> float:
+        """When the oldest change came that was not looked at yet."""
+        with self._changed:
+            return min(self._since.values(), default=default)
 
     def wait(self, limit_seconds: float) -> None:
         """Returns when something is due or new, at the latest after the limit."""
@@ -96,6 +107,7 @@ class Registry:
     def __init__(self, clock: Callable[[], float], coalesce_seconds: float) -> None:
         self.lock = threading.RLock()
         self.tables = Tables()
+        self.slots = Slots(self.tables.holders)
         self.dirty = Dirty(clock, coalesce_seconds)
         self._clock = clock
         self._synced: set[str] = set()
@@ -103,6 +115,7 @@ class Registry:
         self.changed_at: dict[str, float] = {}  # the same, only changes: how old the first one is nobody knows
         self.policies_at: float | None = None
         self.policies_changed = True
+        self.relabelled: set[str] = set()  # nodes that appeared or changed labels, until the decision loop takes them
         self.nodes_version = 0  # moves when a node appears, goes or changes its labels
 
     # --- policies, fed by kopf ---
@@ -185,6 +198,7 @@ class Registry:
             self.tables.nodes[name] = view
             if before is None or before.labels != view.labels:
                 self.nodes_version += 1
+                self.relabelled.add(name)
             if before != view:
                 self.dirty.add([name])
 
@@ -193,6 +207,7 @@ class Registry:
         with self.lock:
             if self.tables.nodes.pop(name, None) is not None:
                 self.nodes_version += 1
+                self.slots.gone(name)
                 self.dirty.add([name])
 
     # --- states ---
@@ -204,6 +219,7 @@ class Registry:
             if before is not None and before.uid == view.uid and _newer(before.resource_version, view.resource_version):
                 return  # the answer to our own write was newer than this event
             self.tables.states[name] = view
+            self.slots.state(name, before, view)
             if before is None or before.status != view.status:
                 self.reported_at[name] = self._clock()
                 if before is not None:
@@ -228,7 +244,7 @@ class Registry:
             before = self.tables.plans.get(name)
             if before is not None and before.uid == view.uid and before.generation > view.generation:
                 return  # the answer to our own write was newer than this event
-            self._hold(name, before, view)
+            self.slots.plan(name, before, view)
             self.tables.plans[name] = view
             if before != view:
                 self.dirty.add([name])
@@ -237,19 +253,9 @@ class Registry:
         """A plan is gone."""
         with self.lock:
             before = self.tables.plans.pop(name, None)
-            self._hold(name, before, None)
+            self.slots.plan(name, before, None)
             if before is not None:
                 self.dirty.add([name])
-
-    def _hold(self, node: str, before: PlanView | None, after: PlanView | None) -> None:
-        was = before.workloads if before else frozenset()
-        now = after.workloads if after else frozenset()
-        for workload in was - now:
-            self.tables.holders[workload].discard(node)
-            if not self.tables.holders[workload]:
-                del self.tables.holders[workload]
-        for workload in now - was:
-            self.tables.holders.setdefault(workload, set()).add(node)
 
     # --- pods ---
 

@@ -161,6 +161,7 @@ class PlanView(msgspec.Struct, frozen=True):
     owner_uid: str
     digest: str
     policy: str
+    policy_generation: int
     workloads: frozenset[str]
 
 
@@ -177,13 +178,15 @@ def decode_plan(raw: bytes) -> PlanView:
     plan = _plan_decoder.decode(raw)
     meta = plan.metadata
     pods = plan.spec.get("pods") or ()
+    policy = plan.spec.get("policy") or {}
     return PlanView(
         name=meta.name,
         uid=meta.uid,
         generation=meta.generation,
         owner_uid=_node_owner(meta),
         digest=digest(plan.spec),
-        policy=str((plan.spec.get("policy") or {}).get("name") or ""),
+        policy=str(policy.get("name") or ""),
+        policy_generation=int(policy.get("generation") or 0),
         workloads=frozenset(
             sys.intern(f"{pod.get('namespace')}/{pod.get('workload')}") for pod in pods if pod.get("workload")
         ),

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 
-from memorypressure.ledger import Ledger
+from memorypressure.ledger import Entry, Ledger
 from memorypressure.reasons import Reason
 from memorypressure.spec import Limits, Mode, Policy, limits_from
 from memorypressure_operator import pressure
@@ -47,16 +47,37 @@ class Rounds:
         self._ran: dict[str, float] = {}
         self._took: dict[str, float] = {}
         self._limits: dict[str, Limits] = {}
+        self._indexes: dict[str, tuple[Ledger, dict[str, tuple[Entry, ...]]]] = {}
         self.results: dict[str, Result] = {}
 
     def touch(self, policy: str, node: str) -> None:
         """A node of the policy was looked at: its round, and that of every ledger that names the node, is due."""
         now = self._clock()
         for name, store in self._budgets.stores.items():
-            if name == policy or (store.desk is not None and store.desk.ledger.of_node(node)):
+            if name == policy or self._entries(store, node):
                 self._due[name] = min(self._due.get(name, now), now)
         if policy:
             self._due[policy] = min(self._due.get(policy, now), now)
+
+    def is_armed(self, node: str) -> bool:
+        """Whether an allowance of the node may be out: by any policy's ledger, or by one that cannot be read."""
+        return any(
+            store.desk is None or any(entry.rest for entry in self._entries(store, node))
+            for store in self._budgets.stores.values()
+        )
+
+    def _entries(self, store: Store, node: str) -> tuple[Entry, ...]:
+        """What the store's ledger holds for a node; by an index, made anew when the ledger has changed."""
+        if store.desk is None:
+            return ()
+        ledger = store.desk.ledger
+        known = self._indexes.get(store.policy)
+        if known is None or known[0] is not ledger:
+            index: dict[str, list[Entry]] = {}
+            for entry in ledger.entries:
+                index.setdefault(entry.node, []).append(entry)
+            known = self._indexes[store.policy] = (ledger, {name: tuple(each) for name, each in index.items()})
+        return known[1].get(node, ())
 
     def may_plan(self, node: str, grant_seconds: int) -> bool:
         """Whether a plan with this grantSeconds may be written: no grant that is out may come to hold longer by it."""
@@ -65,8 +86,7 @@ class Rounds:
                 if not store.problem:
                     return False  # not read yet
                 continue
-            entries = store.desk.ledger.of_node(node)
-            if any(entry.rest and entry.grant_seconds < grant_seconds for entry in entries):
+            if any(entry.rest and entry.grant_seconds < grant_seconds for entry in self._entries(store, node)):
                 return False
         return True
 
@@ -155,12 +175,14 @@ class Rounds:
             selection = memory.selection
             policy = selection.policy if selection is not None else None
             current = plan is not None and plan.policy == name
+            newest = plan is not None and policy is not None and plan.policy_generation == policy.generation
             facts[node] = NodeFacts(
                 node=node,
                 mode=modes.get(node, Mode.DISABLED),
                 plan_uid=plan.uid if plan is not None and current else "",
                 plan_generation=plan.generation if plan is not None and current else 0,
                 plan_current=current,
+                plan_newest=newest,
                 reporting=self._reporting(node, policy.limits.grant_seconds if policy else 900),
                 under_pressure=memory.watch.pressed,
                 refill_slot=memory.slot or slot_free,

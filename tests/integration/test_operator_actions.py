@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -241,7 +242,7 @@ def make_daemon_set(lab: Lab) -> str:
     return str(made["metadata"]["uid"])
 
 
-def test_a_workload_is_a_candidate_on_as_many_nodes_as_the_limit_says(lab: Lab) -> None:
+def test_a_workload_moves_to_the_node_under_pressure_when_the_armed_one_has_taken_its_new_plan(lab: Lab) -> None:
     lab.running()
     nodes = [lab.node("n1"), lab.node("n2")]
     lab.policy(limits={"maxVictimsPerWorkload": 1})
@@ -249,11 +250,19 @@ def test_a_workload_is_a_candidate_on_as_many_nodes_as_the_limit_says(lab: Lab) 
     lab.workload(nodes[1], "web", first=2)
     wait_for(lambda: sorted(map(len, map(lab.planned, nodes))) == [0, 2], "web is on one plan")
     calm = next(node for node in nodes if not lab.planned(node))
+    armed = next(node for node in nodes if node != calm)
+    holder = lab.agent(armed)
+    wait_for(lambda: lab.allowed(holder) == 1, "the holder is armed")
+    holder.report(obeys=False)
     agent = lab.agent(calm)
     agent.press("low")
-    with lab.reporting(agent):
+    with lab.reporting(agent, holder):
+        wait_for(lambda: not lab.planned(armed), "the armed node's plan loses the workload")
+        time.sleep(3)
+        assert not lab.planned(calm), "the armed node may still kill by its old plan"
+        holder.obeys = True
         wait_for(lambda: len(lab.planned(calm)) == 2, "the node under pressure gets the place")
-        assert sorted(map(len, map(lab.planned, nodes))) == [0, 2]
+        assert not lab.planned(armed)
 
 
 def test_foreign_taints_survive_edits_at_the_same_time(lab: Lab) -> None:

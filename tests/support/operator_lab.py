@@ -134,6 +134,8 @@ class Agent:
         self.actions: list[Object] = []
         self.top: list[Object] = []
         self.lowest = "250%"
+        self.obeys = True  # whether it reports to have taken the newest orders
+        self.observed = 0
         self._pressed_since = now()
         self._number = 0
 
@@ -143,8 +145,11 @@ class Agent:
             setattr(self, name, value)
         self._number += 1
         pressed = bool(self.triggers)
+        if self.obeys:
+            found = self._admin.request("GET", f"{GROUP}/nodememorystates/{self.node}")
+            self.observed = found.body["metadata"]["generation"] if found.status == 200 else self.observed
         status: Object = {
-            "observedGeneration": 1,
+            "observedGeneration": self.observed,
             "lastReportTime": now(self._number),  # moves with every report
             "agentVersion": "0.1.0",
             "capabilities": ["CgroupKill", "PSI"],

@@ -259,6 +259,7 @@ def room(**changes: Any) -> Room:
 
 
 FULL = EvictionLog((Record(3000.0, "a", "w", "u1"), Record(10.0, "b", "w", "u2")))
+CLEANED = EvictionLog((Record(10.0, "a", "w", "u1", cleanup=True), Record(10.0, "b", "w", "u2", cleanup=True)))
 ROOM_CASES = {
     "nothing in the way": ({}, None),
     "the hour is used up": ({"log": FULL}, Reason.BUDGET_EXHAUSTED),
@@ -268,6 +269,11 @@ ROOM_CASES = {
     "too many nodes at once": ({"concurrent_nodes": 1}, Reason.CONCURRENT_NODES),
     "it is one of those nodes": ({"concurrent_nodes": 1, "has_slot": True}, None),
     "none an hour": ({"evictions_per_hour": 0}, Reason.BUDGET_EXHAUSTED),
+    "clean-ups are no evictions": ({"log": CLEANED}, None),
+    "two victims did not help": ({"since_action": 70.0, "unrelieved": (70.0, 600.0)}, Reason.FUTILE),
+    "the pause is over": ({"since_action": 1800.0, "unrelieved": (1800.0, 1900.0)}, None),
+    "they were too far apart": ({"since_action": 70.0, "unrelieved": (70.0, 671.0)}, None),
+    "one victim": ({"since_action": 70.0, "unrelieved": (70.0,)}, None),
 }
 
 
@@ -386,8 +392,8 @@ def planner(*pods: PodView, pressed: str = "") -> Planner:
     return Planner(registry, "own", lambda node: 0.0 if node == pressed else 1.0)
 
 
-def store_plan(plans: Planner, node: str, workloads: set[str]) -> None:
-    view = PlanView(node, f"uid-{node}", 1, "", "", "p", frozenset(workloads))
+def store_plan(plans: Planner, node: str, workloads: set[str], generation: int = 1) -> None:
+    view = PlanView(node, f"uid-{node}", generation, "", "", "p", 3, frozenset(workloads))
     plans.registry.put_plan(node, view)
 
 
@@ -406,8 +412,12 @@ def test_a_workload_waits_until_the_node_that_holds_it_has_given_it_up() -> None
     assert draft.spec["pods"] == []
     assert draft.blocked == {"a"}
     assert planned(plans, rules, "a") == [], "b is under pressure, so a lets go"
-    store_plan(plans, "a", set())
-    assert planned(plans, rules, "b") == ["b1"]
+    store_plan(plans, "a", set(), generation=2)
+    plans.begin_pass()
+    draft = plans.draft(rules, "b", plans.registry.tables.pods_by_node["b"].values())
+    assert (draft.spec["pods"], draft.blocked, draft.waits) == ([], set(), True), "it may hold the old plan"
+    plans.armed = lambda _: False
+    assert planned(plans, rules, "b") == ["b1"], "without an allowance it cannot use it"
 
 
 def test_without_pressure_a_workload_stays_where_it_is() -> None:

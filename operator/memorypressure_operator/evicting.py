@@ -1,0 +1,167 @@
+"""Evictions and clean-ups in the pass over one node: what the loop knows, put together for those that act."""
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from memorypressure.spec import Action, Mode, Policy, Step
+from memorypressure_operator import pressure
+from memorypressure_operator.acting import Actor, Situation
+from memorypressure_operator.budget import Store
+from memorypressure_operator.caps import for_nodes
+from memorypressure_operator.cleanups import After, Cleaner
+from memorypressure_operator.memory import NodeMemory
+from memorypressure_operator.metrics import Metrics
+from memorypressure_operator.planning import Draft, Planner, ages
+from memorypressure_operator.registry import Registry
+from memorypressure_operator.reports import PlanView, StateView
+from memorypressure_operator.rounds import Rounds
+from memorypressure_operator.settings import Settings
+from memorypressure_operator.views import NodeView, PodView
+
+NO_GRACE_SECONDS = 10
+"""Grace of a clean-up where the policy has no Evict step."""
+LOOK_AGAIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One node as a pass sees it; the registry may move on meanwhile."""
+
+    node: NodeView
+    memory: NodeMemory
+    policy: Policy | None
+    mode: Mode
+    draft: Draft
+    pods: dict[str, PodView]
+    plan: PlanView | None
+    state: StateView
+    now_ns: int
+
+
+def is_fresh(registry: Registry, node: str, now_ns: int) -> bool:
+    """Whether the node's last report is young enough to act upon."""
+    changed = registry.changed_at.get(node)
+    return pressure.fresh(None if changed is None else int(changed * pressure.NS), now_ns)
+
+
+def observe_reaction(metrics: Metrics, memory: NodeMemory, now: float) -> None:
+    """Measures the first act after hearing of pressure."""
+    if memory.pressed_at is not None:
+        metrics.reaction_seconds.observe(max(0.0, now - memory.pressed_at))
+        memory.pressed_at = None
+
+
+class Evicting:
+    """Used by the decision loop only."""
+
+    def __init__(  # noqa: PLR0913, PLR0917  wiring
+        self,
+        actor: Actor,
+        cleaner: Cleaner,
+        registry: Registry,
+        planner: Planner,
+        rounds: Rounds,
+        memories: Mapping[str, NodeMemory],
+        metrics: Metrics,
+        clock: Callable[[], float],
+        settings: Settings,
+    ) -> None:
+        self._actor = actor
+        self._cleaner = cleaner
+        self._registry = registry
+        self._planner = planner
+        self._rounds = rounds
+        self._memories = memories
+        self._metrics = metrics
+        self._clock = clock
+        self._settings = settings
+
+    def run(self, look: Look) -> float:
+        """Follows what is under way, cleans up after kills, evicts if that is due; seconds until the next look."""
+        memory, node, policy = look.memory, look.node, look.policy
+        waits = [self._settings.resync_seconds]
+        again = self._actor.follow(memory, node, look.pods, look.mode)
+        if again is not None:
+            waits.append(again)
+        step = next((each for each in policy.ladder if each.evict), None) if policy else None
+        if look.mode is Mode.ENFORCE and policy is not None and memory.cleanups:
+            again = self._cleaner.run(memory, self._after(look, policy, step))
+            if again is not None:
+                waits.append(again)
+        status = memory.watch.step(Action.EVICT)
+        if policy is None or step is None or status is None or status.due_ns is None:
+            return min(waits)
+        if not status.due:
+            return min(*waits, (status.due_ns - look.now_ns) / pressure.NS)
+        before = memory.outstanding
+        store = self._rounds.ready_store(policy) if look.mode is Mode.ENFORCE else None
+        denied = self._actor.act(memory, self._situation(look, policy, step), store)
+        if memory.outstanding is not before:
+            observe_reaction(self._metrics, memory, self._clock())
+            waits.append(1.0)
+        if denied is not None and denied.again_seconds is not None:
+            waits.append(denied.again_seconds)
+        return min(*waits, LOOK_AGAIN_SECONDS)
+
+    def _effective(self, policy: Policy) -> int:
+        """Nodes on which the policy is in force."""
+        return sum(
+            each.selection is not None
+            and each.selection.policy is not None
+            and each.selection.policy.name == policy.name
+            for each in self._memories.values()
+        )
+
+    def _after(self, look: Look, policy: Policy, step: Step | None) -> After:
+        store: Store = self._rounds.ready_store(policy)
+        effective = self._effective(policy)
+        limits = for_nodes(policy.limits, effective, self._settings)
+        return After(
+            node=look.node,
+            pods=look.pods,
+            grace_seconds=step.evict.grace_period_seconds if step and step.evict else NO_GRACE_SECONDS,
+            store=store,
+            most=limits.max_standing_kills.of(effective) + limits.kills_per_hour,
+            protected=functools.partial(self._planner.veto, policy),
+        )
+
+    def _situation(self, look: Look, policy: Policy, step: Step) -> Situation:
+        name = look.node.name
+        effective = self._effective(policy)
+        limits = for_nodes(policy.limits, effective, self._settings)
+        candidates = self._planner.eviction_candidates(policy, look.pods.values())
+
+        def fresh() -> bool:
+            return is_fresh(self._registry, name, int(self._clock() * pressure.NS))
+
+        def still() -> bool:
+            with self._registry.lock:
+                state = self._registry.tables.states.get(name)
+                entry = self._registry.tables.policies.get(policy.name)
+            if state is None or entry is None or entry.generation != policy.generation or entry.uid != policy.uid:
+                return False
+            active = {trigger.name for trigger in state.status.active_triggers}
+            needed = [trigger in active for trigger in step.triggers]
+            holds = all(needed) if step.match.value == "All" else any(needed)
+            return holds and fresh() and state.spec.get("mode") == look.mode.value
+
+        return Situation(
+            node=look.node,
+            state=look.state,
+            policy=policy,
+            mode=look.mode,
+            step=step,
+            due=True,
+            fresh=fresh(),
+            candidates=candidates,
+            ages=ages(candidates, time.time()),
+            pods=look.pods,
+            evictions_per_hour=limits.evictions_per_hour,
+            concurrent_nodes=self._rounds.slots(policy.name),
+            concurrent_limit=limits.max_concurrent_nodes.of(effective),
+            workload_allowance=lambda workload: self._planner.allowance(policy, workload),
+            protected=lambda pod: self._planner.veto(policy, pod),
+            still=still,
+        )
