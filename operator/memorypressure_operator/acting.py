@@ -18,9 +18,10 @@ from memorypressure_operator.errors import ApiRefused, ApiUnreachable
 from memorypressure_operator.events import Event, EventWriter, node_subject, pod_subject
 from memorypressure_operator.evictions import Denied, EvictionLog, Room
 from memorypressure_operator.evictor import EvictionAnswer, Outcome
-from memorypressure_operator.memory import NodeMemory, Outstanding, Tally, now_text
+from memorypressure_operator.memory import NodeMemory, Outstanding, now_text
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.reports import PodReference, StateView
+from memorypressure_operator.tallies import Tally
 from memorypressure_operator.views import NodeView, PodView
 
 log = logging.getLogger(__name__)
@@ -213,7 +214,9 @@ class Actor:
         )
         self._tell(memory, situation, chosen, Reason.WOULD_EVICT, note)
         self._count(situation, "Success")
-        self._tally(situation.policy.name).add("dryRun", time=now_text())
+        self._tally(situation.policy.name).add(
+            "dryRun", f"{situation.node.uid}/{memory.watch.episode}/Evict", time=now_text()
+        )
         return None
 
     def _try_candidates(self, memory: NodeMemory, situation: Situation, store: Store, grace: int) -> Denied | None:
@@ -296,7 +299,7 @@ class Actor:
         triggers = ", ".join(sorted(trigger.name for trigger in situation.state.status.active_triggers))
         self._tell(memory, situation, candidate, Reason.EVICTED, f"{note}; active triggers: {triggers}")
         self._count(situation, "Success" if sure else "Failed")
-        self._tally(situation.policy.name).add("evictions", time=now_text())
+        self._tally(situation.policy.name).add("evictions", pod.uid, time=now_text())
         log.info("%s", note)
 
     # --- telling ---
@@ -310,7 +313,7 @@ class Actor:
             return denied
         memory.denials.add(key)
         self._metrics.denied.labels("Evict", denied.reason).inc()
-        self._tally(situation.policy.name).add("denied")
+        self._tally(situation.policy.name).add("denied", f"{situation.node.uid}/{memory.watch.episode}/{key}")
         self._count(situation, "Denied")
         subject = f"not pod {candidate.namespace}/{candidate.name}" if candidate else "no pod"
         tell = log.warning if denied.reason is Reason.FUTILE else log.info

@@ -1,6 +1,5 @@
 """What the decision loop remembers between passes; all of it may be lost in a restart, and only caution follows."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -8,8 +7,6 @@ from memorypressure.selection import Selection
 from memorypressure.spec import Action
 from memorypressure_operator.pressure import Watch
 from memorypressure_operator.views import PodView
-
-HOUR_SECONDS = 3600.0
 
 
 def now_text() -> str:
@@ -58,23 +55,3 @@ class NodeMemory:
     denials: set[str] = field(default_factory=set)  # what was told as denied in this episode
     retry_at: float = 0.0  # no eviction is tried before
     plan_written: tuple[str, str] = ("", "")  # digest wanted, digest that the API server stored for it
-
-
-class Tally:
-    """Actions of one policy in the last hour, by kind."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._times: dict[str, list[float]] = {}
-        self.last_action_time = ""  # RFC 3339, of the last action done or told in DryRun
-
-    def add(self, kind: str, age_seconds: float = 0.0, time: str = "") -> None:
-        """Counts an action that happened so long ago; `time` (RFC 3339) where it was done or told as done."""
-        self._times.setdefault(kind, []).append(self._clock() - age_seconds)
-        self.last_action_time = max(self.last_action_time, time)
-
-    def count(self, kind: str) -> int:
-        """Actions of the last hour."""
-        recent = [time for time in self._times.get(kind, ()) if self._clock() - time < HOUR_SECONDS]
-        self._times[kind] = recent
-        return len(recent)

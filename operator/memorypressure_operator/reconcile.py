@@ -7,6 +7,7 @@ that a restart may not lose. Without the Lease the loop only waits.
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from memorypressure.reasons import Reason
@@ -17,13 +18,13 @@ from memorypressure_operator.acting import Actor
 from memorypressure_operator.api import Api
 from memorypressure_operator.budget import Budgets
 from memorypressure_operator.cleanups import Cleaner
-from memorypressure_operator.errors import ApiRefused, ApiUnreachable, LeaseLost
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable, LeaseLost, OperatorError
 from memorypressure_operator.events import Event, EventWriter, node_subject
 from memorypressure_operator.evicting import Evicting, Look, is_fresh, observe_reaction
 from memorypressure_operator.granting import Granting
 from memorypressure_operator.health import Health
 from memorypressure_operator.leader import Leader
-from memorypressure_operator.memory import Cleanup, NodeMemory, Tally, now_text
+from memorypressure_operator.memory import Cleanup, NodeMemory, now_text
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.planning import Draft, Planner, TokenBucket
 from memorypressure_operator.policies import Policies, is_less
@@ -32,6 +33,7 @@ from memorypressure_operator.reports import PlanView, StateView
 from memorypressure_operator.rounds import Rounds
 from memorypressure_operator.settings import Settings
 from memorypressure_operator.surveying import Surveyor
+from memorypressure_operator.tallies import Tallies
 from memorypressure_operator.telling import OLD_SECONDS, Teller
 from memorypressure_operator.views import NodeView
 
@@ -68,15 +70,15 @@ class DecisionLoop(threading.Thread):
         self._stopping = threading.Event()
         self._term = 0
         self.memories: dict[str, NodeMemory] = {}
-        self._tallies: dict[str, Tally] = {}
+        self._tallies = Tallies(api, settings.namespace, settings.counts_configmap, clock, time.time)
         self._bucket = TokenBucket(settings.plan_writes_per_second, clock)
         self.budgets = Budgets(api, settings.namespace, settings.ledger_prefix, clock, metrics.ledger_conflicts.inc)
         self._granting = Granting(api, self.budgets, leader.holds, clock, registry.put_state)
-        self._teller = Teller(events, self.tally)
+        self._teller = Teller(events, self._tallies.of)
         self.rounds = Rounds(self._granting, self.budgets, registry, self.memories, clock, settings)
         self._policies = Policies(api, registry, metrics, clock, settings)
         self._planner = Planner(registry, settings.namespace, self._urgency, self.rounds.is_armed)
-        actor = Actor(api, self.budgets, events, metrics, leader.holds, clock, self.tally)
+        actor = Actor(api, self.budgets, events, metrics, leader.holds, clock, self._tallies.of)
         cleaner = Cleaner(api, self.budgets, events, leader.holds, clock)
         self._evicting = Evicting(
             actor, cleaner, registry, self._planner, self.rounds, self.memories, metrics, clock, settings
@@ -94,12 +96,6 @@ class DecisionLoop(threading.Thread):
     def recheck_policies(self) -> None:
         """Lists the policies at the next pass: kopf does not tell what was deleted while its watch was broken."""
         self._policies.recheck()
-
-    def tally(self, policy: str) -> Tally:
-        """The policy's counts."""
-        if policy not in self._tallies:
-            self._tallies[policy] = Tally(self._clock)
-        return self._tallies[policy]
 
     def run(self) -> None:
         """Passes until `stop`."""
@@ -120,6 +116,11 @@ class DecisionLoop(threading.Thread):
                 self._stopping.wait(1.0)
                 continue
             self._health.last_reconcile = self._clock()
+        if self._term:
+            try:
+                self._tallies.save(now=True)
+            except OperatorError as error:
+                log.info("the last counts are not kept: %s", error)
 
     def _failed(self, why: str) -> None:
         self._metrics.reconcile_errors.labels(why).inc()
@@ -162,6 +163,7 @@ class DecisionLoop(threading.Thread):
             return  # the rounds' requests may have taken, or slept, longer than the Lease lasts
         self._surveyor.write(self._policies.valid, self.memories, self._tallies)
         self._policies.create_default()
+        self._tallies.save()
 
     def _begin_term(self) -> None:
         """Another replica may have acted since: all that is remembered is read anew."""
@@ -170,6 +172,7 @@ class DecisionLoop(threading.Thread):
         for policy in self.budgets.names():
             self.budgets.store(policy)
         self.memories.clear()
+        self._tallies.load()
         self._policies.list()
         self._registry.dirty.add(list(self._registry.tables.nodes))
         self._term = term
@@ -340,7 +343,7 @@ class DecisionLoop(threading.Thread):
             look.memory.dry.add(Action.TAINT)
             self._tell_taint(look, decision.reason, f"node {node.name} {decision.message}", watch.episode)
             self._metrics.actions.labels(name, "Taint", Mode.DRY_RUN.value, "Success").inc()
-            self.tally(name).add("dryRun", time=now_text())
+            self._tallies.of(name).add("dryRun", f"{look.node.uid}/{watch.episode}/Taint", time=now_text())
         if decision.changes and self._leader.holds():
             outcome = tainter.apply(self._api, node, decision.effect)
             if outcome is tainter.TaintOutcome.DONE:
@@ -348,7 +351,7 @@ class DecisionLoop(threading.Thread):
                 self._tell_taint(look, decision.reason, f"node {node.name} {decision.message}", str(look.now_ns))
                 if decision.effect is not None:
                     observe_reaction(self._metrics, look.memory, self._clock())
-                    self.tally(name).add("taints", time=now_text())
+                    self._tallies.of(name).add("taints", f"{look.node.uid}/{look.now_ns}", time=now_text())
                     self._metrics.actions.labels(name, "Taint", Mode.ENFORCE.value, "Success").inc()
             return 1.0
         return decision.again_seconds if decision.again_seconds is not None else self._settings.resync_seconds

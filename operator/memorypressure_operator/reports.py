@@ -53,8 +53,18 @@ class Lowest(msgspec.Struct, frozen=True, rename="camel"):
     """The zone nearest its line, as display texts."""
 
     node: str | int = ""
+    zone: str = ""
     line: str = ""
     usable_to_line: str = ""
+
+
+class Zone(msgspec.Struct, frozen=True, rename="camel"):
+    """One of status.zones, which are there while something is near a line."""
+
+    name: str
+    numa_node: int = 0
+    free_bytes: int = 0
+    min_bytes: int = 0
 
 
 class Episode(msgspec.Struct, frozen=True):
@@ -107,6 +117,7 @@ class StateStatus(msgspec.Struct, frozen=True, rename="camel"):
     conditions: tuple[Condition, ...] = ()
     active_triggers: tuple[ActiveTrigger, ...] = ()
     lowest: Lowest | None = None
+    zones: tuple[Zone, ...] = ()
     recent_episodes: tuple[Episode, ...] = ()
     recent_actions: tuple[ReportedAction, ...] = ()
     top_pods: tuple[TopPod, ...] = ()

@@ -35,6 +35,9 @@ class Settings:
     identity: str = _option("", "Name as holder of the Lease. Default: host name and a random part.")
     lease_name: str = _option("memory-pressure-operator", "Name of the Lease object.")
     ledger_prefix: str = _option("memory-pressure-ledger", "Ledger ConfigMaps are named PREFIX-<policy>.")
+    counts_configmap: str = _option(
+        "memory-pressure-counts", "ConfigMap that keeps the counts of status.actions over restarts."
+    )
     default_policy_configmap: str = _option(
         "", "ConfigMap in the own namespace whose key policy.yaml is created as a policy, once. Default: none."
     )

@@ -15,12 +15,13 @@ from memorypressure_operator.caps import for_nodes
 from memorypressure_operator.errors import ApiRefused
 from memorypressure_operator.events import Event, EventWriter, policy_subject
 from memorypressure_operator.health import Health
-from memorypressure_operator.memory import NodeMemory, Tally
+from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.registry import PolicyEntry, Registry
 from memorypressure_operator.rounds import Rounds
 from memorypressure_operator.settings import Settings
 from memorypressure_operator.status import Facts
+from memorypressure_operator.tallies import Tallies, Tally
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +55,7 @@ class Surveyor:
         self._at: float | None = None
         self._survey: tuple[object, Survey] | None = None
 
-    def write(
-        self, policies: Mapping[str, Policy], memories: Mapping[str, NodeMemory], tallies: Mapping[str, Tally]
-    ) -> None:
+    def write(self, policies: Mapping[str, Policy], memories: Mapping[str, NodeMemory], tallies: Tallies) -> None:
         """Writes what changed, at most every `status_seconds`. Raises ApiUnreachable."""
         now = self._clock()
         if self._at is not None and now - self._at < self._settings.status_seconds:
@@ -71,7 +70,7 @@ class Surveyor:
         live = self._live(memories)
         self._metrics.tainted.set(sum(any(t.key == tainter.KEY for t in node.taints) for node in nodes.values()))
         for entry in entries:
-            self._one(entry, policies.get(entry.name), found, live.get(entry.name, (0, 0)), tallies.get(entry.name))
+            self._one(entry, policies.get(entry.name), found, live.get(entry.name, (0, 0)), tallies.of(entry.name))
         self._echo()
 
     def _echo(self) -> None:
@@ -105,7 +104,7 @@ class Surveyor:
         return found
 
     def _one(
-        self, entry: PolicyEntry, policy: Policy | None, found: Survey, live: tuple[int, int], tally: Tally | None
+        self, entry: PolicyEntry, policy: Policy | None, found: Survey, live: tuple[int, int], tally: Tally
     ) -> None:
         facts = self._facts(entry, policy, found, live, tally)
         wanted = status.compute(entry, facts, self._wall().strftime("%Y-%m-%dT%H:%M:%SZ"))
@@ -127,7 +126,7 @@ class Surveyor:
         self._registry.put_status(entry.name, answer.get("status") or {})
 
     def _facts(
-        self, entry: PolicyEntry, policy: Policy | None, found: Survey, live: tuple[int, int], tally: Tally | None
+        self, entry: PolicyEntry, policy: Policy | None, found: Survey, live: tuple[int, int], tally: Tally
     ) -> Facts:
         if policy is None:
             return Facts(counts=status.Counts())
@@ -155,17 +154,17 @@ class Surveyor:
         evicted = self._budgets.current_evictions(store).evictions if store is not None else 0
         return Facts(
             counts=counts,
-            dry_run=tally.count("dryRun") if tally else 0,
+            dry_run=tally.count("dryRun"),
             evictions=evicted,
-            kills=tally.count("kills") if tally else 0,
-            denied=tally.count("denied") if tally else 0,
+            kills=tally.count("kills"),
+            denied=tally.count("denied"),
             standing_kills=shown[0],
             worst_case_hour=shown[1],
             evictions_left=limits.evictions_per_hour - evicted,
             evictions_limit=limits.evictions_per_hour,
             kills_left=limits.kills_per_hour - ledger.spent,
             kills_limit=limits.kills_per_hour,
-            last_action_time=tally.last_action_time if tally else "",
+            last_action_time=tally.last_action_time,
             ledger_problem=store.problem if store is not None else "",
             quarantine_seconds=ledger.quarantine_ns / pressure.NS,
             hints=tuple(str(hint) for hint in policy_hints(entry.policy or policy)),

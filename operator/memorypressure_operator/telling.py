@@ -11,12 +11,14 @@ from datetime import UTC, datetime
 
 from memorypressure.reasons import Reason
 from memorypressure_operator.events import Event, EventWriter, node_subject, pod_subject
-from memorypressure_operator.memory import NodeMemory, Tally
-from memorypressure_operator.reports import ReportedAction, StateView
+from memorypressure_operator.memory import NodeMemory
+from memorypressure_operator.reports import ReportedAction, StateStatus, StateView
+from memorypressure_operator.tallies import Tally
 from memorypressure_operator.views import NodeView, unix_seconds
 
 log = logging.getLogger(__name__)
 
+_MOST_ZONES = 4
 OLD_SECONDS = 3000.0
 """Events live for an hour by default: an action older than this at first sight may have been told and forgotten."""
 
@@ -27,6 +29,23 @@ class Kill:
 
     action: ReportedAction
     age_seconds: float
+
+
+def zones_text(status: StateStatus) -> str:
+    """What the report says of its lowest zone and of all that are near a line; "" where it says nothing."""
+    parts = []
+    lowest = status.lowest
+    if lowest is not None and lowest.zone and lowest.usable_to_line:
+        parts.append(f"lowest zone {lowest.zone}: {lowest.usable_to_line} of {lowest.line} usable")
+    parts += [
+        f"{zone.numa_node}/{zone.name} free {_mebibytes(zone.free_bytes)}, min {_mebibytes(zone.min_bytes)}"
+        for zone in status.zones[:_MOST_ZONES]
+    ]
+    return f"; reported with it: {'; '.join(parts)}" if parts else ""
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / (1 << 20):.1f} MiB"
 
 
 class Teller:
@@ -52,7 +71,7 @@ class Teller:
                 continue
             age = self._age(action)
             if age <= OLD_SECONDS:
-                self._action(node, action, policy, age)
+                self._action(node, action, policy, age, zones_text(state.status))
                 if action.action == "Kill" and action.mode == "Enforce" and action.result == "Success":
                     kills.append(Kill(action, age))
         memory.actions_seen = frozenset(action.id for action in current)
@@ -66,23 +85,23 @@ class Teller:
             return 0.0
         return 0.0 if then is None else max(0.0, self._wall().timestamp() - then)
 
-    def _action(self, node: NodeView, action: ReportedAction, policy: str, age: float) -> None:
+    def _action(self, node: NodeView, action: ReportedAction, policy: str, age: float, zones: str) -> None:
         dry = action.mode == "DryRun"
         denied = action.result == "Denied"
         pod = action.pod
         if policy:
             kind = "denied" if denied else "dryRun" if dry else "kills" if action.action == "Kill" else "other"
-            self._tally(policy).add(kind, age, "" if denied else action.time)
+            self._tally(policy).add(kind, f"{node.uid}/{action.id}", age, "" if denied else action.time)
         if action.action != "Kill" or denied:
             return
         reason = Reason.WOULD_KILL if dry else Reason.KILLED if action.result == "Success" else Reason.ACTION_FAILED
         where = f"{pod.namespace}/{pod.name}" if pod else "unknown pod"
         container = f" (container {pod.container})" if pod and pod.container else ""
         verb = "would be killed" if dry else "was killed" if action.result == "Success" else "could not be killed"
-        freed = f"; {action.freed_bytes} bytes were freed" if action.freed_bytes is not None else ""
+        freed = f"; {_mebibytes(action.freed_bytes)} came back" if action.freed_bytes is not None else ""
         exit_code = "; its containers end with exit code 137" if reason is Reason.KILLED else ""
         why = f"{action.reason}: {action.message}" if action.message else action.reason
-        note = f"pod {where}{container} {verb} for memory pressure on node {node.name}: {why}{freed}{exit_code}"
+        note = f"pod {where}{container} {verb} for memory pressure on node {node.name}: {why}{zones}{freed}{exit_code}"
         subject = pod_subject(pod.namespace, pod.name, pod.uid) if pod else None
         key = f"{node.uid}/{action.id}"
         on_node = node_subject(node)
@@ -102,5 +121,6 @@ class Teller:
             return  # nothing is known to have been before
         reason = Reason.PRESSURE_STARTED if pressed else Reason.PRESSURE_CLEARED
         note = f"{condition.reason}: {condition.message}" if condition.message else condition.reason
+        note += zones_text(state.status) if pressed else ""
         key = f"{node.uid}/{condition.last_transition_time}"
         self._events.tell(Event(key, node_subject(node), "Observe", reason, note, warning=pressed))

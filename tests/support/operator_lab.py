@@ -416,6 +416,12 @@ class Lab:
 
     # --- what the operator writes ---
 
+    def kept_counts(self, name: str = "p") -> Object:
+        """Kind -> facts of the last hour, as the operator keeps them for its successor."""
+        answer = self.admin.request("GET", f"/api/v1/namespaces/{self.home}/configmaps/memory-pressure-counts")
+        text = answer.body.get("data", {}).get(self.prefix + name) if answer.status == 200 else None
+        return json.loads(text) if text else {}
+
     def state(self, node: str) -> Object | None:
         answer = self.admin.request("GET", f"{GROUP}/nodememorystates/{node}")
         return answer.body if answer.status == 200 else None

@@ -15,8 +15,9 @@ from memorypressure_operator.budget import Budgets, Store
 from memorypressure_operator.cleanups import PATIENCE_SECONDS, After, Cleaner
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable
 from memorypressure_operator.events import Event
-from memorypressure_operator.memory import Cleanup, NodeMemory, Outstanding, Tally
+from memorypressure_operator.memory import Cleanup, NodeMemory, Outstanding
 from memorypressure_operator.metrics import Metrics
+from memorypressure_operator.tallies import Tally
 from memorypressure_operator.views import NodeView, PodView
 
 NODE = NodeView(name="n", uid="node-uid", labels={}, taints=(), ready=True)
