@@ -29,11 +29,14 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "command",
         nargs="?",
-        choices=("run", "cleanup"),
+        choices=("run", "explain", "cleanup"),
         default="run",
-        help="run: the operator (default). cleanup: takes the Lease from a running operator and our taints off all "
-        "nodes, for an uninstall.",
+        help="run: the operator (default). explain NODE: which policy is in force there, and of every pod whether it "
+        "may be stopped and why. cleanup: takes the Lease from a running operator and our taints off all nodes, for an "
+        "uninstall.",
     )
+    result.add_argument("node", nargs="?", help="explain: name of the node")
+    result.add_argument("--output", choices=("text", "json"), default="text", help="explain: what is printed [text]")
     for name, text, default in settings_module.describe():
         flag = "--" + name.replace("_", "-")
         if isinstance(default, bool):
@@ -47,11 +50,18 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     arguments = vars(parser().parse_args(argv))
-    command = arguments.pop("command")
+    command, node, output = (arguments.pop(name) for name in ("command", "node", "output"))
     try:
         settings = settings_module.parse(arguments, os.environ if environment is None else environment)
+        if (command == "explain") != (node is not None):
+            what = "explain: name the node, as in: explain worker-7" if node is None else f"{command} takes no {node!r}"
+            raise SettingsError(what)
         operator = importlib.import_module("memorypressure_operator.main")  # kopf and kubernetes: not for --help
-        code: int = operator.clean_up(settings) if command == "cleanup" else operator.run(settings)
+        code: int
+        if command == "explain":
+            code = operator.explain_node(settings, node, output)
+        else:
+            code = operator.clean_up(settings) if command == "cleanup" else operator.run(settings)
     except (SettingsError, CredentialsError) as error:
         print(f"memorypressure-operator: {error}", file=sys.stderr)
         return EXIT_USAGE

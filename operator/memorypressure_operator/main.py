@@ -3,18 +3,20 @@
 import asyncio
 import logging
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import kopf
+import msgspec
 
 from memorypressure.version import VERSION
 from memorypressure_operator import api as api_module
-from memorypressure_operator import cleanup, startup
+from memorypressure_operator import cleanup, explain, startup
 from memorypressure_operator.api import Api
-from memorypressure_operator.errors import SettingsError
+from memorypressure_operator.errors import CredentialsError, OperatorError, SettingsError
 from memorypressure_operator.events import EventWriter
 from memorypressure_operator.handlers import make_registry
 from memorypressure_operator.health import Health, HealthServer
@@ -226,6 +228,18 @@ def clean_up(settings: Settings) -> int:
     log_to_stderr(settings.log_level)
     api = connect(settings)
     return cleanup.run(settings, api, Leader(api, _leader_settings(settings), boot_seconds))
+
+
+def explain_node(settings: Settings, node: str, output: str) -> int:
+    """The command `explain`; its exit code."""
+    log_to_stderr("error")
+    try:
+        return explain.run(settings, connect(settings), node, output)
+    except (OperatorError, msgspec.MsgspecError) as error:
+        if isinstance(error, CredentialsError):
+            raise
+        print(f"memorypressure-operator: {error}", file=sys.stderr)
+        return 1
 
 
 def connect(settings: Settings) -> Api:

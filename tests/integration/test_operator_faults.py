@@ -204,7 +204,7 @@ def test_what_was_told_is_not_told_again_after_a_restart(lab: Lab) -> None:
     wait_for(lambda: len(lab.events("Killed")) == 2, "the kill is told on pod and node")
     wait_for(lambda: lab.events("MemoryPressureStarted"), "pressure is told")
     wait_for(lambda: lab.get_policy()["status"]["actions"]["kills"] == 1, "the kill is counted")
-    counts = wait_for(lambda: lab.kept_counts(), "the counts are kept")
+    counts = wait_for(lab.kept_counts, "the counts are kept")
     before = {(event["metadata"]["name"], event["metadata"]["resourceVersion"]) for event in lab.events()}
     first.kill()
     second = lab.running(identity="two")
