@@ -173,6 +173,7 @@ class PlanView(msgspec.Struct, frozen=True):
     digest: str
     policy: str
     policy_generation: int
+    candidates: int
     workloads: frozenset[str]
 
 
@@ -198,6 +199,7 @@ def decode_plan(raw: bytes) -> PlanView:
         digest=digest(plan.spec),
         policy=str(policy.get("name") or ""),
         policy_generation=int(policy.get("generation") or 0),
+        candidates=len(pods),
         workloads=frozenset(
             sys.intern(f"{pod.get('namespace')}/{pod.get('workload')}") for pod in pods if pod.get("workload")
         ),

@@ -57,6 +57,7 @@ class Facts:
     conflict_key: str = ""
     conflicts: int = 0
     dry_run_only: bool = False
+    no_candidates: bool = False  # all plans are written, and no pod is on any
     actions_used: Mapping[str, bool] = field(default_factory=dict)  # action -> whether the ladder has it
 
 
@@ -115,7 +116,15 @@ def _ready(policy: Policy, facts: Facts) -> Row:
         return ("Ready", "False", Reason.LEDGER_INVALID, f"no kill is granted: {facts.ledger_problem}")
     if policy.mode is Mode.DISABLED:
         return ("Ready", "True", Reason.MODE_DISABLED, "mode is Disabled: nodes only watch")
+    if counts.selected == 0:
+        return ("Ready", "True", Reason.RECONCILED, "spec.nodeSelector matches no node, so nothing is done")
     notes = [f"in force on {counts.effective} of {counts.selected} selected nodes, {counts.reporting} report in time"]
+    if counts.effective == 0:
+        notes.append("policies of higher priority, or tied with it, have all of them (spec.priority)")
+    if facts.no_candidates:
+        notes.append(
+            "no pod of its nodes may be stopped by spec.victims; `memorypressure-operator explain NODE` says why"
+        )
     if facts.quarantine_seconds > 0:
         notes.append(f"the ledger is new: nothing is granted for {facts.quarantine_seconds / 60:.0f} min")
     if facts.dry_run_only and policy.mode is Mode.ENFORCE:

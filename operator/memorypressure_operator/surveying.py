@@ -171,9 +171,22 @@ class Surveyor:
             conflict=standing.message if standing.conflicted else "",
             conflict_key=",".join(standing.tied_with),
             conflicts=len(standing.tied_with),
+            no_candidates=standing.effective > 0 and self._no_candidates(policy, found),
             dry_run_only=self._settings.dry_run_only and (entry.policy or policy).mode is Mode.ENFORCE,
             actions_used={step.action.value: True for step in policy.ladder},
         )
+
+    def _no_candidates(self, policy: Policy, found: Survey) -> bool:
+        if not any(step.evict is not None or step.kill is not None for step in policy.ladder):
+            return False
+        with self._registry.lock:
+            plans = self._registry.tables.plans
+            mine = [
+                plans.get(node)
+                for node, selection in found.nodes.items()
+                if selection.policy is not None and selection.policy.name == policy.name
+            ]
+        return all(plan is not None and plan.policy == policy.name and not plan.candidates for plan in mine)
 
     def _gauges(self, policy: Policy, facts: Facts) -> None:
         metrics, name = self._metrics, policy.name

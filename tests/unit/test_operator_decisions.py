@@ -393,7 +393,7 @@ def planner(*pods: PodView, pressed: str = "") -> Planner:
 
 
 def store_plan(plans: Planner, node: str, workloads: set[str], generation: int = 1) -> None:
-    view = PlanView(node, f"uid-{node}", generation, "", "", "p", 3, frozenset(workloads))
+    view = PlanView(node, f"uid-{node}", generation, "", "", "p", 3, 1, frozenset(workloads))
     plans.registry.put_plan(node, view)
 
 

@@ -14,7 +14,7 @@ PODS = {"a": 1, "b": 1, "c": 1}
 
 
 def plan(uid: str, generation: int, *, named: bool) -> PlanView:
-    return PlanView("n", uid, generation, "", "", "p", 1, frozenset({W} if named else ()))
+    return PlanView("n", uid, generation, "", "", "p", 1, 1, frozenset({W} if named else ()))
 
 
 def state(generation: int, observed: int, named: tuple[str, int] | None, uid: str = "s") -> StateView:
@@ -122,7 +122,7 @@ class Cluster:
     def write_plan(self, node: str, *, named: bool) -> None:
         versions = self.plans[node]
         before = versions[-1] if versions else None
-        after = PlanView(node, "plan", len(versions) + 1, "", "", "p", 1, frozenset({W} if named else ()))
+        after = PlanView(node, "plan", len(versions) + 1, "", "", "p", 1, 1, frozenset({W} if named else ()))
         versions.append(after)
         self.slots.plan(node, before, after)
 
