@@ -25,7 +25,9 @@ CONTROLLER = "memorypressure.dev/operator"
 NOTE_MAX_BYTES = 1024
 _REMEMBERED = 20_000
 _QUEUE = 2_000
-_TRIES = 3
+_TRIES = 9
+_LONGEST_WAIT_SECONDS = 60.0
+"""Some four minutes in all: an Event that explains a kill outlives an outage of the API server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,9 @@ class EventWriter(threading.Thread):
             except ApiUnreachable as error:
                 problem = error
             if attempt < tries:
-                self._stopping.wait(attempt)
+                self._stopping.wait(min(2.0 ** (attempt - 1), _LONGEST_WAIT_SECONDS))
+            if self._stopping.is_set():
+                break
         log.warning("event not written: %s %s: %s", event.regarding.name, event.reason, problem)
         self._on_failure()
 

@@ -87,6 +87,10 @@ class EvictionLog:
         """Evictions on a node that are at least so old; clean-ups are counted as kills already."""
         return sum(r.node == node and not r.cleanup and r.age_seconds >= older_than_seconds for r in self.records)
 
+    def nodes(self) -> frozenset[str]:
+        """Nodes with an eviction, clean-ups left out."""
+        return frozenset(record.node for record in self.records if not record.cleanup)
+
     def cleaned_up(self, uid: str) -> bool:
         """Whether a clean-up of the pod is on record."""
         return any(r.uid == uid and r.cleanup for r in self.records)

@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 NODES_A_PASS = 50
 DEFAULT_GRANT_SECONDS = 900
 RETRY_SECONDS = 2.0
+UNEXPECTED_RETRY_SECONDS = 20.0
 
 
 class DecisionLoop(threading.Thread):
@@ -154,8 +155,9 @@ class DecisionLoop(threading.Thread):
                 log.warning("node %s: %s", name, refusal)
                 again = max(RETRY_SECONDS, refusal.retry_after_seconds)
             except Exception:
-                self._registry.dirty.add(names[index:], delay_seconds=RETRY_SECONDS)
-                raise
+                self._failed("Unexpected")
+                log.exception("node %s: this pass over it failed", name)  # the others have their turn
+                again = UNEXPECTED_RETRY_SECONDS
             if again is not None:
                 self._registry.dirty.add([name], delay_seconds=min(again, self._settings.resync_seconds))
         self.rounds.run(self._policies.valid)

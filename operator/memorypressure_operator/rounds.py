@@ -196,10 +196,12 @@ class Rounds:
         return not pressure.silent(at_ns, int(self._clock() * pressure.NS), grant_seconds)
 
     def slots(self, name: str) -> int:
-        """Nodes that count for the policy's maxConcurrentNodes."""
+        """Nodes that count for the policy's maxConcurrentNodes; after a restart those with an eviction on record."""
+        store = self._budgets.stores.get(name)
+        recorded = store.evictions.nodes() if store is not None else frozenset()
         return sum(
-            memory.slot
-            for memory in self._memories.values()
+            memory.slot or (memory.inherited and node in recorded)
+            for node, memory in self._memories.items()
             if memory.selection is not None
             and memory.selection.policy is not None
             and memory.selection.policy.name == name

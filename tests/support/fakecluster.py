@@ -41,6 +41,7 @@ class FakeCluster:
     def __init__(self) -> None:
         self.config_maps: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, dict[str, Any]] = {}
+        self.policies: list[dict[str, Any]] = []
         self.answers: dict[str, list[Exception | None]] = {}
         self.evictions: list[str] = []
         self.deletes: list[str] = []
@@ -65,6 +66,10 @@ class FakeCluster:
         self.before(method, path)
         if method != "GET":
             self.writes.append((method, path))
+        if path.endswith("/memorypressurepolicies"):
+            return Answer(
+                200, json.dumps({"apiVersion": "memorypressure.dev/v1alpha1", "items": self.policies}).encode()
+            )
         if "/configmaps" in path:
             return self._config_map(method, path.partition("/configmaps")[2].strip("/"), body)
         if path.endswith("/eviction"):

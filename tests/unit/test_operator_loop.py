@@ -1,0 +1,132 @@
+"""The decision loop: in which order nodes have their turn, and that no node takes the others'."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from support.fakecluster import Clock, FakeCluster
+
+from memorypressure_operator import settings as settings_module
+from memorypressure_operator.errors import LeaseLost
+from memorypressure_operator.health import Health
+from memorypressure_operator.metrics import Metrics
+from memorypressure_operator.reconcile import DecisionLoop
+from memorypressure_operator.registry import SINKS, Registry
+from memorypressure_operator.reports import StateStatus, StateView
+from memorypressure_operator.views import NodeView
+
+
+@dataclass
+class Leads:
+    """A Lease that is always held."""
+
+    term: int = 1
+
+    def holds(self) -> bool:
+        return True
+
+
+@dataclass
+class World:
+    clock: Clock = field(default_factory=Clock)
+    cluster: FakeCluster = field(default_factory=FakeCluster)
+
+    def __post_init__(self) -> None:
+        self.registry = Registry(self.clock, 0.0)
+        for name in SINKS:
+            self.registry.mark_synced(name)
+        api: Any = self.cluster
+        leader: Any = Leads()
+        events: Any = None
+        self.metrics = Metrics()
+        made = settings_module.parse({"namespace": "own"}, {})
+        health = Health(self.clock, 60)
+        self.loop = Recording(made, api, self.registry, leader, events, self.metrics, health, self.clock)
+
+    def node(self, name: str, mode: str, labels: dict[str, str] | None = None) -> None:
+        self.registry.put_node(name, NodeView(name, f"uid-{name}", labels or {}, (), ready=True))
+        spec = {"nodeName": name, "mode": mode}
+        self.registry.put_state(name, StateView(name, "s", 1, "1", f"uid-{name}", spec, StateStatus()))
+
+    def pass_over(self) -> list[str]:
+        self.loop.seen.clear()
+        self.loop.once()
+        return list(self.loop.seen)
+
+
+class Recording(DecisionLoop):
+    """Notes the order of its looks; `broken` nodes raise."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.seen: list[str] = []
+        self.broken: dict[str, Exception] = {}
+
+    def _look(self, name: str) -> float | None:
+        self.seen.append(name)
+        if name in self.broken:
+            raise self.broken[name]
+        return super()._look(name) if name not in self._registry.tables.nodes else 300.0
+
+
+def policy(mode: str, generation: int = 1) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "p", "uid": "u", "generation": generation, "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {
+            "mode": mode,
+            "nodeSelector": {"matchLabels": {"a": "b"}},
+            "triggers": [{"name": "low", "type": "ZoneWatermark", "zoneWatermark": {"line": "Low"}}],
+            "ladder": [{"action": "Taint", "triggers": ["low"]}],
+        },
+    }
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_a_node_whose_pass_fails_does_not_take_the_turn_of_the_others(world: World) -> None:
+    for name in ("a", "b", "c"):
+        world.node(name, "Disabled")
+    world.loop.broken["a"] = ValueError("poison")
+    assert world.pass_over() == ["a", "b", "c"]
+    world.clock.now += 10
+    assert world.pass_over() == []
+    world.clock.now += 11
+    assert world.pass_over() == ["a"], "it is tried again"
+    text = world.metrics.reconcile_errors.labels("Unexpected")
+    assert text._value.get() == 2
+
+
+def test_a_lease_that_is_lost_ends_the_pass_and_every_node_keeps_its_turn(world: World) -> None:
+    for name in ("a", "b", "c"):
+        world.node(name, "Disabled")
+    world.loop.broken["b"] = LeaseLost("gone")
+    with pytest.raises(LeaseLost):
+        world.loop.once()
+    world.loop.broken.clear()
+    world.clock.now += 3
+    assert world.pass_over() == ["b", "c"]
+
+
+def test_nodes_that_may_do_less_than_before_come_first_whatever_moved_them(world: World) -> None:
+    world.cluster.policies = [policy("DryRun")]
+    for name, mode in (("up", "Disabled"), ("same", "DryRun"), ("down", "Enforce")):
+        world.node(name, mode, {"a": "b"})
+    assert world.pass_over()[0] == "down"
+    for name in ("up", "same", "down"):
+        labels = {"a": "b" if name != "same" else "c"}
+        world.registry.put_node(name, NodeView(name, f"uid-{name}", labels, (), ready=name == "up"))
+    world.node("later", "Enforce", {"a": "b"})
+    world.clock.now += 1
+    first = world.pass_over()
+    assert set(first[:3]) == {"same", "down", "later"}, "relabelled, or still to be turned down"
+
+
+def test_a_deleted_node_is_forgotten(world: World) -> None:
+    world.node("a", "Disabled")
+    world.pass_over()
+    world.registry.remove_node("a")
+    assert world.pass_over() == ["a"]
+    assert len(world.registry.dirty) == 0
