@@ -122,8 +122,11 @@ def test_a_killed_pod_is_evicted_afterwards_also_when_no_eviction_is_left(lab: L
         agent.kill(pods[0])
         wait_for(lambda: lab.evicted(pods[0]), "the killed pod is evicted")
         killed = wait_for(lambda: lab.events("Killed", kind="Pod"), "the kill is explained")
-    assert "exit code 137" in killed[0]["note"]
-    assert node in killed[0]["note"]
+    note = killed[0]["note"]
+    for words in (f"on node {node}", "0/Normal", "41% of AtomicReserve", "free 20.0 MiB, min 45.0 MiB"):
+        assert words in note
+    assert "117.7 MiB came back" in note
+    assert "exit code 137" in note
     assert lab.events("Killed", kind="Node")
     assert not lab.evicted(pods[1])
     wait_for(lambda: lab.get_policy()["status"]["actions"]["kills"] == 1, "the kill is counted")

@@ -134,6 +134,8 @@ class Agent:
         self.actions: list[Object] = []
         self.top: list[Object] = []
         self.lowest = "250%"
+        sizes = {"managedBytes": 4 << 30, "freeBytes": 20 << 20, "minBytes": 45 << 20, "lowBytes": 56 << 20}
+        self.zone: Object = {"name": "Normal", "numaNode": 0, "reserveBytes": 0, **sizes}
         self.obeys = True  # whether it reports to have taken the newest orders
         self.observed = 0
         self._pressed_since = now()
@@ -177,6 +179,7 @@ class Agent:
             ],
             "activeTriggers": [{"name": name, "since": since} for name, since in self.triggers.items()],
             "lowest": {"node": "0", "zone": "0/Normal", "line": "AtomicReserve", "usableToLine": self.lowest},
+            "zones": [self.zone] if pressed else None,
             "recentActions": self.actions,
             "topPods": self.top,
         }
