@@ -283,6 +283,7 @@ def test_extra_arguments_and_environment_come_last(helm: Helm) -> None:
     assert container(daemonset, "sentinel")["args"][-1] == "--a"
     assert container(daemonset, "reporter")["args"][-1] == "--b"
     assert container(deployment, "operator")["args"][-1] == "--c"
+    assert container(find(manifests, "Job"), "remove-taints")["args"][-1] == "--c"
     assert container(daemonset, "sentinel")["env"][-1] == {"name": "X", "value": "1"}
 
 
