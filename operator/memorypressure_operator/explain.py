@@ -240,7 +240,7 @@ def _reported(state: StateView) -> dict[str, str]:
         facts["grant"] = "for a former journal of the node: worth nothing"
     else:
         left = int(grant.get("killsCeiling") or 0) - status.lease.kills_total
-        facts["grant"] = f"{max(0, left)} kills left, {status.lease.kills_total} done by this journal"
+        facts["grant"] = f"kills left: {max(0, left)}; done by this journal: {status.lease.kills_total}"
     return facts
 
 

@@ -40,7 +40,7 @@ def own_lab(own_plane: ControlPlane, tmp_path: Path) -> Iterator[Lab]:
 
 def install_crds(lab: Lab) -> None:
     words = [word for file in CRDS for word in ("-f", str(file))]
-    lab.plane.kubectl("apply", "--server-side", *words)
+    lab.plane.kubectl("apply", "--server-side", "--force-conflicts", *words)
     lab.plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", *words)
 
 

@@ -121,7 +121,7 @@ def explained(lab: Lab, *arguments: str) -> tuple[int, str]:
 
 def test_explain_says_of_every_pod_of_a_node_whether_it_may_be_stopped_and_why(lab: Lab) -> None:
     node, other = lab.node(), lab.node("n2")
-    lab.policy(limits={"maxVictimsPerWorkload": 1})
+    lab.policy(limits={"maxVictimsPerWorkload": 1, "maxStandingKills": 1})
     lab.policy("low", priority=-5)
     lab.workload(node, "web")
     lab.pod(node, "bare")
@@ -137,7 +137,7 @@ def test_explain_says_of_every_pod_of_a_node_whether_it_may_be_stopped_and_why(l
     facts = json.loads(found)
     assert (facts["policy"], facts["mode"]) == (lab.prefix + "p", "Enforce")
     assert facts["other_policies"] == {lab.prefix + "low": "superseded: priority -5"}
-    assert facts["facts"]["grant"] == "1 kills left, 0 done by this journal"
+    assert facts["facts"]["grant"] == "kills left: 1; done by this journal: 0"
     pods = {pod["name"]: (pod["may_be_stopped"], pod["reason"]) for pod in facts["pods"]}
     wide = ("yes", "OnPlan") if "wide-0" in lab.planned(node) else ("soon", "WorkloadLimit")
     assert pods == {
