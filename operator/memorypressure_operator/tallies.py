@@ -99,7 +99,7 @@ class Tallies:
         for policy, text in data.items():
             try:
                 self.of(policy).take(text)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
                 log.warning("ConfigMap %s: counts of %s are not understood: %r", self._name, policy, error)
 
     def save(self, *, now: bool = False) -> None:

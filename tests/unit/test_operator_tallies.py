@@ -70,7 +70,20 @@ def test_a_failed_write_is_made_up_for() -> None:
     assert counts(tallies(cluster, clock)) == [0, 0, 1]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"kills": 3}', '{"kills": [[1]]}', '{"kills": [["x", "y"]]}', "null"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"kills": 3}',
+        '{"kills": [[1]]}',
+        '{"kills": [["x", "y"]]}',
+        "null",
+        '{"kills": [[1e400, "y"]]}',
+        "[" * 100000,
+    ],
+)
 def test_counts_that_are_not_understood_are_left_out(text: str, caplog: pytest.LogCaptureFixture) -> None:
     cluster, clock = FakeCluster(), Clock()
     cluster.config_maps["counts"] = {"metadata": {"resourceVersion": "1"}, "data": {"p": text, "q": '{"kills":[]}'}}
