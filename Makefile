@@ -11,13 +11,20 @@ TEST_PROCESSES ?= 3
 RUNS ?= 1
 ARMS ?=
 SCENARIOS ?=
+# The kernel of virtual machines: of `make lab` and `make cluster`.
 KERNEL ?= 6.1
+# Of `make cluster`: one node or two; of `make cluster-shell`: in which node, and what to run in the place of a shell.
+NODES ?= 1
+NODE ?=
+RUN ?=
+export RUN
 export PYTHONPATH := $(CURDIR)/tools
 LOCK := $(BIN)/uv pip compile --quiet --no-annotate --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench lab soak images tools controlplane generate lock clean
+.PHONY: help setup demo test lint format bench lab soak images tools controlplane cluster demo-cluster cluster-shell cluster-status \
+	cluster-down generate lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +69,21 @@ tools: setup ## the pinned servers and tools in the cache, built where they are 
 
 controlplane: setup ## a real control plane on loopback until Ctrl-C; ARGS=--background returns, see CONTRIBUTING.md
 	@$(BIN)/python -m memorypressure_tools up $(ARGS)
+
+cluster: setup ## a real cluster: control plane here, nodes in VMs, our chart (NODES=1|2, KERNEL=6.1|6.12); see docs/how-to
+	@$(BIN)/python -m memorypressure_tools.cluster up --background --nodes $(NODES) --kernel $(KERNEL) $(ARGS)
+
+demo-cluster: setup ## a real flood on a real node, live: without a policy, then with one, and a table of both
+	@$(BIN)/python -m memorypressure_tools.flood.demo --nodes $(NODES) $(ARGS)
+
+cluster-shell: setup ## a shell with kubectl and helm for that cluster, or with NODE=node-1 root's in a node (RUN='...')
+	@$(BIN)/python -m memorypressure_tools.cluster shell --node "$(NODE)" --command "$$RUN"
+
+cluster-status: setup ## what of that cluster runs
+	@$(BIN)/python -m memorypressure_tools.cluster status
+
+cluster-down: setup ## ends that cluster and removes everything of it
+	@$(BIN)/python -m memorypressure_tools.cluster down
 
 generate: setup ## what is made of other files: the chart's copy of crds/, the tables of its README
 	@$(BIN)/python tools/sync_crds.py

@@ -25,6 +25,7 @@ FILES: Final[Mapping[str, str]] = {
     "runc": "/usr/sbin/runc",
     "containernetworking-plugins": "/usr/lib/cni/bridge",
     "nftables": "/usr/sbin/nft",
+    "buildah": "/usr/bin/buildah",
     "gcc": "/usr/bin/gcc",
     "libc6-dev": "/usr/lib/x86_64-linux-gnu/libc.a",
 }
@@ -47,6 +48,8 @@ ROOT_TREE: Final = ("mmdebstrap",)
 """What a Debian root tree in a guest needs on top."""
 NODE: Final = ("runc", "containernetworking-plugins", "nftables")
 """What a Kubernetes node needs on top."""
+IMAGES: Final = ("buildah", "mmdebstrap")
+"""What building our own images needs."""
 
 
 def missing(names: Iterable[str] = GUEST) -> list[str]:

@@ -1,14 +1,22 @@
 /* canary SECONDS KIB INTERVAL_MS OUT [ALL]: a bystander that maps fresh memory, touches it and gives it back.
  *
  * Writes to OUT at the end, or on TERM: `count`, `mean_us`, `hist_us LOWER COUNT` (powers of two) and the 32 longest
- * `stall_ms DURATION at BOOTTIME`. A stall that outlives TERM is waited for and counted. With ALL, every turn goes there,
- * too: CSV, `at,seconds`. */
+ * `stall_ms DURATION at BOOTTIME`. A stall that outlives TERM is waited for and counted. USR1 begins the count anew. With
+ * ALL, every turn goes there, too: CSV, `at,seconds`. */
 #include "common.h"
 
 #define WORST 32
 #define BUCKETS 32
 
 struct stall { double seconds, at; };
+
+static volatile sig_atomic_t anew;
+
+static void on_anew(int number)
+{
+	(void)number;
+	anew = 1;
+}
 
 static int longer(const void *a, const void *b)
 {
@@ -28,10 +36,19 @@ int main(int argc, char **argv)
 	struct stall *all = capacity ? calloc((size_t)capacity, sizeof *all) : NULL;
 	if (capacity && !all)
 		die("ALL");
+	struct sigaction action = { .sa_handler = on_anew };
+	sigaction(SIGUSR1, &action, NULL);
 	stop_on_signals();
 	if (mlockall(MCL_CURRENT))
 		perror("mlockall");
 	while (!stopped && now_seconds() - start < seconds) {
+		if (anew) {
+			anew = 0;
+			count = 0;
+			total = 0;
+			memset(worst, 0, sizeof worst);
+			memset(histogram, 0, sizeof histogram);
+		}
 		double begin = now_seconds();
 		char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (memory == MAP_FAILED)

@@ -1,13 +1,14 @@
-/* sampler SECONDS INTERVAL_MS OUT [FILE...]: a timeline of the zones, held in locked memory until the end or TERM.
+/* sampler SECONDS INTERVAL_MS OUT [FILE...] [-- FILE...]: a timeline of the zones, held in locked memory until the end or TERM.
  *
  * Writes OUT.zones.csv (a row per populated zone and sample, in the columns of a recording), OUT.vmstat.csv (PSI totals,
  * memory and swap in KiB, vmstat counters, every fifth sample) and, with FILEs, OUT.files.csv (the first number in each,
- * -1 when it cannot be read or is empty: a cgroup's memory.current or cgroup.procs, for example). Prints "ready" when
- * its memory is locked. Times: CLOCK_BOOTTIME. */
+ * -1 when it cannot be read or is empty: a cgroup's memory.current or cgroup.procs, for example; those after -- are read
+ * at every tenth sample only). Prints "ready BOOTTIME REALTIME" when its memory is locked. Times: CLOCK_BOOTTIME. */
 #include "zones.h"
 
 #define MOST_ZONES 8
-#define MOST_FILES 16
+#define MOST_FILES 32
+#define EVERY_RARE_FILE 10
 #define EVERY_VMSTAT 5
 
 static const char *const COUNTERS[] = {
@@ -142,9 +143,16 @@ static void write_files(const char *prefix, const struct sample *samples, long c
 
 int main(int argc, char **argv)
 {
-	usage(argc, 3, "sampler SECONDS INTERVAL_MS OUT [FILE...]");
+	usage(argc, 3, "sampler SECONDS INTERVAL_MS OUT [FILE...] [-- FILE...]");
 	double seconds = number_argument(argv, 1, "SECONDS"), interval = number_argument(argv, 2, "INTERVAL_MS") / 1e3;
-	int files = argc - 4;
+	int files = 0, frequent = -1;
+	for (int i = 4; i < argc; i++) /* the names move up over the -- */
+		if (frequent < 0 && !strcmp(argv[i], "--"))
+			frequent = files;
+		else
+			argv[4 + files++] = argv[i];
+	if (frequent < 0)
+		frequent = files;
 	if (interval <= 0 || files > MOST_FILES) {
 		fprintf(stderr, "INTERVAL_MS has to be above 0, and at most %d FILEs\n", MOST_FILES);
 		return 2;
@@ -163,7 +171,9 @@ int main(int argc, char **argv)
 	struct sched_param priority = { .sched_priority = 50 };
 	if (sched_setscheduler(0, SCHED_FIFO, &priority))
 		perror("SCHED_FIFO");
-	printf("ready\n");
+	struct timespec real;
+	clock_gettime(CLOCK_REALTIME, &real);
+	printf("ready %.3f %.3f\n", now_seconds(), (double)real.tv_sec + (double)real.tv_nsec * 1e-9);
 	fflush(stdout);
 	double start = now_seconds(), next = start;
 	while (!stopped && count < capacity && now_seconds() - start < seconds) {
@@ -172,7 +182,7 @@ int main(int argc, char **argv)
 		reread(zoneinfo);
 		sample->zone_count = parse_zones(text, sample->zones, MOST_ZONES);
 		for (int i = 0; i < files; i++)
-			sample->files[i] = number_in(argv[4 + i]);
+			sample->files[i] = i < frequent || count % EVERY_RARE_FILE == 0 ? number_in(argv[4 + i]) : sample[-1].files[i];
 		if (count++ % EVERY_VMSTAT == 0)
 			read_counters(&counters[rows++], vmstat, meminfo, pressure);
 		next += interval;

@@ -1,0 +1,179 @@
+"""A flood's recordings and its verdict: what is read, what is void, what never is."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memorypressure_tools.flood import load, measurements, observer
+from memorypressure_tools.flood.run import Result, Scenario, container_cgroups, died
+from memorypressure_tools.flood.series import TooManyVoidError, repeat
+from memorypressure_tools.flood.verdict import VOID, Death, Facts, Outcome, Verdict, judge
+
+ZONES = """t,node,zone,free,boost,min,low,high,managed
+10.0000,0,DMA,3840,0,17,21,25,3840
+10.0000,0,DMA32,900,0,820,1025,1230,180000
+10.0100,0,DMA32,600,1845,2665,1025,1230,180000
+10.0200,0,DMA32,409,1845,2665,1025,1230,180000
+10.1300,0,DMA32,410,0,820,1025,1230,180000
+"""
+FACTS = Facts(
+    victims=["hog"], deaths=[], below_half=[10.0, 11.0], atomic_failures=3, kernel_oom_kills=0, hog_filled=True
+)
+
+
+def test_zones_that_the_load_cannot_use_are_left_out_and_min_is_without_its_boost() -> None:
+    samples = measurements.zone_samples(ZONES)
+    assert [(sample.zone, sample.free_pages, sample.raw_min_pages) for sample in samples][:2] == [
+        ("DMA32", 900, 820),
+        ("DMA32", 600, 820),
+    ]
+    figures = measurements.reserve_figures(samples)
+    assert (figures.samples, figures.below_min, figures.below_half) == (4, 3, 1)
+    assert figures.first_below_half == 10.02
+    assert figures.lowest_percent_of_min == pytest.approx(49.9)
+    assert figures.longest_gap_seconds == 0.11
+
+
+def test_a_timeline_that_is_cut_is_an_error_with_its_line() -> None:
+    with pytest.raises(ValueError, match="line 3 of the zones' timeline"):
+        measurements.zone_samples(ZONES[:85])
+
+
+def test_half_is_back_when_the_victim_has_half_of_what_it_had_at_the_kill() -> None:
+    rows = [(10.0, [100, 0]), (10.1, [200, 0]), (10.2, [150, 0]), (10.3, [100, 0]), (10.4, [-1, 0])]
+    assert measurements.half_back_seconds(rows, 10.1) == 0.2
+    assert measurements.half_back_seconds([*rows[:3], (10.9, [-1, -1])], 10.1) == 0.8
+    assert measurements.half_back_seconds(rows[:3], 10.1) is None
+    assert measurements.half_back_seconds(rows, 9.0) is None
+
+
+def test_a_file_timeline_has_names_and_numbers() -> None:
+    names, rows = measurements.file_timeline("t,/a,/b\n1.5,7,-1\n")
+    assert (names, rows) == (["/a", "/b"], [(1.5, [7, -1])])
+    with pytest.raises(ValueError, match="no timeline"):
+        measurements.file_timeline("")
+
+
+def test_counters_are_what_rose_between_the_first_row_and_the_last() -> None:
+    assert measurements.counters("t,psi_full_us,oom_kill\n1,5,2\n2,9,2\n3,15,3\n") == {"psi_full_us": 10, "oom_kill": 1}
+
+
+def test_stalls_are_seconds_and_a_canary_without_a_count_was_cut() -> None:
+    text = "count 3\nmean_us 5\nstall_ms 1500.0 at 12.500\nstall_ms 2.0 at 11.000\nhist_us 1 3\n"
+    assert measurements.stalls(text)[0] == measurements.Stall(at=12.5, seconds=1.5)
+    with pytest.raises(ValueError, match="no count"):
+        measurements.stalls("stall_ms 1")
+
+
+def test_atomic_failures_may_use_the_reserve_and_cannot_wait() -> None:
+    text = "{ gfp: 0x00000a20 } hitcount:        700\n{ gfp: 0x00000ca0 } hitcount: 5\n{ gfp: 2048 } hitcount: 9\n"
+    by_flags = measurements.gave_up(text)
+    assert by_flags == {0xA20: 700, 0xCA0: 5, 0x800: 9}
+    assert measurements.atomic_failures(by_flags) == 700
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome"),
+    [
+        ({}, Outcome.NOTHING_KILLED),
+        ({"below_half": []}, Outcome.CONDITION_NOT_REACHED),
+        ({"hog_filled": False, "below_half": []}, Outcome.HOG_NOT_FILLED),
+        ({"kernel_oom_kills": 1}, Outcome.KERNEL_OOM_KILL),
+        ({"kernel_oom_kills": 1, "deaths": [Death("hog", 11.5)]}, Outcome.KERNEL_OOM_KILL),
+        ({"below_half": None}, Outcome.EVIDENCE_LOST),
+        ({"kernel_oom_kills": None}, Outcome.EVIDENCE_LOST),
+        ({"deaths": [Death("hog", 11.5)]}, Outcome.KILLED),
+        ({"deaths": [Death("hog", 40.0)], "atomic_failures": 0}, Outcome.KILL_WITHOUT_CONDITION),
+        ({"deaths": [Death("hog", 11.5)], "below_half": [], "atomic_failures": 0}, Outcome.KILL_WITHOUT_CONDITION),
+        # A gap of the sampler: the kernel's own count stands for the condition.
+        ({"deaths": [Death("hog", 11.5)], "below_half": [], "atomic_failures": 3}, Outcome.KILLED),
+        ({"deaths": [Death("web", 11.5)]}, Outcome.WRONG_VICTIM),
+        ({"deaths": [Death("hog", 11.5), Death("web", 11.6)]}, Outcome.WRONG_VICTIM),
+        ({"deaths": [Death("web", 11.5)], "below_half": None}, Outcome.WRONG_VICTIM),
+        ({"flooded": False, "below_half": []}, Outcome.NOTHING_KILLED),
+        (
+            {"flooded": False, "below_half": [], "deaths": [Death("hog", 11.5)], "atomic_failures": 0},
+            Outcome.KILL_WITHOUT_CONDITION,
+        ),
+    ],
+)
+def test_a_run_is_judged_by_what_was_seen(changes: dict[str, Any], outcome: Outcome) -> None:
+    verdict = judge(replace(FACTS, **changes))
+    assert verdict.outcome == outcome, verdict.why
+    assert verdict.valid is (outcome not in VOID)
+
+
+def test_wrong_kills_are_never_void() -> None:
+    assert VOID.isdisjoint({Outcome.WRONG_VICTIM, Outcome.KILL_WITHOUT_CONDITION, Outcome.KILLED})
+
+
+def test_a_pod_has_died_when_its_processes_are_gone_or_its_cgroup_is() -> None:
+    rows = [(1.0, [9, 9, 2, 1, 3]), (1.1, [9, 9, 0, 1, 3]), (1.2, [9, 9, -1, -1, 3]), (9.0, [9, 9, -1, -1, 0])]
+    assert died(["hog", "web", "agent"], rows, until=5.0) == [Death("hog", 1.1), Death("web", 1.2)]
+
+
+def test_cgroups_of_running_containers_follow_the_quality_of_service() -> None:
+    pod = {
+        "metadata": {"uid": "u-1"},
+        "status": {
+            "qosClass": "Burstable",
+            "containerStatuses": [
+                {"containerID": "containerd://abc", "state": {"running": {}}},
+                {"containerID": "containerd://def", "state": {"terminated": {}}},
+            ],
+        },
+    }
+    assert container_cgroups(pod) == ["/sys/fs/cgroup/kubepods/burstable/podu-1/abc"]
+    pod["status"]["qosClass"] = "Guaranteed"  # type: ignore[index]
+    assert container_cgroups(pod) == ["/sys/fs/cgroup/kubepods/podu-1/abc"]
+
+
+def result(outcome: Outcome, stall: float) -> Result:
+    document = {"began": "2026-01-01T00:00:00Z", "worst_stall_seconds": stall}
+    return Result(scenario=Scenario(name="x"), verdict=Verdict(outcome, "why"), document=document)
+
+
+def test_void_runs_are_repeated_counted_and_saved(tmp_path: Path) -> None:
+    outcomes = iter(
+        [
+            result(Outcome.KERNEL_OOM_KILL, 9),
+            result(Outcome.KILLED, 2),
+            result(Outcome.WRONG_VICTIM, 4),
+            result(Outcome.NOTHING_KILLED, 3),
+        ]
+    )
+    series = repeat("killed", lambda: next(outcomes), wanted=3, directory=tmp_path)
+    assert series.summary() == "killed: 3 valid of 4 runs; void: KernelOomKill"
+    assert series.median("worst_stall_seconds") == 3
+    assert len(list(tmp_path.glob("*.json"))) == 4
+
+
+def test_too_many_void_runs_end_the_series_with_their_reasons(tmp_path: Path) -> None:
+    with pytest.raises(TooManyVoidError, match="0 valid of 2 runs; void: HogNotFilled, HogNotFilled"):
+        repeat("x", lambda: result(Outcome.HOG_NOT_FILLED, 1), most_void=1, directory=tmp_path)
+
+
+def test_the_hog_asks_for_memory_because_its_share_of_swap_follows_from_it() -> None:
+    container = load.hog_spec("node-1", 600)["containers"][0]
+    assert container["resources"]["requests"]["memory"] == "400Mi"
+    assert container["command"][2].endswith("exec hog 600")
+    assert "/go/start" in container["command"][2]
+
+
+def test_a_pod_s_text_tells_exit_codes_restarts_and_deletion() -> None:
+    pod = {
+        "metadata": {"name": "hog-1", "deletionTimestamp": "now"},
+        "status": {
+            "phase": "Running",
+            "containerStatuses": [
+                {
+                    "restartCount": 1,
+                    "state": {"running": {}},
+                    "lastState": {"terminated": {"reason": "Error", "exitCode": 137}},
+                }
+            ],
+        },
+    }
+    assert observer.pod_text(pod) == "Running before:Error(137) restarts=1 deleting"

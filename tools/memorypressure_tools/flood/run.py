@@ -1,0 +1,373 @@
+"""One flood on one node, from waiting pods to a judged result."""
+
+import contextlib
+import itertools
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from memorypressure_tools.cluster.cluster import Cluster, pod_ready
+from memorypressure_tools.flood import load, measurements
+from memorypressure_tools.flood.observer import Change, Observer
+from memorypressure_tools.flood.verdict import Death, Facts, Verdict, judge
+from memorypressure_tools.guest import programs
+from memorypressure_tools.guest.shell import GuestError, Shell
+from memorypressure_tools.helm import NAMESPACE as OUR_NAMESPACE
+from memorypressure_tools.processes import Child
+
+RESULTS: Final = Path("build/runs")
+PODS_SECONDS: Final = 240.0
+SAMPLER_SECONDS: Final = 300
+"""The sampler's memory is for so long; it is ended before."""
+EVIDENCE_ATTEMPTS: Final = 3
+PLACE: Final = "/run/flood"
+GAVE_UP: Final = "/sys/kernel/tracing/events/kprobes/gave_up/hist"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """What is done; names of pods are values of their label `app` in namespace `load`."""
+
+    name: str
+    hog: str = "hog"
+    hog_mib: int = 600
+    #: 0: a control run without a flood
+    frames_per_second: int = 30_000
+    payload_bytes: int = 400
+    flood_seconds: int = 15
+    #: the flood starts when the hog has this share of its memory, in RAM and swap together
+    fill_share: float = 0.9
+    fill_seconds: int = 90
+    #: how long is observed after the flood, for slow ends
+    after_seconds: int = 10
+    #: whom a policy may stop
+    victims: tuple[str, ...] = ("hog",)
+
+
+@dataclass(slots=True, kw_only=True)
+class Result:
+    """What a run showed; `document` is its JSON. Times are seconds since the flood's start unless said otherwise."""
+
+    scenario: Scenario
+    verdict: Verdict
+    document: dict[str, Any]
+    #: seconds since the Unix epoch here
+    flood_at: float = 0.0
+    zones_csv: str = ""
+
+    @property
+    def valid(self) -> bool:
+        """False when the run has to be repeated."""
+        return self.verdict.valid
+
+    def note(self, changes: Sequence[Change]) -> None:
+        """Puts what the API showed into the document, in the place of what was there."""
+        rows = ({"at": round(each.at - self.flood_at, 2), "what": each.what, "now": each.now} for each in changes)
+        self.document["changes"] = list(rows)
+
+    def save(self, directory: Path = RESULTS) -> Path:
+        """Writes the JSON, and the zones' timeline beside it, which `memorypressure-agent replay` reads."""
+        directory.mkdir(parents=True, exist_ok=True)
+        stem = f"{self.document['began'].replace(':', '')}-{self.scenario.name}"
+        path = next(path for number in itertools.count(1) if not (path := directory / f"{stem}-{number}.json").exists())
+        path.write_text(json.dumps(self.document, indent=1) + "\n", encoding="utf-8")
+        if self.zones_csv:
+            path.with_suffix(".zones.csv").write_text(self.zones_csv, encoding="utf-8")
+        return path
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """A container whose processes are counted: the pod's label `app` or its name, and its cgroup in the node."""
+
+    pod: str
+    cgroup: str
+
+
+class FloodRun:
+    """One run on a node of a cluster whose load waits; `run` returns its result, whatever came of it."""
+
+    def __init__(self, cluster: Cluster, node: str, scenario: Scenario, observer: Observer | None = None) -> None:
+        """`observer`: one that runs already and goes on after the run; else the run has its own."""
+        self.cluster, self.scenario = cluster, scenario
+        self._observer = observer
+        self.node = cluster.nodes[node]
+        self.shell: Shell = self.node.shell
+        self._times: dict[str, float] = {}
+
+    def run(self) -> Result:
+        """Starts the load, floods, observes, ends the load, collects and judges."""
+        began = datetime.now(UTC)
+        hog, watched = self._watched()
+        with contextlib.ExitStack() as stack:
+            observer = self._observer or stack.enter_context(Observer(self.cluster.plane.admin, self.node.name))
+            clocks = self._start_measuring(hog, watched)
+            before = measurements.gave_up(self.shell.run(f"cat {GAVE_UP}", attempts=3))
+            self._times["started"] = time.time()
+            self.shell.run(f"touch {load.START_FILE}", attempts=3)
+            filled = self._fill(hog)
+            self._times["flood"] = time.time()
+            sent = self._flood() if filled and self.scenario.frames_per_second else {}
+            self._times["flood ended"] = time.time()
+            time.sleep(self.scenario.after_seconds)
+            evidence = self._collect()
+        document: dict[str, Any] = {
+            "began": began.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "scenario": asdict(self.scenario),
+            "machine": {"cpus": os.cpu_count(), "load_1_minute": os.getloadavg()[0]},
+            "node": {"name": self.node.name, "kernel": self.node.machine.machine.kernel.release}
+            | asdict(self.node.options),
+            "flood": sent,
+            "fill_seconds": round(self._times["flood"] - self._times["started"], 1),
+        }
+        return self._judge(document, evidence, clocks, before, watched, observer.changes, filled=filled)
+
+    # -- before
+
+    def _watched(self) -> tuple[_Watched, list[_Watched]]:
+        """The hog's container, and every container of the load and of ours on the node."""
+        found = []
+        for namespace in (load.NAMESPACE, OUR_NAMESPACE):
+            for pod in self.cluster.plane.admin.must("GET", f"/api/v1/namespaces/{namespace}/pods")["items"]:
+                if pod["spec"].get("nodeName") == self.node.name and "deletionTimestamp" not in pod["metadata"]:
+                    name = pod["metadata"].get("labels", {}).get("app") or pod["metadata"]["name"]
+                    found += [_Watched(name, path) for path in container_cgroups(pod)]
+        hogs = [each for each in found if each.pod == self.scenario.hog]
+        if len(hogs) != 1:
+            raise ValueError(f"{len(hogs)} running containers of app={self.scenario.hog} on {self.node.name}, not one")
+        return hogs[0], found
+
+    def _start_measuring(self, hog: _Watched, watched: Sequence[_Watched]) -> tuple[float, float]:
+        """Seconds to add to the node's boot-time clock: for the time here, and for the node's own wall clock."""
+        files = [f"{hog.cgroup}/memory.current", f"{hog.cgroup}/memory.swap.current", "--"]
+        files += [f"{each.cgroup}/pids.current" for each in watched]
+        script = f"""
+            rm -rf {PLACE} {load.START_FILE}; mkdir -p {PLACE} {load.GATE_DIRECTORY}; cd {PLACE}
+            cat /proc/vmstat > vmstat.before
+            sampler {SAMPLER_SECONDS} 10 sampled {" ".join(files)} > sampler.out 2>&1 &
+            echo $! > sampler.pid
+            canary {SAMPLER_SECONDS} 256 5 canary.txt > canary.out 2>&1 &
+            echo $! > canary.pid
+            n=0; until grep -q ready sampler.out || [ $n -gt 300 ]; do sleep 0.1; n=$((n+1)); done
+            cat sampler.out"""
+        said = self.shell.run(script, seconds=60)
+        words = next((line.split() for line in said.splitlines() if line.startswith("ready ")), None)
+        if words is None:
+            raise GuestError(f"the sampler did not start: {said}")
+        uptime = float(self.shell.run("cat /proc/uptime").split()[0])
+        return time.time() - uptime, float(words[2]) - float(words[1])
+
+    def _fill(self, hog: _Watched) -> bool:
+        """Whether the hog got its memory in time; it may have been killed before, which the verdict sees.
+
+        From then on the bystander's stalls count: those of the filling are of the swap disk.
+        """
+        wanted = int(self.scenario.hog_mib * self.scenario.fill_share) << 20
+        script = f"""
+            end=$(( $(cut -d. -f1 /proc/uptime) + {self.scenario.fill_seconds} ))
+            trap 'kill -USR1 $(cat {PLACE}/canary.pid)' EXIT
+            cd {hog.cgroup} || exit 0
+            while [ $(cut -d. -f1 /proc/uptime) -lt $end ]; do
+                now=$(cat memory.current memory.swap.current 2>/dev/null) || {{ echo gone; exit 0; }}
+                set -- $now
+                [ $(( $1 + $2 )) -ge {wanted} ] && {{ echo filled; exit 0; }}
+                [ "$(cat pids.current)" = 0 ] && {{ echo gone; exit 0; }}
+                sleep 0.2
+            done
+            echo slow"""
+        try:
+            return "filled" in self.shell.run(script, seconds=self.scenario.fill_seconds + 30, check=False)
+        except GuestError:
+            return False
+
+    def _flood(self) -> dict[str, float]:
+        card, scenario = self.node.flood, self.scenario
+        if card is None:
+            raise ValueError(f"{self.node.name} has no flood card")
+        log = self.node.directory / "flood.log"
+        log.unlink(missing_ok=True)
+        numbers = [
+            card.port, card.sender_port, load.PORTS, load.FIRST_PORT,
+            scenario.payload_bytes, scenario.frames_per_second, scenario.flood_seconds,
+        ]  # fmt: skip
+        child = Child("flood", [programs.ensure()["flood"], *map(str, numbers)], log, self.node.directory)
+        end = time.monotonic() + scenario.flood_seconds + 30
+        while child.alive() and time.monotonic() < end:
+            time.sleep(0.1)
+        child.stop()
+        return {name: float(value) for name, value in (line.split() for line in log.read_text().splitlines())}
+
+    # -- after
+
+    def _collect(self) -> dict[str, str]:
+        """The files of the run; of a node that does not answer, those that could be had."""
+        end_load(self.shell)
+        script = f"cd {PLACE}; kill $(cat sampler.pid canary.pid) 2>/dev/null"
+        script += "; n=0; while [ -d /proc/$(cat sampler.pid) -o -d /proc/$(cat canary.pid) ] && [ $n -lt 200 ]"
+        self._try(script + "; do sleep 0.1; n=$((n+1)); done")
+        names = ["sampled.zones.csv", "sampled.vmstat.csv", "sampled.files.csv", "canary.txt", "vmstat.before"]
+        found = {}
+        for name in names:
+            for _ in range(EVIDENCE_ATTEMPTS):
+                try:
+                    found[name] = self.shell.read(f"{PLACE}/{name}", seconds=60).decode()
+                    break
+                except (GuestError, OSError):
+                    time.sleep(2)
+        found["vmstat.after"] = self._try("cat /proc/vmstat")
+        found["gave_up"] = self._try(f"cat {GAVE_UP}")
+        found["dmesg"] = self._try(
+            "dmesg | grep -E 'page allocation failure|Killed process|oom-kill|invoked oom' | tail -n 20"
+        )
+        return found
+
+    def _try(self, script: str) -> str:
+        try:
+            return self.shell.run(script, seconds=60, check=False, attempts=EVIDENCE_ATTEMPTS)
+        except GuestError:
+            return ""
+
+    def _judge(
+        self,
+        document: dict[str, Any],
+        evidence: dict[str, str],
+        clocks: tuple[float, float],
+        gave_up_before: dict[int, int],
+        watched: Sequence[_Watched],
+        changes: list[Change],
+        *,
+        filled: bool,
+    ) -> Result:
+        to_here, to_wall = clocks
+        flood_at = self._times["flood"] - to_here
+        zones = measurements.zone_samples(evidence.get("sampled.zones.csv", ""))
+        below = [sample.at for sample in zones if sample.below(0.5)]
+        after = measurements.gave_up(evidence["gave_up"])
+        failed = {flags: count - gave_up_before.get(flags, 0) for flags, count in after.items()}
+        atomic = measurements.atomic_failures(failed) if evidence["gave_up"] else None
+        rows = measurements.file_timeline(evidence["sampled.files.csv"])[1] if "sampled.files.csv" in evidence else []
+        loaded_until = self._times["flood ended"] + self.scenario.after_seconds - to_here
+        deaths = died([each.pod for each in watched], rows, until=loaded_until)
+        facts = Facts(
+            victims=self.scenario.victims,
+            deaths=deaths,
+            below_half=below if zones else None,
+            atomic_failures=atomic,
+            kernel_oom_kills=_rise(evidence.get("vmstat.before", ""), evidence["vmstat.after"], "oom_kill"),
+            hog_filled=filled,
+            flooded=self.scenario.frames_per_second > 0,
+        )
+        verdict = judge(facts)
+        actions = self._actions(to_wall, self._times["started"] - to_here)
+        kill_at = next(
+            (at for at, action in actions if action["action"] == "Kill" and action["mode"] == "Enforce"), None
+        )
+        stalls = measurements.stalls(evidence["canary.txt"]) if "canary.txt" in evidence else []
+        document |= {
+            "verdict": {"outcome": verdict.outcome, "valid": verdict.valid, "why": verdict.why},
+            "reserve": asdict(measurements.reserve_figures(zones)) if zones else None,
+            "atomic_failures": atomic,
+            "gave_up_by_flags": {hex(flags): count for flags, count in failed.items() if count},
+            "kernel_oom_kills": facts.kernel_oom_kills,
+            "counters": measurements.counters(evidence["sampled.vmstat.csv"])
+            if "sampled.vmstat.csv" in evidence
+            else {},
+            "worst_stall_seconds": stalls[0].seconds if stalls else None,
+            "stalls": [{"at": round(each.at - flood_at, 2), "seconds": each.seconds} for each in stalls[:5]],
+            "deaths": [{"pod": each.pod, "at": each.at and round(each.at - flood_at, 2)} for each in deaths],
+            "actions": [{"at": round(at - flood_at, 2), **action} for at, action in actions],
+            "line_crossed_at": _crossing(below, kill_at, flood_at),
+            "killed_at": kill_at and round(kill_at - flood_at, 2),
+            "half_back_seconds": measurements.half_back_seconds(rows, kill_at) if kill_at else None,
+            "log": evidence["dmesg"].splitlines(),
+        }
+        zones_csv = evidence.get("sampled.zones.csv", "")
+        result = Result(
+            scenario=self.scenario,
+            verdict=verdict,
+            document=document,
+            flood_at=self._times["flood"],
+            zones_csv=zones_csv,
+        )
+        result.note(changes)
+        return result
+
+    def _actions(self, to_wall: float, since: float) -> list[tuple[float, dict[str, Any]]]:
+        """What the node says that it did in this run, with the time in seconds since its boot, oldest first."""
+        path = f"/apis/memorypressure.dev/v1alpha1/nodememorystates/{self.node.name}"
+        answer = self.cluster.plane.admin.request("GET", path)
+        found = answer.body.get("status", {}).get("recentActions", []) if answer.status == 200 else []
+        timed = [(datetime.fromisoformat(each["time"]).timestamp() - to_wall, each) for each in found]
+        return sorted(((at, each) for at, each in timed if at >= since), key=lambda pair: pair[0])
+
+
+def container_cgroups(pod: dict[str, Any]) -> list[str]:
+    """Paths of the cgroups of a pod's running containers, for the cgroupfs driver (Kubernetes, pkg/kubelet/cm)."""
+    status = pod["status"]
+    quality = {"Guaranteed": "", "Burstable": "burstable/", "BestEffort": "besteffort/"}[status["qosClass"]]
+    base = f"/sys/fs/cgroup/kubepods/{quality}pod{pod['metadata']['uid']}"
+    return [
+        f"{base}/{container['containerID'].rsplit('/', 1)[-1]}"
+        for container in status.get("containerStatuses", [])
+        if "running" in container.get("state", {})
+    ]
+
+
+def died(names: Sequence[str], rows: Sequence[tuple[float, list[int]]], *, until: float) -> list[Death]:
+    """The pods whose processes were gone before that time: the columns after the first two count them by name."""
+    found: dict[str, Death] = {}
+    for at, values in rows:
+        if at > until:
+            break
+        for name, count in zip(names, values[2:], strict=True):
+            if count <= 0 and name not in found:
+                found[name] = Death(name, at)
+    return list(found.values())
+
+
+def end_load(shell: Shell) -> None:
+    """Ends the load in the node: everything else (evidence, deletion of pods) is slow while it thrashes."""
+    names = "hog stream sink"
+    shell.run(f"rm -f {load.START_FILE}; killall -9 {names} 2>/dev/null; true", seconds=120, check=False, attempts=3)
+
+
+def deploy(cluster: Cluster, objects: Sequence[load.Object], names: Sequence[str]) -> None:
+    """Creates the load's namespace and objects, and returns when a pod of each app in `names` is Ready and waits."""
+    admin = cluster.plane.admin
+    admin.request("POST", "/api/v1/namespaces", {"metadata": {"name": load.NAMESPACE}})
+    cluster.plane.wait_for_service_account(load.NAMESPACE)
+    for node in cluster.nodes.values():
+        if node.flood is not None:
+            node.shell.run(f"rm -f {load.START_FILE}", attempts=3)
+    for each in objects:
+        cluster.plane.kubectl("apply", "-f", "-", stdin=json.dumps(each))
+    for name in names:
+        cluster.wait_for(f"a Ready pod of {name}", lambda name=name: ready(cluster, name), PODS_SECONDS)  # type: ignore[misc]
+
+
+def ready(cluster: Cluster, app: str) -> dict[str, Any] | None:
+    """A Ready pod of that app in the load's namespace that is not being deleted."""
+    path = f"/api/v1/namespaces/{load.NAMESPACE}/pods?labelSelector=app%3D{app}"
+    pods = cluster.plane.admin.must("GET", path)["items"]
+    return next((dict(pod) for pod in pods if pod_ready(pod) and "deletionTimestamp" not in pod["metadata"]), None)
+
+
+def _rise(before: str, after: str, name: str) -> int | None:
+    values = []
+    for text in (before, after):
+        line = next((line for line in text.splitlines() if line.startswith(f"{name} ")), None)
+        if line is None:
+            return None
+        values.append(int(line.split()[1]))
+    return values[1] - values[0]
+
+
+def _crossing(below: Sequence[float], kill_at: float | None, flood_at: float) -> float | None:
+    """When the line was crossed: the first sample below it in the second before the kill, or of all without a kill."""
+    near = [at for at in below if kill_at is None or kill_at - 1.0 <= at <= kill_at]
+    return round(min(near) - flood_at, 3) if near else None
