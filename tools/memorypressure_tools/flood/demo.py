@@ -12,7 +12,7 @@ from memorypressure_tools.cluster.__main__ import ERRORS
 from memorypressure_tools.cluster.cluster import Cluster, ClusterOptions, prepare
 from memorypressure_tools.flood import load
 from memorypressure_tools.flood.observer import TAINT, Change, Observer
-from memorypressure_tools.flood.run import FloodRun, Result, Scenario, deploy, end_load, ready
+from memorypressure_tools.flood.run import FloodRun, Result, Scenario, deploy, end_load, reset
 from memorypressure_tools.flood.series import Series, TooManyVoidError, repeat
 from memorypressure_tools.flood.verdict import Outcome
 
@@ -88,8 +88,7 @@ def _allowance(cluster: Cluster) -> bool:
 
 
 def _run(cluster: Cluster, name: str, hog_mib: int, observer: Observer | None = None) -> Result:
-    for app in APPS:
-        cluster.wait_for(f"a Ready pod of {app}", lambda app=app: ready(cluster, app), 240.0)  # type: ignore[misc]
+    reset(cluster, APPS)
     return FloodRun(cluster, NODE, Scenario(name=name, hog_mib=hog_mib), observer).run()
 
 

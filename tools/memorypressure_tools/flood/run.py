@@ -1,6 +1,7 @@
 """One flood on one node, from waiting pods to a judged result."""
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -347,7 +348,28 @@ def deploy(cluster: Cluster, objects: Sequence[load.Object], names: Sequence[str
     for each in objects:
         cluster.plane.kubectl("apply", "-f", "-", stdin=json.dumps(each))
     for name in names:
-        cluster.wait_for(f"a Ready pod of {name}", lambda name=name: ready(cluster, name), PODS_SECONDS)  # type: ignore[misc]
+        cluster.wait_for(f"a Ready pod of {name}", functools.partial(ready, cluster, name), PODS_SECONDS)
+
+
+def reset(cluster: Cluster, names: Sequence[str]) -> None:
+    """Replaces the pods of these apps, and returns when the new ones are Ready and wait.
+
+    New pods, because a killed container's pod shows as Ready for a while, and is restarted later and later.
+    """
+    admin = cluster.plane.admin
+    path = f"/api/v1/namespaces/{load.NAMESPACE}/pods"
+    old = {pod["metadata"]["name"] for pod in admin.must("GET", path)["items"]}
+    for node in cluster.nodes.values():
+        if node.flood is not None:
+            end_load(node.shell)
+    admin.must("DELETE", path, {"gracePeriodSeconds": 0})
+
+    def renewed(name: str) -> bool:
+        pod = ready(cluster, name)
+        return pod is not None and pod["metadata"]["name"] not in old
+
+    for name in names:
+        cluster.wait_for(f"a new Ready pod of {name}", functools.partial(renewed, name), PODS_SECONDS)
 
 
 def ready(cluster: Cluster, app: str) -> dict[str, Any] | None:
