@@ -1,10 +1,11 @@
-"""What a running sentinel costs: memory, CPU far from every line, start; beside a bare interpreter that sleeps.
+"""What a running sentinel costs: memory, CPU far from a line and near it, page faults; beside earlyoom and nohang.
 
-    .venv/bin/python tests/bench/sentinel.py [--seconds 20] [--image build/images/agent.oci.tar]
+    .venv/bin/python tests/bench/sentinel.py [--seconds 20] [--near-seconds 100] [--image build/images/agent.oci.tar]
 
-Starts the console script on this machine's own /proc and /sys, with the journal on a tmpfs, and reads what the kernel
-counted. With --image also the one in the agent's image (`make images`; needs root), beside its own bare interpreter.
-Prints a Markdown table on a terminal, else one JSON object a line.
+Starts the console script, far from every line on this machine's own /proc and /sys, near one on the files of a machine
+of 2 x 128 GiB, with the journal on a tmpfs, and reads what the kernel counted. earlyoom and nohang are Debian's
+packages, run so that they never act. With --image also the sentinel in the agent's image (`make images`; needs root),
+beside its own bare interpreter. Prints a Markdown table on a terminal, else one JSON object a line.
 """
 
 import argparse
@@ -14,17 +15,28 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import yaml
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]
 
+from support import shapes  # noqa: E402
 from support.cgrouptree import MIB, CgroupTree, Memory  # noqa: E402
 from support.imagetree import ImageTree  # noqa: E402
+from support.peers import peers  # noqa: E402
 from support.sentinellab import SCRIPT, candidate, orders  # noqa: E402
+from support.shapenode import ShapeNode  # noqa: E402
 
+from memorypressure.gate import gate_thresholds  # noqa: E402
 from memorypressure.orders import encode  # noqa: E402
+from memorypressure.spec import parse_policy  # noqa: E402
+from memorypressure.triggers import watched_lines  # noqa: E402
+from memorypressure.zones import parse_zoneinfo  # noqa: E402
 from memorypressure_agent.host.journal_format import JournalError  # noqa: E402
 from memorypressure_agent.host.journal_reader import JournalReader  # noqa: E402
 
@@ -34,6 +46,8 @@ CANDIDATES = 30
 SLEEPER = "import time\nwhile True: time.sleep(1)"
 BARE = ("python3", "-I", "-S", "-c", SLEEPER)
 IMAGE_SENTINEL = ("memorypressure-agent", "sentinel", "--journal=/run/journal", "--cgroup-root=/run/cgroup")
+POLICY = parse_policy(yaml.safe_load((TESTS.parent / "crds/samples/default.yaml").read_text("utf-8")))
+MB_LIMIT = 12.0
 
 
 @dataclass(frozen=True)
@@ -47,19 +61,19 @@ class Row:
 
     def markdown(self) -> str:
         """The row of a table."""
-        limit = f"{self.limit:g} {self.unit}" if self.limit is not None else ""
+        limit = f"{self.limit:.4g} {self.unit}" if self.limit is not None else ""
         verdict = "" if self.limit is None else "pass" if self.value <= self.limit else "MISS"
         return f"| {self.name} | {self.value:.4g} {self.unit} | {limit} | {verdict} |"
 
 
-def private_mib(pid: int) -> float:
-    """VmRSS - RssShmem, in MiB."""
+def private_mb(pid: int) -> float:
+    """VmRSS - RssShmem, in millions of bytes."""
     fields = dict(
         line.split(":", 1)
         for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
         if ":" in line
     )
-    return (int(fields["VmRSS"].split()[0]) - int(fields["RssShmem"].split()[0])) / 1024
+    return (int(fields["VmRSS"].split()[0]) - int(fields["RssShmem"].split()[0])) * 1024 / 1e6
 
 
 def cpu_seconds(pid: int) -> float:
@@ -68,64 +82,114 @@ def cpu_seconds(pid: int) -> float:
     return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
 
 
-def cpu_percent(pid: int, seconds: float) -> float:
-    """Share of one core over that time, in percent."""
-    before, began = cpu_seconds(pid), time.monotonic()
+def page_faults(pid: int) -> int:
+    """Page faults of all threads, without and with reading from a disk."""
+    words = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")[2].split()
+    return int(words[7]) + int(words[9])
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a process cost over a time."""
+
+    cpu_percent: float
+    page_faults: int
+    memory_mb: float
+
+
+def cost_of(pid: int, seconds: float) -> Cost:
+    """Share of one core over that time in percent, page faults in it, and memory at its end."""
+    before, faults, began = cpu_seconds(pid), page_faults(pid), time.monotonic()
     time.sleep(seconds)
-    return 100 * (cpu_seconds(pid) - before) / (time.monotonic() - began)
+    cpu = 100 * (cpu_seconds(pid) - before) / (time.monotonic() - began)
+    return Cost(cpu, page_faults(pid) - faults, private_mb(pid))
+
+
+@contextmanager
+def running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is ended at the end."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def counters(journal: Path) -> dict[str, int]:
+    """The sentinel's counters; empty before its first status."""
+    with JournalReader(str(journal)) as reader:
+        try:
+            reader.refresh()
+            record = reader.status()
+        except JournalError:
+            return {}
+    return dict(record.values["counters"]) if record is not None else {}
 
 
 def first_status_seconds(journal: Path, began: float) -> float:
     """From the start of the process to its first status in the journal."""
-    with JournalReader(str(journal)) as reader:
-        while time.monotonic() - began < 30:
-            try:
-                reader.refresh()
-                if reader.status() is not None:
-                    return time.monotonic() - began
-            except JournalError:
-                pass  # not made yet
-            time.sleep(0.005)
+    while time.monotonic() - began < 30:
+        if counters(journal):
+            return time.monotonic() - began
+        time.sleep(0.005)
     raise SystemExit("sentinel: no status within 30 s")
 
 
-def measured(directory: Path, name: str, options: list[str], seconds: float) -> list[Row]:
-    """The rows of one sentinel, started with these options."""
+def far(directory: Path, name: str, options: list[str], seconds: float, nohang_mb: float | None) -> Iterator[Row]:
+    """The rows of a sentinel on this machine, far from its lines."""
     journal = directory / f"journal-{len(options)}"
     began = time.monotonic()
-    process = subprocess.Popen([SCRIPT, "sentinel", f"--journal={journal}", *options], stderr=subprocess.DEVNULL)
-    try:
+    with running([str(SCRIPT), "sentinel", f"--journal={journal}", *options]) as process:
         start = first_status_seconds(journal, began)
         time.sleep(SETTLE_SECONDS)
-        cpu = cpu_percent(process.pid, seconds)
-        memory = private_mib(process.pid)
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
-    return [
-        Row(f"sentinel {name}: VmRSS - RssShmem", memory, "MiB", 12),
-        Row(f"sentinel {name}: CPU far from a line", cpu, "%", 0.25),
-        Row(f"sentinel {name}: start to first status", start * 1000, "ms"),
-    ]
+        cost = cost_of(process.pid, seconds)
+    limit = MB_LIMIT if nohang_mb is None else min(MB_LIMIT, nohang_mb)
+    yield Row(f"sentinel {name}: VmRSS - RssShmem", cost.memory_mb, "MB", limit)
+    yield Row(f"sentinel {name}: CPU far from a line", cost.cpu_percent, "%", 0.25)
+    yield Row(f"sentinel {name}: start to first status", start * 1000, "ms")
 
 
-def baseline(seconds: float) -> list[Row]:
-    """The same figures of an interpreter without site that only sleeps."""
-    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", SLEEPER])
-    try:
-        time.sleep(2)
-        cpu = cpu_percent(process.pid, seconds)
-        memory = private_mib(process.pid)
-    finally:
-        process.kill()
-        process.wait(timeout=10)
-    return [
-        Row("bare interpreter, sleeping 1 s at a time: VmRSS - RssShmem", memory, "MiB"),
-        Row("bare interpreter, sleeping 1 s at a time: CPU", cpu, "%"),
-    ]
+@dataclass(frozen=True)
+class Near:
+    """A way to be near a line: pages above the highest gate, and how many were lost in the second before."""
+
+    name: str
+    cpus: int
+    above_gate_pages: int
+    lost_pages: int
+    cpu_limit: float | None
+    faults_limit: float | None = None
 
 
-def in_image(directory: Path, archive: Path, seconds: float) -> list[Row]:
+def near(directory: Path, how: Near, seconds: float, cgroup: Path) -> Iterator[Row]:
+    """The rows of a sentinel whose machine drains fast and stops a little above the gates of its nodes."""
+    directory.mkdir()
+    machine = shapes.two_nodes(cpus=how.cpus)
+    info = parse_zoneinfo(shapes.zoneinfo(machine), 4096)
+    gate = max(pages for _, pages in gate_thresholds(info, watched_lines(POLICY.triggers)))
+    node = ShapeNode(directory, machine)
+    node.with_free(gate + how.above_gate_pages + how.lost_pages)
+    journal = directory / "journal"
+    command = [str(SCRIPT), "sentinel", f"--journal={journal}", f"--proc-root={node.proc}", f"--sys-root={node.sys}"]
+    command += [f"--cgroup-root={cgroup}", f"--orders={cgroup.parent}/orders.json"]
+    with running(command) as process:
+        first_status_seconds(journal, time.monotonic())
+        time.sleep(SETTLE_SECONDS)
+        node.with_free(gate + how.above_gate_pages)
+        time.sleep(4)
+        before = counters(journal)
+        cost = cost_of(process.pid, seconds)
+        after = counters(journal)
+    rounds, full = after["rounds"] - before["rounds"], after["fullReads"] - before["fullReads"]
+    yield Row(f"sentinel {how.name}: CPU", cost.cpu_percent, "%", how.cpu_limit)
+    yield Row(f"sentinel {how.name}: rounds a second", rounds / seconds, "1/s")
+    yield Row(f"sentinel {how.name}: of them with zoneinfo", full / seconds, "1/s")
+    yield Row(f"sentinel {how.name}: page faults in {rounds} rounds", cost.page_faults, "", how.faults_limit)
+    yield Row(f"sentinel {how.name}: VmRSS - RssShmem", cost.memory_mb, "MB")
+
+
+def in_image(directory: Path, archive: Path, seconds: float) -> Iterator[Row]:
     """Memory and CPU of the image's sentinel, observing, as uid 0, and of the image's bare interpreter.
 
     The image's files are on disk, where they count as files; `directory` is the tmpfs for the journal.
@@ -133,58 +197,75 @@ def in_image(directory: Path, archive: Path, seconds: float) -> list[Row]:
     with tempfile.TemporaryDirectory() as disk:
         tree = ImageTree(archive, Path(disk))
         tree.run_directory = directory
-        return [row for words in (BARE, IMAGE_SENTINEL) for row in _in_image(tree, words, seconds)]
+        for words in (BARE, IMAGE_SENTINEL):
+            ours = words is IMAGE_SENTINEL
+            name = "sentinel observing" if ours else "bare interpreter"
+            with tree.running(*words, uid=0) as process:
+                time.sleep(SETTLE_SECONDS)
+                children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+                cost = cost_of(int(children[0]), seconds)
+            yield Row(f"image, {name}: VmRSS - RssShmem", cost.memory_mb, "MB", MB_LIMIT if ours else None)
+            yield Row(f"image, {name}: CPU far from a line", cost.cpu_percent, "%", 0.25 if ours else None)
 
 
-def _in_image(tree: ImageTree, words: tuple[str, ...], seconds: float) -> list[Row]:
-    name = "sentinel observing" if words is IMAGE_SENTINEL else "bare interpreter"
-    with tree.running(*words, uid=0) as process:
-        time.sleep(SETTLE_SECONDS)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
-        pid = int(children[0])
-        cpu = cpu_percent(pid, seconds)
-        limit = 12 if words is IMAGE_SENTINEL else None
-        return [
-            Row(f"image, {name}: VmRSS - RssShmem", private_mib(pid), "MiB", limit),
-            Row(f"image, {name}: CPU far from a line", cpu, "%", 0.25),
-        ]
+def measure(directory: Path, seconds: float, near_seconds: float, image: Path | None) -> Iterator[Row]:
+    """All rows; those of the others first, since some limits are theirs."""
+    others = peers(directory)
+    costs: dict[str, Cost] = {}
+    if isinstance(others, str):
+        print(f"without earlyoom and nohang: {others}")
+        others = []
+    commands = {"bare interpreter, sleeping 1 s at a time": [sys.executable, "-I", "-S", "-c", SLEEPER]}
+    commands |= {peer.name: list(peer.command) for peer in others}
+    for name, command in commands.items():
+        with running(command) as process:
+            time.sleep(3)
+            cost = costs[name] = cost_of(process.pid, seconds)
+        yield Row(f"{name}: VmRSS - RssShmem", cost.memory_mb, "MB")
+        yield Row(f"{name}: CPU", cost.cpu_percent, "%")
+    tree = CgroupTree(directory / "cgroup")
+    pods = [candidate(f"8f1f6d1e-6ad0-4a7e-9f0e-{number:012d}", f"pod-{number}") for number in range(CANDIDATES)]
+    for pod in pods:
+        tree.add_pod(pod.uid)
+        tree.add_container(pod.uid, "c0de01", Memory(anon=100 * MIB))
+    given = orders(*pods, triggers=POLICY.triggers, ladder=POLICY.ladder)
+    (directory / "orders.json").write_bytes(encode(given))
+    nohang = costs.get("nohang")
+    nohang_mb = nohang.memory_mb if nohang is not None else None
+    yield from far(directory, "observing", [], seconds, nohang_mb)
+    armed = [f"--orders={directory}/orders.json", f"--cgroup-root={directory}/cgroup"]
+    yield from far(directory, f"with orders and {CANDIDATES} candidates", armed, seconds, nohang_mb)
+    fixed = costs.get("nohang every 100 ms")
+    limit = None if fixed is None else 1.5 * fixed.cpu_percent
+    for number, (how, length) in enumerate(
+        (
+            (Near("every 100 ms", 2, 300_000, 1_500_000, limit), min(seconds, 40)),
+            (Near("near a line, gates every 10 ms", 2, 10_000, 8_000_000, 2.0, 0), near_seconds),
+            (Near("near a line, gates every 10 ms, 256 CPUs", 256, 10_000, 8_000_000, 2.0), seconds),
+        )
+    ):
+        yield from near(directory / f"near-{number}", how, length, directory / "cgroup")
+    if image is not None:
+        (directory / "image" / "cgroup").mkdir(parents=True)
+        yield from in_image(directory / "image", image, seconds)
 
 
 def main() -> int:
     """Prints the rows; 1 when one is above its limit."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="how long CPU is measured (default: 20)")
+    parser.add_argument("--near-seconds", type=float, default=100.0, help="the same near a line (default: 100)")
     parser.add_argument("--image", type=Path, metavar="ARCHIVE", help="the agent's image, measured as well")
-    options = parser.parse_args()
-    seconds = options.seconds
+    given = parser.parse_args()
     place = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112
+    table, within = sys.stdout.isatty(), True
+    if table:
+        print("| measured | value | limit | |", "|---|---:|---:|---|", sep="\n")
     with tempfile.TemporaryDirectory(dir=place) as name:
-        directory = Path(name)
-        tree = CgroupTree(directory / "cgroup")
-        pods = [candidate(f"8f1f6d1e-6ad0-4a7e-9f0e-{number:012d}", f"pod-{number}") for number in range(CANDIDATES)]
-        for pod in pods:
-            tree.add_pod(pod.uid)
-            tree.add_container(pod.uid, "c0de01", Memory(anon=100 * MIB))
-        (directory / "orders.json").write_bytes(encode(orders(*pods)))
-        rows = [
-            *baseline(min(seconds, 5)),
-            *measured(directory, "observing", [], seconds),
-            *measured(
-                directory,
-                f"with orders and {CANDIDATES} candidates",
-                [f"--orders={directory}/orders.json", f"--cgroup-root={directory}/cgroup"],
-                seconds,
-            ),
-        ]
-        if options.image is not None:
-            (directory / "image" / "cgroup").mkdir(parents=True)
-            rows += in_image(directory / "image", options.image, seconds)
-    if sys.stdout.isatty():
-        print("| measured | value | limit | |", "|---|---:|---:|---|", *(row.markdown() for row in rows), sep="\n")
-    else:
-        for row in rows:
-            print(json.dumps(asdict(row)))
-    return 0 if all(row.limit is None or row.value <= row.limit for row in rows) else 1
+        for row in measure(Path(name), given.seconds, given.near_seconds, given.image):
+            print(row.markdown() if table else json.dumps(asdict(row)), flush=True)
+            within = within and (row.limit is None or row.value <= row.limit)
+    return 0 if within else 1
 
 
 if __name__ == "__main__":

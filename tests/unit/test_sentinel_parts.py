@@ -17,7 +17,7 @@ from memorypressure.orders import encode
 from memorypressure.reasons import Reason
 from memorypressure.signals import GateShut
 from memorypressure.spec_values import Mode
-from memorypressure.victims import CgroupState
+from memorypressure.victims import CgroupState, ContainerUsage, Usage
 from memorypressure.zone_values import Line, ZoneInfo
 from memorypressure_agent.host.cgroups import PodsTree
 from memorypressure_agent.host.sources import HostRoots, HostSources
@@ -531,7 +531,7 @@ sys.path[:0] = sys.argv[1:]
 from memorypressure_agent.sentinel import lean
 lean.make_lean()
 import memorypressure.orders, memorypressure_agent.sentinel.service
-lean.release_first_classes()
+lean.share_methods()
 heavy = {"typing", "inspect", "ctypes", "threading", "fractions", "decimal", "argparse", "logging", "socket", "ssl",
          "http", "urllib", "subprocess", "asyncio", "importlib", "difflib", "yaml", "urllib3", "prometheus_client"}
 print(sorted(name for name in heavy if getattr(sys.modules.get(name), "__file__", None)))
@@ -544,6 +544,9 @@ except AttributeError as error:
     print(type(error).__name__)
 import dataclasses
 print(dataclasses.replace(info.zones[0], free_pages=5).free_pages)
+from memorypressure.victims import ContainerUsage, Usage
+usage = Usage("uid", (ContainerUsage("id", 1, None, 2),), 3)
+print(repr(usage), hash(usage) == hash(dataclasses.replace(usage)), len({usage, dataclasses.replace(usage)}))
 try:
     decode(b'{"version": 1, "nodeNam": "x"}')
 except OrdersError as error:
@@ -551,12 +554,15 @@ except OrdersError as error:
 """
 
 
-def test_the_lean_process_imports_none_of_the_heavy_modules_and_behaves_the_same() -> None:
+@pytest.mark.parametrize("options", [[], ["-OO"]], ids=["as it is", "without documentation"])
+def test_the_lean_process_imports_none_of_the_heavy_modules_and_behaves_the_same(options: list[str]) -> None:
     repository = Path(__file__).resolve().parents[2]
-    words = [sys.executable, "-I", "-S", "-c", LEAN, str(repository / "core"), str(repository / "node-agent")]
+    words = [sys.executable, "-I", "-S", *options, "-c", LEAN, str(repository / "core"), str(repository / "node-agent")]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stderr
-    heavy, frozen, replaced, refused = ended.stdout.splitlines()
+    heavy, frozen, replaced, shown, refused = ended.stdout.splitlines()
+    usage = Usage("uid", (ContainerUsage("id", 1, None, 2),), 3)
+    assert shown == f"{usage!r} True 1"
     assert heavy == "[]"
     assert frozen == "FrozenInstanceError"
     assert replaced == "5"

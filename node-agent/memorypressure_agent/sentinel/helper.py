@@ -107,6 +107,10 @@ class Helper:
         self._stopping = False
         self._near = False
         self._hold = False
+        self.turns = 0
+        """Turns that the thread has made, for the watchdog over it."""
+        self.each_turn: Callable[[], None] | None = None
+        """Called in each turn, at least once a second."""
         self._listed: frozenset[str] = frozenset()
         self._outcomes: deque[Outcome] = deque()
         self._kills: deque[_Followed] = deque()
@@ -202,6 +206,9 @@ class Helper:
         return min(max(0.0, (due - boot_ns()) / 1e9), 1.0)
 
     def _turn(self) -> None:
+        self.turns += 1
+        if self.each_turn is not None:
+            self.each_turn()
         for followed in tuple(self._kills):
             self._follow(followed)
         now = boot_ns()

@@ -4,6 +4,7 @@ A module that is imported stays in memory, and the sentinel locks its memory. So
 modules of the standard library are replaced by stand-ins (together 2.5 MiB of resident memory on Python 3.11):
 
     inspect, difflib, copy     imported when an attribute of them is asked for, which is rare or never
+    signal                     its C part, without the enumerations
     typing                     a module of the few names that annotations here use
     datetime                   its C part without the Python twin, where that is complete (3.11)
 
@@ -34,7 +35,7 @@ class Later(types.ModuleType):
 
 
 LATER = ("inspect", "difflib", "copy")
-"""dataclasses asks for inspect where a class has no docstring, and for copy in `asdict`; difflib makes suggestions."""
+"""dataclasses asks for copy in `asdict`; difflib makes suggestions."""
 
 
 class _Form:
@@ -59,6 +60,9 @@ def make_lean() -> None:
     sys.modules.setdefault("typing", stand_in_for_typing())
     for name in LATER:
         sys.modules.setdefault(name, Later(name))
+    if isinstance(sys.modules["inspect"], Later):  # dataclasses makes a docstring of it where there is none
+        sys.modules["inspect"].__dict__["signature"] = lambda _cls: ""
+    sys.modules.setdefault("signal", __import__("_signal"))
     try:
         datetime = __import__("_datetime")
     except ImportError:
@@ -67,32 +71,65 @@ def make_lean() -> None:
         sys.modules.setdefault("datetime", datetime)
 
 
-def release_first_classes() -> None:
-    """Frees the class that each dataclass with slots was made from.
+def share_methods() -> None:
+    """Lets all dataclasses have one `__repr__` and `__hash__`, the frozen ones with slots one `__setattr__` as well.
 
-    `slots=True` makes a second class; up to Python 3.12 the first one stays alive, because the `__setattr__` of a
-    frozen one holds it in its closure. Pointing that at the class in use changes no outcome: the names of its fields
-    decide.
+    dataclasses writes these for each class, 4 KiB a class, of which there are more than a hundred; and up to Python
+    3.12 the `__setattr__` of a frozen one with slots keeps the class alive that it was made from. The shared ones do
+    the same (a class with slots has no attribute that is no field).
     """
-    for cls in [each for each in gc.get_objects() if isinstance(each, type) and "__slots__" in each.__dict__]:
-        for name in ("__setattr__", "__delattr__"):
-            function = cls.__dict__.get(name)
-            if not isinstance(function, types.FunctionType) or "cls" not in function.__code__.co_freevars:
-                continue
-            cell = (function.__closure__ or ())[function.__code__.co_freevars.index("cls")]
-            if cell.cell_contents is not cls and getattr(cell.cell_contents, "__qualname__", "") == cls.__qualname__:
-                cell.cell_contents = cls
+    from dataclasses import FrozenInstanceError, fields
+
+    def shared_repr(self: Any) -> str:
+        shown = ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self) if field.repr)
+        return f"{type(self).__qualname__}({shown})"
+
+    def shared_setattr(_self: object, name: str, _value: object) -> None:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def shared_delattr(_self: object, name: str) -> None:
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+    def shared_hash(self: Any) -> int:
+        return hash(tuple([getattr(self, field.name) for field in fields(self) if field.compare]))
+
+    for cls in [
+        each for each in gc.get_objects() if isinstance(each, type) and "__dataclass_fields__" in each.__dict__
+    ]:
+        parameters = cls.__dict__["__dataclass_params__"]
+        if parameters.repr and getattr(cls.__dict__.get("__repr__"), "__wrapped__", None) is not None:
+            type.__setattr__(cls, "__repr__", shared_repr)
+        if parameters.frozen and parameters.eq:
+            type.__setattr__(cls, "__hash__", shared_hash)
+        if parameters.frozen and "__slots__" in cls.__dict__:
+            type.__setattr__(cls, "__setattr__", shared_setattr)
+            type.__setattr__(cls, "__delattr__", shared_delattr)
     gc.collect()
 
 
-def main(settings: dict[str, Any]) -> int:
-    """Runs the sentinel with these settings, a `SentinelSettings` as JSON."""
+IN_STEPS = (
+    "memorypressure.zones",
+    "memorypressure.triggers",
+    "memorypressure.records",
+    "memorypressure.spec",
+    "memorypressure.orders",
+    "memorypressure.engine",
+    "memorypressure_agent.host.journal",
+    "memorypressure_agent.sentinel.service",
+)
+"""Imported one after the other, what each leaves over given back before the next: the heap never grows for it."""
+
+
+def main(settings: dict[str, Any] | None) -> int:
+    """Runs the sentinel with these settings, a `SentinelSettings` as JSON; None: only imports, which fills caches."""
     make_lean()
-    __import__("memorypressure.orders")
-    release_first_classes()
+    for name in IN_STEPS:
+        __import__(name)
+        share_methods()
+    if settings is None:
+        return 0
     from memorypressure_agent.host.sources import HostRoots
     from memorypressure_agent.sentinel.service import run
     from memorypressure_agent.sentinel.settings import SentinelSettings
 
-    release_first_classes()
     return run(SentinelSettings(**{**settings, "roots": HostRoots(**settings["roots"])}))

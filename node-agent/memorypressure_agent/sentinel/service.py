@@ -7,6 +7,8 @@ import sys
 from time import thread_time_ns
 from typing import Any, Final
 
+from memorypressure.reasons import Reason
+from memorypressure.signals import Absent
 from memorypressure.version import VERSION
 from memorypressure_agent.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK
 from memorypressure_agent.host.cgroups import PodsTree
@@ -21,8 +23,10 @@ from memorypressure_agent.sentinel.log import Log
 from memorypressure_agent.sentinel.node_lock import NodeLock
 from memorypressure_agent.sentinel.orders_file import OrdersFile
 from memorypressure_agent.sentinel.readings import Readings
+from memorypressure_agent.sentinel.rehearsal import rehearse
 from memorypressure_agent.sentinel.sampler import Sampler
 from memorypressure_agent.sentinel.settings import SentinelSettings
+from memorypressure_agent.sentinel.watchdog import Watchdog
 
 SETTLED_ROUNDS: Final = 3
 STOP_SIGNALS: Final = frozenset((signal.SIGTERM, signal.SIGINT))
@@ -78,6 +82,9 @@ class Service:
         self._lock_tried_ns: int | None = None
         self._vmstat_ns: int | None = None
         self._vmstat: dict[str, int] | None = None
+        limit_ns = settings.watchdog_seconds * 1_000_000_000
+        self._over_sampler, self._over_helper = Watchdog(limit_ns), Watchdog(limit_ns)
+        self._helper.each_turn = self._watch_sampler
 
     def loop(self) -> int:
         """Samples until a signal comes; the exit code."""
@@ -98,12 +105,17 @@ class Service:
             if sampler.journal is not None and self._is_due() and not sampler.journal.in_place():
                 print(f"{PROGRAM}: error: {sampler.journal.path} was removed or replaced; start again", file=sys.stderr)
                 return EXIT_FAILED
+            if self._is_due() and self._over_helper.stuck(helper.turns, monotonic_ns()):
+                self._end_stuck("the helper thread made no turn", self._over_helper)
             self._try_lock()
             if sampler.counts.rounds == SETTLED_ROUNDS:
                 self._settle()
             due = max(began + period, monotonic_ns())
             left = due - monotonic_ns()
-            if signal.sigtimedwait(STOP_SIGNALS, max(0, left) / 1e9) is not None:
+            # CPython returns a value without meaning, not None, when a wait that was interrupted (a SIGCONT after a
+            # freeze) finds its time up: Modules/signalmodule.c, 3.11 to 3.14.
+            taken = signal.sigtimedwait(STOP_SIGNALS, max(0, left) / 1e9)
+            if taken is not None and taken.si_signo in STOP_SIGNALS:
                 break
         helper.log("Stopped", "stopped by a signal; the journal keeps what the next sentinel must know")
         helper.stop()
@@ -111,9 +123,30 @@ class Service:
             sampler.journal.close()
         return EXIT_OK
 
+    def _watch_sampler(self) -> None:
+        """Called by the helper thread: ends the process when the sampler stands still."""
+        if self._over_sampler.stuck(self._sampler.counts.rounds, monotonic_ns()):
+            self._end_stuck("the sampler made no round", self._over_sampler)
+
+    def _end_stuck(self, what: str, watchdog: Watchdog) -> None:
+        """Ends the process at once: what is stuck would not let it end in order. The journal is whole at any time."""
+        message = f"{what} for {watchdog.still_ns / 1e9:.0f} s; ending, to be started again"
+        self._log.emergency(f"{PROGRAM}: error: {message}")
+        os._exit(EXIT_FAILED)
+
+    def _rehearse(self) -> None:
+        """Goes through a kill's decision once, so that its code and its heap are there when memory is locked."""
+        sampler = self._sampler
+        if self._readings.info is not None:
+            absent = Absent(Reason.NOT_PRESENT, "not part of the rehearsal")
+            usages = self._helper.snapshot.usages
+            rehearse(sampler.rules, self._readings.info, absent, boot_ns(), sampler.orders.candidates, usages)
+
     def _settle(self) -> None:
         """Makes the process small and keeps it in memory; what is not allowed becomes a capability that is missing."""
         process.give_back_startup_pages()
+        process.reserve_heap()
+        self._rehearse()
         self._capabilities = {
             "MemoryLocked": process.lock_memory(),
             "Realtime": process.become_realtime() if self._settings.realtime else "not asked for (--realtime)",

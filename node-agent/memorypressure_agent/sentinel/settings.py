@@ -24,5 +24,7 @@ class SentinelSettings:
     """UID of the agent's own pod, which is never a candidate. Empty: not in a pod."""
     realtime: bool = False
     """Ask for SCHED_FIFO. It lets the sentinel's own page faults use half of the reserve (kernel 6.3 and later)."""
+    watchdog_seconds: int = 60
+    """The process ends when one of its two threads made no progress for so long while the other one did."""
     log_json: bool = False
     """Log lines as JSON objects."""
