@@ -1,15 +1,17 @@
 """A flood's recordings and its verdict: what is read, what is void, what never is."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from memorypressure_tools.flood import load, measurements, observer
-from memorypressure_tools.flood.run import Result, Scenario, container_cgroups, died
+from memorypressure_tools.flood import demo, load, measurements, observer, series
+from memorypressure_tools.flood.run import Result, Scenario, died
 from memorypressure_tools.flood.series import TooManyVoidError, repeat
 from memorypressure_tools.flood.verdict import VOID, Death, Facts, Outcome, Verdict, judge
+from memorypressure_tools.flood.workloads import container_cgroups
 
 ZONES = """t,node,zone,free,boost,min,low,high,managed
 10.0000,0,DMA,3840,0,17,21,25,3840
@@ -144,9 +146,9 @@ def test_void_runs_are_repeated_counted_and_saved(tmp_path: Path) -> None:
             result(Outcome.NOTHING_KILLED, 3),
         ]
     )
-    series = repeat("killed", lambda: next(outcomes), wanted=3, directory=tmp_path)
-    assert series.summary() == "killed: 3 valid of 4 runs; void: KernelOomKill"
-    assert series.median("worst_stall_seconds") == 3
+    repeated = repeat("killed", lambda: next(outcomes), wanted=3, directory=tmp_path)
+    assert repeated.summary() == "killed: 3 valid of 4 runs; void: KernelOomKill"
+    assert repeated.median("worst_stall_seconds") == 3
     assert len(list(tmp_path.glob("*.json"))) == 4
 
 
@@ -177,3 +179,52 @@ def test_a_pod_s_text_tells_exit_codes_restarts_and_deletion() -> None:
         },
     }
     assert observer.pod_text(pod) == "Running before:Error(137) restarts=1 deleting"
+
+
+def enforced_document() -> dict[str, Any]:
+    return {
+        "began": "2026-01-01T00:00:00Z",
+        "line_crossed_at": 1.98,
+        "killed_at": 2.0,
+        "half_back_seconds": 0.4,
+        "deaths": [{"pod": "hog", "at": 2.7}],
+        "reserve": {"below_half": 6},
+        "worst_stall_seconds": 0.5,
+        "atomic_failures": 2,
+        "kernel_oom_kills": 0,
+        "changes": [
+            {"at": -40.0, "what": "taint", "now": "none"},
+            {"at": -40.0, "what": "pod hog-old", "now": "gone"},
+            {"at": 2.5, "what": "taint", "now": "memorypressure.dev/pressure:NoSchedule"},
+            {"at": 3.0, "what": "event Killed Pod/hog-1 x", "now": "killed"},
+            {"at": 4.0, "what": "pod hog-1", "now": "Running deleting"},
+            {"at": 6.0, "what": "pod hog-2", "now": "Pending"},
+            {"at": 70.0, "what": "taint", "now": "none"},
+        ],
+    }
+
+
+def test_the_steps_of_an_enforced_run_are_those_after_its_kill() -> None:
+    assert [at for _, at in demo.timings(enforced_document())] == [1.98, 2.0, 2.4, 2.7, 2.5, 3.0, 4.0, 6.0, 70.0]
+
+
+def test_a_run_in_which_nothing_was_killed_shows_what_was_not_seen() -> None:
+    document = {"changes": [], "deaths": []}
+    assert {at for _, at in demo.timings(document)} == {None}
+
+
+def test_the_table_sets_both_loads_side_by_side_and_counts_void_runs() -> None:
+    enforced = series.Series(
+        "with",
+        valid=[
+            Result(scenario=Scenario(name="x"), verdict=Verdict(Outcome.KILLED, "why"), document=enforced_document())
+        ],
+    )
+    without = series.Series(
+        "without", valid=[result(Outcome.NOTHING_KILLED, 4.0)], void=[result(Outcome.HOG_NOT_FILLED, 1)]
+    )
+    text = demo.table(without, enforced)
+    assert "+2.40  half of the hog's memory back" in text
+    assert re.search(r"worst stall of a bystander, s +4 +0.5\n", text)
+    assert re.search(r"samples of 10 ms below half of min +- +6\n", text)
+    assert "without: 1 valid of 2 runs; void: HogNotFilled" in text

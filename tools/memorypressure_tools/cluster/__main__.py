@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -36,6 +37,7 @@ ERRORS: Final = (
     ImageError,
     NodeImageError,
     RunsAlreadyError,
+    subprocess.SubprocessError,
     urllib3.exceptions.HTTPError,
 )
 LOOK_AROUND: Final = """\

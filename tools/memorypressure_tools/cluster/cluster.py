@@ -5,6 +5,7 @@ import functools
 import random
 import re
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -17,7 +18,7 @@ from typing import Any, Final, Self
 from memorypressure_tools import toolcache
 from memorypressure_tools.cluster import apicheck, nodeimage
 from memorypressure_tools.cluster.node import GUEST_VIEW_OF_HOST, Node, NodeOptions
-from memorypressure_tools.controlplane import ControlPlane, Options
+from memorypressure_tools.controlplane import ControlPlane, ControlPlaneError, Options
 from memorypressure_tools.guest import images, kernel, packages, programs
 from memorypressure_tools.guest.machine import FloodCard
 from memorypressure_tools.guest.running import free_port
@@ -259,13 +260,19 @@ class Cluster:
 
     def evidence(self) -> str:
         """What is known when something did not come: pods, their events, the ends of the nodes' logs."""
+        try:
+            said = self._said_by_the_api()
+        except (subprocess.SubprocessError, ControlPlaneError) as error:
+            said = f"(the API server does not answer: {error})"
+        return "\n".join([said, *(f"==== {name}\n{node.logs()}" for name, node in self.nodes.items())])
+
+    def _said_by_the_api(self) -> str:
         pods = self.plane.kubectl("get", "nodes,pods", "-A", "-o", "wide", check=False).stdout
         events = self.plane.kubectl("get", "events", "-A", "--sort-by=.lastTimestamp", check=False).stdout
         tail = "\n".join(events.splitlines()[-25:])
         words = ["--selector=app.kubernetes.io/component", "--all-containers", "--prefix", "--tail=12"]
         ours = self.plane.kubectl("logs", "--namespace", NAMESPACE, *words, check=False)
-        logs = "\n".join(f"==== {name}\n{node.logs()}" for name, node in self.nodes.items())
-        return f"{pods}\n{tail}\n{ours.stdout}{ours.stderr}\n{logs}"
+        return f"{pods}\n{tail}\n{ours.stdout}{ours.stderr}"
 
     def state(self) -> dict[str, Any]:
         """What `make cluster-shell` and `status` have to know."""

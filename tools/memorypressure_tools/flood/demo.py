@@ -12,9 +12,10 @@ from memorypressure_tools.cluster.__main__ import ERRORS
 from memorypressure_tools.cluster.cluster import Cluster, ClusterOptions, prepare
 from memorypressure_tools.flood import load
 from memorypressure_tools.flood.observer import TAINT, Change, Observer
-from memorypressure_tools.flood.run import FloodRun, Result, Scenario, deploy, end_load, reset
+from memorypressure_tools.flood.run import FloodRun, Result, Scenario
 from memorypressure_tools.flood.series import Series, TooManyVoidError, repeat
 from memorypressure_tools.flood.verdict import Outcome
+from memorypressure_tools.flood.workloads import deploy, end_load, reset
 
 NODE: Final = "node-1"
 GUARDED: Final = "web"
