@@ -21,7 +21,13 @@ ZONES = """t,node,zone,free,boost,min,low,high,managed
 10.1300,0,DMA32,410,0,820,1025,1230,180000
 """
 FACTS = Facts(
-    victims=["hog"], deaths=[], below_half=[10.0, 11.0], atomic_failures=3, kernel_oom_kills=0, hog_filled=True
+    victims=["hog"],
+    deaths=[],
+    below_half=[10.0, 11.0],
+    condition_held=True,
+    atomic_failures=3,
+    kernel_oom_kills=0,
+    hog_filled=True,
 )
 
 
@@ -36,6 +42,16 @@ def test_zones_that_the_load_cannot_use_are_left_out_and_min_is_without_its_boos
     assert figures.first_below_half == 10.02
     assert figures.lowest_percent_of_min == pytest.approx(49.9)
     assert figures.longest_gap_seconds == 0.11
+
+
+def test_the_condition_is_three_of_five_samples_in_any_zone() -> None:
+    def timeline(*free_pages: int) -> list[measurements.ZoneSample]:
+        return [measurements.ZoneSample(i / 100, 0, "DMA32", free, 820) for i, free in enumerate(free_pages)]
+
+    assert measurements.times_drained(timeline(900, 400, 900, 400, 900, 900, 400)) == []
+    assert measurements.times_drained(timeline(900, 400, 900, 400, 900, 400, 900, 900)) == [0.05]
+    two_nodes = [replace(each, node=node) for each in timeline(400, 400) for node in (0, 1)]
+    assert measurements.times_drained(two_nodes) == []
 
 
 def test_a_timeline_that_is_cut_is_an_error_with_its_line() -> None:
@@ -80,7 +96,9 @@ def test_atomic_failures_may_use_the_reserve_and_cannot_wait() -> None:
     ("changes", "outcome"),
     [
         ({}, Outcome.NOTHING_KILLED),
-        ({"below_half": []}, Outcome.CONDITION_NOT_REACHED),
+        ({"condition_held": False}, Outcome.CONDITION_NOT_REACHED),
+        # A kill is judged by what was seen at all: the agent's samples are not ours.
+        ({"condition_held": False, "deaths": [Death("hog", 11.5)]}, Outcome.KILLED),
         ({"hog_filled": False, "below_half": []}, Outcome.HOG_NOT_FILLED),
         ({"kernel_oom_kills": 1}, Outcome.KERNEL_OOM_KILL),
         ({"kernel_oom_kills": 1, "deaths": [Death("hog", 11.5)]}, Outcome.KERNEL_OOM_KILL),

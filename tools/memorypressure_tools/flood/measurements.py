@@ -82,6 +82,15 @@ def reserve_figures(samples: Sequence[ZoneSample]) -> ReserveFigures:
     )
 
 
+def times_drained(samples: Sequence[ZoneSample]) -> list[float]:
+    """Times at which the condition held: in 3 of the last 5 samples some zone was below half of min.
+
+    That is the default policy's 30 of 50 ms, counted in samples, because samples come later under load.
+    """
+    below = [(at, any(each.below(0.5) for each in group)) for at, group in itertools.groupby(samples, lambda s: s.at)]
+    return [at for i, (at, _) in enumerate(below) if sum(low for _, low in below[max(0, i - 4) : i + 1]) >= 3]
+
+
 def file_timeline(text: str) -> tuple[list[str], list[tuple[float, list[int]]]]:
     """Names of the files and rows of (seconds since boot, first number in each, -1 where there was none)."""
     rows = list(csv.reader(text.splitlines()))

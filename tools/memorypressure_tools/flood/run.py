@@ -257,6 +257,7 @@ class FloodRun:
             victims=self.scenario.victims,
             deaths=deaths,
             below_half=below if zones else None,
+            condition_held=bool(measurements.times_drained(zones)),
             atomic_failures=atomic,
             kernel_oom_kills=_rise(evidence.get("vmstat.before", ""), evidence["vmstat.after"], "oom_kill"),
             hog_filled=filled,
