@@ -84,6 +84,17 @@ def grant_of(state: StateView) -> Grant | None:
         raise GrantMalformed(f"spec.grant of {state.name} is not understood: {error!r}") from None
 
 
+def shows_allowance(state: StateView) -> bool:
+    """Whether the grant that the state shows may allow the node a kill; one that is not understood may."""
+    try:
+        grant, lease = grant_of(state), lease_of(state)
+    except GrantMalformed:
+        return True
+    if grant is None:
+        return False
+    return lease is None or (lease.incarnation == grant.incarnation and grant.kills_ceiling > lease.kills_total)
+
+
 def lease_of(state: StateView) -> Lease | None:
     """status.lease as the core's value; None where the node has not reported one."""
     lease = state.status.lease

@@ -10,7 +10,7 @@ from memorypressure_operator import pressure
 from memorypressure_operator.budget import Budgets, Store
 from memorypressure_operator.caps import for_nodes
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable, LeaseLost
-from memorypressure_operator.granting import Granting, NodeFacts, Result, adopt, no_limits
+from memorypressure_operator.granting import Granting, NodeFacts, Result, adopt, no_limits, shows_allowance
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.registry import PolicyEntry, Registry
 from memorypressure_operator.reports import StateView
@@ -60,8 +60,12 @@ class Rounds:
             self._due[policy] = min(self._due.get(policy, now), now)
 
     def is_armed(self, node: str) -> bool:
-        """Whether an allowance of the node may be out: by any policy's ledger, or by one that cannot be read."""
-        return any(
+        """Whether an allowance of the node may be out: by any policy's ledger or one that cannot be read, or by its state.
+
+        The state counts too: its ledger may be lost, and not adopted yet.
+        """
+        state = self._registry.tables.states.get(node)
+        return (state is not None and shows_allowance(state)) or any(
             store.desk is None or any(entry.rest for entry in self._entries(store, node))
             for store in self._budgets.stores.values()
         )

@@ -54,6 +54,7 @@ class Surveyor:
         self._wall = wall
         self._at: float | None = None
         self._survey: tuple[object, Survey] | None = None
+        self._without_candidates: frozenset[str] = frozenset()
 
     def write(self, policies: Mapping[str, Policy], memories: Mapping[str, NodeMemory], tallies: Tallies) -> None:
         """Writes what changed, at most every `status_seconds`. Raises ApiUnreachable."""
@@ -68,6 +69,7 @@ class Surveyor:
             return
         found = self._surveyed(policies)
         live = self._live(memories)
+        self._without_candidates = self._policies_without_candidates(found)
         self._metrics.tainted.set(sum(any(t.key == tainter.KEY for t in node.taints) for node in nodes.values()))
         for entry in entries:
             self._one(entry, policies.get(entry.name), found, live.get(entry.name, (0, 0)), tallies.of(entry.name))
@@ -171,22 +173,24 @@ class Surveyor:
             conflict=standing.message if standing.conflicted else "",
             conflict_key=",".join(standing.tied_with),
             conflicts=len(standing.tied_with),
-            no_candidates=standing.effective > 0 and self._no_candidates(policy, found),
+            no_candidates=policy.name in self._without_candidates,
             dry_run_only=self._settings.dry_run_only and (entry.policy or policy).mode is Mode.ENFORCE,
             actions_used={step.action.value: True for step in policy.ladder},
         )
 
-    def _no_candidates(self, policy: Policy, found: Survey) -> bool:
-        if not any(step.evict is not None or step.kill is not None for step in policy.ladder):
-            return False
+    def _policies_without_candidates(self, found: Survey) -> frozenset[str]:
+        """Policies that evict or kill, have nodes, and all of whose plans are written and empty."""
+        empty: dict[str, bool] = {}
         with self._registry.lock:
             plans = self._registry.tables.plans
-            mine = [
-                plans.get(node)
-                for node, selection in found.nodes.items()
-                if selection.policy is not None and selection.policy.name == policy.name
-            ]
-        return all(plan is not None and plan.policy == policy.name and not plan.candidates for plan in mine)
+            for node, selection in found.nodes.items():
+                policy = selection.policy
+                if policy is None or not any(step.evict is not None or step.kill is not None for step in policy.ladder):
+                    continue
+                plan = plans.get(node)
+                written = plan is not None and plan.policy == policy.name and not plan.candidates
+                empty[policy.name] = empty.get(policy.name, True) and written
+        return frozenset(name for name, nothing in empty.items() if nothing)
 
     def _gauges(self, policy: Policy, facts: Facts) -> None:
         metrics, name = self._metrics, policy.name
