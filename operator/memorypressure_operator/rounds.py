@@ -60,9 +60,9 @@ class Rounds:
             self._due[policy] = min(self._due.get(policy, now), now)
 
     def is_armed(self, node: str) -> bool:
-        """Whether an allowance of the node may be out: by any policy's ledger or one that cannot be read, or by its state.
+        """Whether an allowance of the node may be out: by a ledger, by one that cannot be read, by its state.
 
-        The state counts too: its ledger may be lost, and not adopted yet.
+        The state counts because a ledger may be lost, and not adopted yet.
         """
         state = self._registry.tables.states.get(node)
         return (state is not None and shows_allowance(state)) or any(

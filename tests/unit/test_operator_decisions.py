@@ -455,6 +455,33 @@ def test_more_pods_than_a_plan_holds_are_counted() -> None:
     assert draft.beyond_limit == 10
 
 
+@pytest.mark.parametrize(("write_seconds", "expected"), [(0.01, 20), (2.0, 0.25)], ids=["quick", "2 s a call"])
+def test_a_slow_server_gets_fewer_plans(write_seconds: float, expected: float) -> None:
+    clock = Clock()
+    bucket = TokenBucket(20, clock)
+    while bucket.take():  # what it may give at once
+        pass
+    end, writes = clock.now + 60, 0
+    while clock.now < end:
+        if bucket.take():
+            clock.now += write_seconds
+            bucket.rest(write_seconds)
+            writes += 1
+        else:
+            clock.now += max(0.001, bucket.wait_seconds())
+    assert writes / 60 == pytest.approx(expected, rel=0.1)
+
+
+def test_a_server_that_asks_for_a_pause_gets_it() -> None:
+    clock = Clock()
+    bucket = TokenBucket(20, clock)
+    bucket.rest(10)
+    assert not bucket.take()
+    assert bucket.wait_seconds() == 10
+    clock.now += 10
+    assert bucket.take()
+
+
 def test_the_token_bucket_gives_its_rate() -> None:
     clock = Clock()
     bucket = TokenBucket(20, clock)
