@@ -9,14 +9,17 @@ from support.fakecluster import Clock, FakeCluster
 from memorypressure.book import Book
 from memorypressure.ledger import Ledger
 from memorypressure.reasons import Reason
-from memorypressure.spec import Mode
-from memorypressure_operator.acting import Actor
+from memorypressure.spec import Mode, Policy, parse_policy
+from memorypressure.victims import Candidate
+from memorypressure_operator.acting import Actor, Situation
 from memorypressure_operator.budget import Budgets, Store
 from memorypressure_operator.cleanups import PATIENCE_SECONDS, After, Cleaner
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable
 from memorypressure_operator.events import Event
+from memorypressure_operator.evictions import Denied
 from memorypressure_operator.memory import Cleanup, NodeMemory, Outstanding
 from memorypressure_operator.metrics import Metrics
+from memorypressure_operator.reports import ActiveTrigger, StateStatus, StateView, TopPod
 from memorypressure_operator.tallies import Tally
 from memorypressure_operator.views import NodeView, PodView
 
@@ -220,3 +223,157 @@ def test_an_api_server_that_is_away_ends_no_wait(world: World) -> None:
     world.cluster.before = away
     assert world.actor.follow(world.memory, NODE, views, Mode.ENFORCE) == 5.0
     assert world.memory.outstanding is not None
+
+
+# --- the next victim ---
+
+
+def policy(**limits: Any) -> Policy:
+    spec = {
+        "mode": "Enforce",
+        "nodeSelector": {},
+        "triggers": [{"name": "low", "type": "ZoneWatermark", "zoneWatermark": {"line": "Low"}}],
+        "ladder": [
+            {"action": "Evict", "triggers": ["low"], "afterSeconds": 0, "evict": {"gracePeriodSeconds": 4}},
+        ],
+        "limits": {"cooldownSeconds": 10, "maxVictimsPerEpisode": 50, "evictionsPerHour": 2, **limits},
+    }
+    meta = {"name": "p", "uid": "u", "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"}
+    body = {"apiVersion": "memorypressure.dev/v1alpha1", "kind": "MemoryPressurePolicy", "metadata": meta, "spec": spec}
+    return parse_policy(body)
+
+
+def act(world: World, rules: Policy, *, allowed: int = 9) -> Denied | None:
+    """One pass over the node with all of its pods as candidates, largest first by name."""
+    pods = world.cluster.views()
+    tops = tuple(TopPod(uid, (900 - number) << 20, True) for number, uid in enumerate(sorted(pods)))
+    triggers = (ActiveTrigger("low", "2026-01-01T00:00:00Z"),)
+    status = StateStatus(active_triggers=triggers, top_pods=tops)
+    state = StateView("n", "s", 1, "1", "node-uid", {"mode": "Enforce"}, status)
+    candidates = [
+        Candidate(uid, "ns", uid, 0, "Burstable", 64 << 20, 0, "ReplicaSet/web")
+        for uid, pod in pods.items()
+        if not pod.terminating
+    ]
+    world.memory.watch = replace(world.memory.watch, episode="e1")
+    situation = Situation(
+        node=NODE,
+        state=state,
+        policy=rules,
+        mode=Mode.ENFORCE,
+        step=rules.ladder[0],
+        due=True,
+        fresh=True,
+        candidates=candidates,
+        ages=dict.fromkeys(pods, 1000.0),
+        pods=pods,
+        evictions_per_hour=rules.limits.evictions_per_hour,
+        concurrent_nodes=0,
+        concurrent_limit=1,
+        workload_allowance=lambda _: allowed,
+        protected=lambda pod: world.protected.get(pod.uid),
+        still=lambda: True,
+    )
+    world.actor.follow(world.memory, NODE, pods, Mode.ENFORCE)
+    return world.actor.act(world.memory, situation, world.store)
+
+
+@pytest.mark.parametrize(
+    ("answer", "evicted", "wait"),
+    [
+        (None, ["a"], None),
+        (DISRUPTION, ["a", "b"], None),
+        (ApiRefused(500, "", "This pod has more than one PodDisruptionBudget"), ["a", "b"], None),
+        (ApiRefused(404, "NotFound", "x"), ["a", "b"], None),
+        (ApiRefused(409, "Conflict", "UID"), ["a", "b"], None),
+        (ApiRefused(403, "Forbidden", "policy"), ["a", "b"], None),
+        (ApiRefused(429, "TooManyRequests", "slow down", 33), ["a"], 33.0),
+        (ApiRefused(429, "TooManyRequests", "slow down", 1), ["a"], 10.0),
+        (ApiRefused(500, "", "etcd is away"), ["a"], None),
+        (ApiUnreachable("reset"), ["a"], None),
+    ],
+    ids=[
+        "201",
+        "429 budget",
+        "500 two budgets",
+        "404",
+        "409",
+        "403",
+        "429 busy",
+        "429 busy shortly",
+        "500",
+        "no answer",
+    ],
+)
+def test_each_answer_leads_to_its_next_step(
+    world: World, answer: Exception | None, evicted: list[str], wait: float | None
+) -> None:
+    for uid in ("a", "b"):
+        world.cluster.add(uid)
+    world.cluster.answers["a"] = [answer]
+    denied = act(world, policy())
+    assert world.cluster.evictions == evicted
+    assert (denied.again_seconds if denied else None) == wait
+    if wait is not None:
+        world.clock.now += wait - 0.1
+        assert act(world, policy()) is not None
+        assert world.cluster.evictions == evicted, "it waits"
+        world.clock.now += 0.2
+        act(world, policy())
+        assert world.cluster.evictions == [*evicted, "a"]
+    else:
+        counted = [record.uid for record in world.store.evictions.records]
+        assert counted == [evicted[-1]], "what was refused does not count"
+
+
+def test_when_every_pod_is_held_by_a_budget_nobody_is_asked_before_the_time_that_the_server_named(world: World) -> None:
+    for uid in ("a", "b"):
+        world.cluster.add(uid)
+        world.cluster.answers[uid] = [ApiRefused(429, "TooManyRequests", "x", 25, ("DisruptionBudget",))]
+    denied = act(world, policy())
+    assert denied is not None
+    assert (denied.reason, denied.again_seconds) == (Reason.DISRUPTION_BUDGET, 25.0)
+    world.clock.now += 24
+    act(world, policy())
+    assert world.cluster.evictions == ["a", "b"]
+
+
+class Died(BaseException):
+    """The process is killed at a request: before it was sent, or after its effect and before its answer."""
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the request", "after its effect"])
+@pytest.mark.parametrize("at", range(1, 9))
+def test_a_process_killed_at_any_request_leaves_no_more_evictions_than_the_limit(at: int, after: bool) -> None:
+    clock, cluster = Clock(), FakeCluster()
+    for number in range(6):
+        cluster.add(f"p{number}")
+    requests = 0
+    inner = cluster.request
+
+    def request(method: str, path: str, **rest: Any) -> Any:
+        nonlocal requests
+        requests += 1
+        if requests == at and not after:
+            raise Died
+        answer = inner(method, path, **rest)
+        if requests == at:
+            raise Died
+        return answer
+
+    cluster.request = request  # type: ignore[method-assign]
+    for life in range(3):
+        world = World(clock=clock, cluster=cluster)
+        world.memory.inherited, world.memory.born = life > 0, clock()
+        try:
+            for _ in range(4):
+                act(world, policy(evictionsPerHour=2))
+                ending = [uid for uid, pod in cluster.pods.items() if "deletionTimestamp" in pod["metadata"]]
+                assert len(ending) <= 1, "one victim at a time"
+                clock.now += 11
+                if world.memory.outstanding is not None or life == 2:
+                    for uid in ending:
+                        cluster.pods.pop(uid)
+        except Died:
+            continue
+    assert len(set(cluster.evictions)) <= 2
