@@ -48,7 +48,7 @@ class NodeMemory:
     pressed: bool | None = None  # UnderPressure as last told; None = not known yet
     pressed_at: float | None = None
     cleanups: dict[str, Cleanup] = field(default_factory=dict)  # by the uid of a killed pod
-    actions_seen: frozenset[str] = frozenset()
+    actions_seen: frozenset[str] | None = None  # ids in the last report; None = none was looked at yet
     born: float = 0.0
     inherited: bool = False  # its episode began before this process looked: evictions on record count for it
     dry: set[Action] = field(default_factory=set)  # what DryRun told in this episode

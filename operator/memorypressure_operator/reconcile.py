@@ -34,7 +34,7 @@ from memorypressure_operator.rounds import Rounds
 from memorypressure_operator.settings import Settings
 from memorypressure_operator.surveying import Surveyor
 from memorypressure_operator.tallies import Tallies
-from memorypressure_operator.telling import OLD_SECONDS, Teller
+from memorypressure_operator.telling import Teller
 from memorypressure_operator.views import NodeView
 
 log = logging.getLogger(__name__)
@@ -305,7 +305,7 @@ class DecisionLoop(threading.Thread):
             memory.slot = memory.slot or bool(memory.watch.episode)
             memory.victims += 1
             memory.acts.append(self._clock() - kill.age_seconds)
-            if kill.action.pod is not None and kill.age_seconds <= OLD_SECONDS:
+            if kill.action.pod is not None and kill.recent:
                 memory.cleanups[kill.action.pod.uid] = Cleanup(0.0, self._clock())
         if memory.watch.episode_clear_since_ns is not None:
             left_ns = memory.watch.episode_clear_since_ns + pressure.EPISODE_CLEAR_NS - look.now_ns

@@ -25,10 +25,14 @@ OLD_SECONDS = 3000.0
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """A kill of the node's that the operator sees for the first time."""
+    """A kill of the node's that the operator sees for the first time.
+
+    `recent`: it was not long ago by the node's clock; the pod of an old one has been running again for long.
+    """
 
     action: ReportedAction
     age_seconds: float
+    recent: bool
 
 
 def zones_text(status: StateStatus) -> str:
@@ -66,19 +70,22 @@ class Teller:
         self._transition(memory, node, state)
         kills = []
         current = [action for action in state.status.recent_actions if action.result != "Pending"]
+        seen = memory.actions_seen
         for action in reversed(current):
-            if action.id in memory.actions_seen:
+            if seen is not None and action.id in seen:
                 continue
-            age = self._age(action)
+            told_age = self._age(action)
+            # What comes in a later report is new, whatever the clocks of node and operator say.
+            age = told_age if seen is None else 0.0
             if age <= OLD_SECONDS:
-                self._action(node, action, policy, age, zones_text(state.status))
+                self._action(node, action, policy, told_age, zones_text(state.status))
                 if action.action == "Kill" and action.mode == "Enforce" and action.result == "Success":
-                    kills.append(Kill(action, age))
+                    kills.append(Kill(action, age, told_age <= OLD_SECONDS))
         memory.actions_seen = frozenset(action.id for action in current)
         return kills
 
     def _age(self, action: ReportedAction) -> float:
-        """Seconds since the action by wall clocks; only used to forget old ones."""
+        """Seconds since the action by wall clocks; only used to forget old ones at first sight of a node."""
         try:
             then = unix_seconds(action.time)
         except ValueError:

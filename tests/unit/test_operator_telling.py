@@ -1,0 +1,106 @@
+"""What a report is told as: each action once, by its name, whatever the clocks say."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from support.fakecluster import Clock
+
+from memorypressure.reasons import Reason
+from memorypressure_operator.events import Event
+from memorypressure_operator.memory import NodeMemory
+from memorypressure_operator.reports import (
+    Condition,
+    Lowest,
+    PodReference,
+    ReportedAction,
+    StateStatus,
+    StateView,
+    Zone,
+)
+from memorypressure_operator.tallies import Tally
+from memorypressure_operator.telling import Teller
+from memorypressure_operator.views import NodeView
+
+NODE = NodeView("n", "node-uid", {}, (), ready=True)
+NOON = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+
+
+def kill(name: str, time: str = "2026-01-01T11:59:00Z", **changes: Any) -> ReportedAction:
+    fields = {"action": "Kill", "mode": "Enforce", "result": "Success", "reason": "MinBreached", "message": "m"}
+    return ReportedAction(name, time, **(fields | {"pod": PodReference("u", "ns", "web-0")} | changes))
+
+
+class World:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.memory = NodeMemory()
+        writer: Any = self
+        self.tally_of = Tally(Clock())
+        self.teller = Teller(writer, lambda _: self.tally_of, lambda: NOON)
+
+    def tell(self, event: Event) -> bool:
+        self.events.append(event)
+        return True
+
+    def report(self, *actions: ReportedAction, **status: Any) -> list[str]:
+        view = StateView("n", "s", 1, "1", "", {}, StateStatus(recent_actions=actions, **status))
+        self.kills = self.teller.report(self.memory, NODE, view, "p")
+        return [each.action.id for each in self.kills]
+
+
+def test_each_kill_is_new_once() -> None:
+    world = World()
+    assert world.report() == []
+    assert world.report(kill("a")) == ["a"]
+    assert world.report(kill("b"), kill("a")) == ["b"]
+    assert world.report(kill("b"), kill("a")) == []
+    assert {event.regarding.kind for event in world.events} == {"Pod", "Node"}
+    assert len({event.name for event in world.events}) == 4
+    assert world.tally_of.count("kills") == 2
+
+
+def test_a_node_whose_clock_is_hours_off_is_believed_what_it_did_since_the_last_report() -> None:
+    world = World()
+    world.report()
+    assert world.report(kill("slow", "2026-01-01T03:00:00Z"), kill("fast", "2026-01-01T20:00:00Z")) == ["fast", "slow"]
+    assert len(world.events) == 4
+    assert [(kill.age_seconds, kill.recent) for kill in world.kills] == [(0.0, True), (0.0, False)]
+
+
+def test_at_first_sight_of_a_node_old_actions_are_left_alone() -> None:
+    world = World()
+    assert world.report(kill("old", "2026-01-01T10:00:00Z"), kill("young")) == ["young"]
+
+
+def test_what_is_pending_is_told_when_it_has_ended() -> None:
+    world = World()
+    world.report()
+    assert world.report(kill("a", result="Pending")) == []
+    assert world.report(kill("a")) == ["a"]
+
+
+def test_a_kill_is_told_with_node_zone_line_free_min_and_what_came_back() -> None:
+    world = World()
+    world.report()
+    lowest = Lowest(node="0", zone="0/Normal", line="AtomicReserve", usable_to_line="41%")
+    zones = (Zone("Normal", 0, 20 << 20, 45 << 20),)
+    world.report(kill("a", freed_bytes=123 << 20), lowest=lowest, zones=zones)
+    (note,) = {event.note for event in world.events}
+    for words in ("node n", "0/Normal", "41% of AtomicReserve", "free 20.0 MiB, min 45.0 MiB", "123.0 MiB came back"):
+        assert words in note
+    assert "exit code 137" in note
+
+
+def test_an_episode_is_told_on_the_node_when_it_starts_and_when_it_ends() -> None:
+    world = World()
+    for status, since in (
+        ("False", "1"),
+        ("True", "2"),
+        ("True", "2"),
+        ("Unknown", "3"),
+        ("False", "4"),
+        ("False", "4"),
+    ):
+        world.report(conditions=(Condition("UnderPressure", status, "MinBreached", "m", since),))
+    assert [event.reason for event in world.events] == [Reason.PRESSURE_STARTED, Reason.PRESSURE_CLEARED]
+    assert all(event.regarding.kind == "Node" for event in world.events)
