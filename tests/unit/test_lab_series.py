@@ -57,7 +57,7 @@ def test_all_arms_meet_in_the_main_flood_and_the_leak_and_the_chosen_ones_elsewh
     assert (
         by_scenario["flood"]
         == by_scenario["leak"]
-        == set(ARMS) - {"ours-killfast-rt-allnodes", "ours-killfast-rt-margin50"}
+        == set(ARMS) - {"ours-killfast-rt-allnodes", "ours-killfast-rt-half"}
     )
     assert by_scenario["flood-zram"] == {"none", OURS, "earlyoom", "nohang"}
     assert by_scenario["flood-numa"] == {"none", OURS, "earlyoom", "nohang", "ours-killfast-rt-allnodes"}

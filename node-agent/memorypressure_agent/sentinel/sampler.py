@@ -75,6 +75,7 @@ class Sampler:
         self._clocks = clocks
         self._page_bytes = page_bytes
         self._orders_checked_ns: int | None = None
+        self._is_short = False
         self._publish = True  # a first status as soon as there is something to say
         self._leave: Leave | None = None
         self._watching = False
@@ -123,7 +124,7 @@ class Sampler:
         self.counts.rounds += 1
         resting = self._at_rest(sample)
         if resting is not None:
-            self.state, self._before = resting.state, resting
+            self.state, self._before, self._is_short = resting.state, resting, False
             self._readings.charge(self._clocks.cpu_ns() - began)
             self.period_ns = self._readings.period_ns(watching=False)
             self._helper.near(self.period_ns < _SECOND_NS, hold=False)
@@ -158,7 +159,8 @@ class Sampler:
         if self._publish:
             self._publish = False
             self._helper.publish()
-        self._helper.near(watching or self.period_ns < _SECOND_NS, hold=self._short(result))
+        self._is_short = self._short(result)
+        self._helper.near(watching or self.period_ns < _SECOND_NS, hold=self._is_short)
         return self.period_ns
 
     def _short(self, result: Result) -> bool:
@@ -167,7 +169,8 @@ class Sampler:
         return result.state.triggers.below_low and info is not None and any(node.below(Line.MIN) for node in info.nodes)
 
     def _read_orders(self, now: int) -> None:
-        self._readings.recheck()
+        if not self._is_short:  # looking a path up allocates, and that waits for reclaim now
+            self._readings.recheck()
         read = self._orders_file.poll()
         if read is None:
             return

@@ -147,8 +147,12 @@ class Service:
         process.give_back_startup_pages()
         process.reserve_heap()
         self._rehearse()
+        locked = process.lock_memory()
+        if self._sampler.journal is not None:
+            self._sampler.journal.keep_resident()
+        self._mrelease = process.mrelease_capability()  # once more, for the pages that a kill will need
         self._capabilities = {
-            "MemoryLocked": process.lock_memory(),
+            "MemoryLocked": locked,
             "Realtime": process.become_realtime() if self._settings.realtime else "not asked for (--realtime)",
             "ProcessMrelease": self._mrelease,
         }
@@ -162,6 +166,8 @@ class Service:
         if sampler.journal is None:
             try:
                 sampler.take_journal(_open_journal(self._settings))
+                if sampler.journal is not None:
+                    sampler.journal.keep_resident()
             except OSError as error:
                 self._helper.log("LockHeld", f"--journal {self._settings.journal_path}: {error.strerror}")
         held = not self._lock.free_for_us()

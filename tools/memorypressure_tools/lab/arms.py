@@ -43,7 +43,7 @@ class Arm:
 
 _ALL_NODES: Final[Mapping[str, Any]] = {"triggers": {"reserve": {"zoneWatermark": {"nodes": "AllNodes"}}}}
 
-_MARGIN: Final[Mapping[str, Any]] = {"triggers": {"reserve": {"zoneWatermark": {"marginPercent": 50}}}}
+_HALF: Final[Mapping[str, Any]] = {"triggers": {"reserve": {"zoneWatermark": {"marginPercent": 0}}}}
 
 _NOHANG_FAIR: Final = (
     "min_sleep=0.1",
@@ -96,12 +96,12 @@ _ARMS: Final = (
         policy=_ALL_NODES,
     ),
     Arm(
-        "ours-killfast-rt-margin50",
-        "the same, trigger reserve with marginPercent: 50, which is 3/4 of min",
+        "ours-killfast-rt-half",
+        "the same, trigger reserve without the default's margin: half of min",
         Killer.OURS,
         ("--realtime",),
         sees_processes=True,
-        policy=_MARGIN,
+        policy=_HALF,
     ),
     Arm("earlyoom", "earlyoom as packaged", Killer.EARLYOOM, ("-r", "3600")),
     Arm("earlyoom-fair", "earlyoom at its best", Killer.EARLYOOM, ("-r", "0", "-p", "-m", "10,5", "-s", "100")),

@@ -65,6 +65,11 @@ reserve() { # min_free_kbytes (0: keep), factor, swappiness
 	[ "$2" = 1 ] || cat $OUT/min_free_kib.txt > /proc/sys/vm/min_free_kbytes
 }
 
+huge_pages() { # not by the kernel's command line: below 512 MB it switches them off whatever that says
+	echo always > /sys/kernel/mm/transparent_hugepage/enabled
+	echo always > /sys/kernel/mm/transparent_hugepage/defrag
+}
+
 swap_disk() {
 	mkswap /dev/disk-swap
 	swapon /dev/disk-swap

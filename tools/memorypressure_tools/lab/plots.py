@@ -38,7 +38,7 @@ def write_plots(where: Path, results: Sequence[Result], runs: Path) -> dict[str,
     picked = _timelines(results, runs)
     if picked:
         _timeline(where / "timeline.png", picked)
-        found["flood"] = found.get("flood", "timeline.png")
+        found["timeline"] = "timeline.png"
     return found
 
 
@@ -67,8 +67,8 @@ def _dots(
     plt.close(figure)
 
 
-def _timelines(results: Sequence[Result], runs: Path) -> list[tuple[str, Path]]:
-    """For each arm of the picture the directory of the main flood's run that is nearest to its median of failures."""
+def _timelines(results: Sequence[Result], runs: Path) -> list[tuple[Result, Path]]:
+    """For each arm of the picture the main flood's run that is nearest to its median of failures, and its files."""
     found = []
     for arm in _TIMELINE_ARMS:
         here = [each for each in results if each.scenario == "flood" and each.arm == arm and each.figures is not None]
@@ -78,34 +78,41 @@ def _timelines(results: Sequence[Result], runs: Path) -> list[tuple[str, Path]]:
         for each in sorted(here, key=lambda run: abs((run.figures or {})["atomic_failures"] - middle)):
             directory = runs / f"{each.scenario}_{each.arm}_{each.number:02d}"
             if (directory / "timeline.zones.csv").exists():
-                found.append((arm, directory))
+                found.append((each, directory))
                 break
     return found
 
 
-def _timeline(path: Path, picked: Sequence[tuple[str, Path]]) -> None:
+def _timeline(path: Path, picked: Sequence[tuple[Result, Path]]) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(len(picked), 1, figsize=(11, 3.2 * len(picked)), sharex=True, squeeze=False)
-    for axis, (arm, directory) in zip(axes[:, 0], picked, strict=True):
+    for axis, (run, directory) in zip(axes[:, 0], picked, strict=True):
         try:
             moments = marks(directory)
             samples = [each for each in zone_samples(directory) if moments["start"] <= each.at <= moments["end"]]
         except VoidRunError:
             continue
-        times = [each.at - moments["start"] for each in samples]
+        start = moments["start"]
+        times = [each.at - start for each in samples]
         zones = [each.info.counted_nodes[0].counted[-1] for each in samples]
         axis.plot(times, [max(each.zone.usable_pages, 1) * 4 for each in zones], color="#0969da", linewidth=0.8)
-        for line, colour in ((Line.HIGH, "#8c959f"), (Line.MIN, "#bf8700"), (Line.ATOMIC_RESERVE, "#cf222e")):
-            axis.plot(
-                times, [each.line_pages(line) * 4 for each in zones], color=colour, linewidth=0.9, label=line.value
-            )
-        axis.axvline(moments["flood"] - moments["start"], color="black", linestyle=":", linewidth=1)
-        axis.text(moments["flood"] - moments["start"], axis.get_ylim()[1], " flood", va="top", fontsize=8)
+        lowest = [each.zone.min_pages - each.zone.boost_pages + each.protection_pages for each in zones]
+        axis.plot(times, [pages * 4 for pages in lowest], color="#bf8700", linewidth=1, label="min without boost")
+        reserve = [each.line_pages(Line.ATOMIC_RESERVE) * 4 for each in zones]
+        axis.plot(times, reserve, color="#cf222e", linewidth=1, label="AtomicReserve")
+        events = [
+            ("flood", moments["flood"]),
+            *((f"{e['pod']} killed", e["at"]) for e in (run.figures or {})["deaths"]),
+        ]
+        for place, (text, at) in enumerate(events):
+            axis.axvline(at - start, color="black", linestyle=":", linewidth=1)
+            axis.text(at - start, 0.97 - 0.1 * place, f" {text}", va="top", transform=axis.get_xaxis_transform())
         axis.set_yscale("log")
         axis.set_ylabel("usable (KiB)")
-        axis.set_title(f"{arm}: {ARMS[arm].title}", fontsize=10)
-        axis.legend(loc="upper right", fontsize=8, ncols=3)
+        failures = (run.figures or {})["atomic_failures"]
+        axis.set_title(f"{run.arm}: {failures} failed atomic allocations", fontsize=10)
+        axis.legend(loc="upper right", fontsize=8, ncols=2)
     axes[-1, 0].set_xlabel("seconds since the pods started")
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -144,6 +144,9 @@ def _scenario(
     lines = [f"## {scenario.name}: {scenario.title}", "", *_table(arms, here, columns)]
     if scenario.name in pictures:
         lines += [f"![{scenario.title}]({pictures[scenario.name]})", ""]
+    if scenario.name == "flood" and "timeline" in pictures:
+        lines += ["The run of each arm that is nearest to its median of failures:", ""]
+        lines += [f"![usable memory against the lines]({pictures['timeline']})", ""]
     return lines
 
 

@@ -88,6 +88,8 @@ class Scenario:
     frames_per_second: int = 30_000
     payload_bytes: int = 400
     kernel_options: str = ""
+    huge_pages: bool = False
+    """Every fault may take a huge page and compact memory for it."""
     policy: Mapping[str, Any] = field(default_factory=dict)
     """What differs from the default policy in `spec`, merged into it."""
 
@@ -223,7 +225,7 @@ CONTROLS: Final = (
         (STREAM, Pod("fragments", "fragment 300"), Pod("huge", "huge 64 {seconds}")),
         is_control=True,
         flood=Flood.NONE,
-        kernel_options="transparent_hugepage=always",
+        huge_pages=True,
     ),
 )
 

@@ -31,8 +31,8 @@ def _lines(scenario: Scenario, arm: Arm) -> Iterator[str]:
     else:
         yield "tree"
     yield f"reserve {scenario.min_free_kib} {arm.min_free_factor:g} {scenario.swappiness}"
-    if "transparent_hugepage=always" in scenario.kernel_options:
-        yield "echo always > /sys/kernel/mm/transparent_hugepage/defrag"
+    if scenario.huge_pages:
+        yield "huge_pages"
     if scenario.swap is not Swap.NONE:
         yield f"swap_{scenario.swap} {scenario.swap_mib}"
     if scenario.flood is Flood.TCP:

@@ -21,7 +21,7 @@ EVERY_ARM: Final = ("flood", "leak")
 """Scenarios in which all arms are compared."""
 ELSEWHERE: Final = ("none", OURS, "earlyoom", "nohang")
 ALSO: Final[Mapping[str, tuple[str, ...]]] = {"flood-numa": ("ours-killfast-rt-allnodes",)}
-EVERYWHERE_BUT: Final = frozenset({"ours-killfast-rt-allnodes", "ours-killfast-rt-margin50"})
+EVERYWHERE_BUT: Final = frozenset({"ours-killfast-rt-allnodes", "ours-killfast-rt-half"})
 """Arms that say nothing on one NUMA node, or that were there to find the default policy."""
 MOST_VOID: Final = 3
 """A cell's run that was void so often is given up."""
