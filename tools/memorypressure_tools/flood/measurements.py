@@ -67,6 +67,10 @@ def zone_samples(text: str) -> list[ZoneSample]:
     return samples
 
 
+LINE = 0.75
+"""The line of the default policy's trigger `reserve`, as a part of min: half of it with a margin of 50 %."""
+
+
 def reserve_figures(samples: Sequence[ZoneSample]) -> ReserveFigures:
     """The figures over a timeline; a time counts once, however many of its zones are below."""
     times = sorted({sample.at for sample in samples})
@@ -83,11 +87,11 @@ def reserve_figures(samples: Sequence[ZoneSample]) -> ReserveFigures:
 
 
 def times_drained(samples: Sequence[ZoneSample]) -> list[float]:
-    """Times at which the condition held: in 3 of the last 5 samples some zone was below half of min.
+    """Times at which the condition held: in 3 of the last 5 samples some zone was below the default policy's line.
 
     That is the default policy's 30 of 50 ms, counted in samples, because samples come later under load.
     """
-    below = [(at, any(each.below(0.5) for each in group)) for at, group in itertools.groupby(samples, lambda s: s.at)]
+    below = [(at, any(each.below(LINE) for each in group)) for at, group in itertools.groupby(samples, lambda s: s.at)]
     return [at for i, (at, _) in enumerate(below) if sum(low for _, low in below[max(0, i - 4) : i + 1]) >= 3]
 
 

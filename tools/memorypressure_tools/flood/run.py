@@ -246,7 +246,7 @@ class FloodRun:
         to_here, to_wall = clocks
         flood_at = self._times["flood"] - to_here
         zones = measurements.zone_samples(evidence.get("sampled.zones.csv", ""))
-        below = [sample.at for sample in zones if sample.below(0.5)]
+        below = [sample.at for sample in zones if sample.below(measurements.LINE)]
         after = measurements.gave_up(evidence["gave_up"])
         failed = {flags: count - gave_up_before.get(flags, 0) for flags, count in after.items()}
         atomic = measurements.atomic_failures(failed) if evidence["gave_up"] else None
@@ -256,7 +256,7 @@ class FloodRun:
         facts = Facts(
             victims=self.scenario.victims,
             deaths=deaths,
-            below_half=below if zones else None,
+            below_line=below if zones else None,
             condition_held=bool(measurements.times_drained(zones)),
             atomic_failures=atomic,
             kernel_oom_kills=_rise(evidence.get("vmstat.before", ""), evidence["vmstat.after"], "oom_kill"),

@@ -53,8 +53,8 @@ class Facts:
     #: pods that may be killed, by name
     victims: Collection[str]
     deaths: Sequence[Death]
-    #: times, in seconds since boot, of samples below half of min; None: the timeline was lost
-    below_half: Sequence[float] | None
+    #: times, in seconds since boot, of samples below the policy's line; None: the timeline was lost
+    below_line: Sequence[float] | None
     #: whether it lasted: whether a policy that asks for 30 of 50 ms has to see it
     condition_held: bool
     atomic_failures: int | None
@@ -87,11 +87,11 @@ def judge(facts: Facts) -> Verdict:
         )
     if facts.kernel_oom_kills:
         return Verdict(Outcome.KERNEL_OOM_KILL, f"the kernel's OOM killer came {facts.kernel_oom_kills} times")
-    if facts.below_half is None or facts.kernel_oom_kills is None:
+    if facts.below_line is None or facts.kernel_oom_kills is None:
         return Verdict(Outcome.EVIDENCE_LOST, "the timelines could not be read from the node")
     for death in facts.deaths:
         if not _drained_near(death.at, facts):
-            lowest = "never" if not facts.below_half else f"only {len(facts.below_half)} times elsewhere"
+            lowest = "never" if not facts.below_line else f"only {len(facts.below_line)} times elsewhere"
             return Verdict(
                 Outcome.KILL_WITHOUT_CONDITION, f"{death.pod} was killed; the reserve was seen drained {lowest}"
             )
@@ -103,14 +103,14 @@ def judge(facts: Facts) -> Verdict:
     if not facts.hog_filled:
         return Verdict(Outcome.HOG_NOT_FILLED, "the hog did not get its memory in time, so there was no flood")
     if not facts.condition_held:
-        seen = f"{len(facts.below_half)} samples below half of min, never 3 of 5"
+        seen = f"{len(facts.below_line)} samples below the policy's line, never 3 of 5"
         return Verdict(Outcome.CONDITION_NOT_REACHED, seen)
-    return Verdict(Outcome.NOTHING_KILLED, f"{len(facts.below_half)} samples below half of min, nothing killed")
+    return Verdict(Outcome.NOTHING_KILLED, f"{len(facts.below_line)} samples below the policy's line, nothing killed")
 
 
 def _drained_near(at: float | None, facts: Facts) -> bool:
     """Whether the reserve was seen drained when the pod was killed; atomic failures show it where samples have gaps."""
-    below = facts.below_half or ()
+    below = facts.below_line or ()
     if at is None:
         return bool(below) or bool(facts.atomic_failures)
     return any(at - LOOK_BACK_SECONDS <= time <= at + LOOK_AHEAD_SECONDS for time in below) or bool(
