@@ -1,8 +1,10 @@
 """Guests: what QEMU is told, what is kept in the cache, what the shell makes of answers. No machine is started."""
 
 import itertools
+import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -103,11 +105,17 @@ def test_an_entry_is_made_once_and_a_failed_build_leaves_nothing(cache: Path) ->
     assert sorted(path.name for path in cache.iterdir()) == [".disk.lock", first.name]
 
 
-def test_only_the_newest_entries_of_a_name_are_kept(cache: Path) -> None:
-    for number in range(store.KEPT + 2):
-        store.entry("disk", store.digest(str(number)), lambda path: path.write_text("x"))
-        store.entry("disk-2", store.digest(str(number)), lambda path: path.write_text("x"))
-    assert len(list(cache.glob("disk-*"))) == 2 * store.KEPT
+def test_of_a_name_the_newest_entries_are_kept_and_those_that_may_be_in_use(cache: Path) -> None:
+    def make(name: str, number: int) -> Path:
+        return store.entry(name, store.digest(str(number)), lambda path: path.write_text("x"))
+
+    made = [make(name, number) for number in range(store.KEPT + 2) for name in ("disk", "disk-2")]
+    assert all(path.exists() for path in made)
+    for age, path in enumerate(reversed(made), 1):
+        os.utime(path, (0, time.time() - store.IN_USE_SECONDS - 60 * age))
+    make("disk", 99)
+    assert [path.exists() for path in made if path.name.startswith("disk-2-")] == [True] * (store.KEPT + 2)
+    assert sum(path.exists() for path in made if not path.name.startswith("disk-2-")) == store.KEPT - 1
 
 
 def test_a_digest_depends_on_names_modes_and_contents(tmp_path: Path) -> None:

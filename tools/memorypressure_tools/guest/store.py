@@ -15,6 +15,8 @@ from memorypressure_tools import toolcache
 
 KEPT: Final = 3
 """Entries of one name that are kept: the newest ones by last use."""
+IN_USE_SECONDS: Final = 6 * 3600.0
+"""An entry that was asked for so short ago may be in use, also by another checkout, and is kept whatever the number."""
 PROGRESS_SECONDS: Final = 15.0
 
 
@@ -82,10 +84,11 @@ def entry(name: str, key: str, build: Callable[[Path], None], *, said: str = "")
 
 
 def _forget_old(name: str) -> None:
-    """Removes entries of the name but the newest; one whose directory is in use stays readable to who opened it."""
+    """Removes entries of the name but the newest, and but those that may be in use."""
     entries = [path for path in directory().glob(f"{name}-*") if len(path.name) == len(name) + 17]
     for path in sorted(entries, key=lambda each: each.stat().st_mtime, reverse=True)[KEPT:]:
-        _remove(path)
+        if time.time() - path.stat().st_mtime > IN_USE_SECONDS:
+            _remove(path)
 
 
 def _remove(path: Path) -> None:
