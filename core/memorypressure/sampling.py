@@ -1,5 +1,6 @@
 """When to read next: from headroom, the fastest drain seen, and what a reading costs (DESIGN 5, sentinel)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -139,6 +140,19 @@ def time_to_line_seconds(drains: Drains, node: int, headroom: int | None, now_ns
     return headroom / rate if headroom is not None and rate else None
 
 
+def shut_period_ns(rooms: Iterable[tuple[int, int]], read_cost_ns: int) -> int:
+    """`next_period_ns` behind shut gates, from (pages to the gate, fastest loss a second) of each node."""
+    period = min([LONGEST_NS, *[room * _SECOND_NS // (2 * rate) for room, rate in rooms]])
+    return max(SHORTEST_NS, period, min(read_cost_ns * COST_FACTOR, LONGEST_NS))
+
+
+def assumed_rate(drains: Drains, node: int, now_ns: int, page_size_bytes: int) -> int:
+    """Pages a second that the node may lose: the fastest loss seen, or what every node may be drained at."""
+    drain = drains.of(node)
+    assumed = -(-ASSUMED_DRAIN_BYTES_PER_SECOND // page_size_bytes)
+    return max(assumed, drain.pages_per_second(now_ns) if drain is not None else 0)
+
+
 def next_period_ns(
     drains: Drains,
     headrooms: tuple[tuple[int, int | None], ...],
@@ -158,13 +172,10 @@ def next_period_ns(
     With a `hurry` that part of a core stands for the 2 %.
     """
     period = LONGEST_NS
-    assumed = -(-ASSUMED_DRAIN_BYTES_PER_SECOND // page_size_bytes)
     for node, headroom in headrooms:
-        if headroom is None:
-            continue
-        drain = drains.of(node)
-        rate = max(assumed, drain.pages_per_second(now_ns) if drain is not None else 0)
-        period = min(period, headroom * _SECOND_NS // (2 * rate))
+        if headroom is not None:
+            rate = assumed_rate(drains, node, now_ns, page_size_bytes)
+            period = min(period, headroom * _SECOND_NS // (2 * rate))
     cheapest = min(read_cost_ns * (hurry.value or COST_FACTOR), LONGEST_NS)
     if not watching:
         return max(SHORTEST_NS, period, cheapest)

@@ -270,9 +270,11 @@ def _create(path: str, boot_id: str | None) -> tuple[mmap.mmap, Identity]:
 
 
 def _mapped(descriptor: int) -> mmap.mmap:
-    """The whole file with all its pages in the process's page table: no write faults later."""
-    flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-    return mmap.mmap(descriptor, layout.TOTAL_BYTES, flags=flags)
+    """The whole file with all its pages in the process's page table, written to once: no page faults later."""
+    mapping = mmap.mmap(descriptor, layout.TOTAL_BYTES)
+    for offset in range(0, layout.TOTAL_BYTES, mmap.PAGESIZE):
+        mapping[offset] = mapping[offset]
+    return mapping
 
 
 def _keep_foreign(path: str) -> None:

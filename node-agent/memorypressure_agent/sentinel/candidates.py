@@ -99,6 +99,7 @@ class Candidates:
         self._seen: dict[str, tuple[int, int]] = {}
         self._lock = _thread.allocate_lock()
         self._failures: list[str] = []
+        self._list_failures: list[str] = []
         self.wanted: frozenset[str] = frozenset()
         """UIDs of the plan's pods; the sampler replaces it, the next refresh follows."""
         self.dying: frozenset[str] = frozenset()
@@ -106,13 +107,19 @@ class Candidates:
         self.snapshot = Snapshot(clock() - 3600 * _SECOND_NS, ())
 
     def refresh(self, *, hold: bool) -> Snapshot:
-        """Reads all figures; `hold`: keeps the list of cgroups as it is, opens and closes nothing (a node is short)."""
+        """Reads all figures; `hold`: keeps the list of cgroups as it is, opens and closes nothing.
+
+        Listing costs twice what the figures cost; and while a node is short nothing must be opened.
+        """
         now, wanted = self._clock(), self.snapshot.wanted
+        self._failures = []
         if not hold:
-            self._failures = []
+            self._list_failures = []
             wanted = self.wanted - {self._own_pod_uid}
             self._list(now, wanted)
-        self.snapshot = Snapshot(now, self._usages(now), self._kill_failure(), tuple(self._failures[:10]), wanted)
+        usages = self._usages(now)
+        failures = (*self._list_failures, *self._failures)[:10]
+        self.snapshot = Snapshot(now, usages, self._kill_failure(), failures, wanted)
         return self.snapshot
 
     def kill(self, uid: str, container_ids: tuple[str, ...]) -> Killed:
@@ -210,7 +217,7 @@ class Candidates:
         try:
             return open_handle(self._tree, container, now)
         except OSError as error:
-            self._failures.append(f"{'/'.join(container.parts)}: {error.strerror}")
+            self._list_failures.append(f"{'/'.join(container.parts)}: {error.strerror}")
             return None
 
     def _age_ns(self, containers: tuple[ContainerCgroup, ...]) -> int:

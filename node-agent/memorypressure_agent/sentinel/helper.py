@@ -19,8 +19,12 @@ from memorypressure_agent.sentinel.counters import KILL_BUCKETS_SECONDS, Lag
 from memorypressure_agent.sentinel.log import Log
 from memorypressure_agent.sentinel.process import become_realtime, end_realtime, release_memory
 
-FIGURES_NEAR_NS: Final = 1_000_000_000
+FIGURES_WATCHING_NS: Final = 1_000_000_000
+FIGURES_NEAR_NS: Final = 2_000_000_000
+"""Under the 3 s after which figures are too old for a kill."""
 FIGURES_FAR_NS: Final = 15_000_000_000
+LIST_EVERY_NS: Final = 10_000_000_000
+"""How soon a container that was started anew is found; a pod must be older than that anyway to be a victim."""
 CAPABILITY_EVERY_NS: Final = 30_000_000_000
 STATUS_EVERY_NS: Final = 1_000_000_000
 FOLLOW_SECONDS: Final = 0.02
@@ -116,6 +120,8 @@ class Helper:
         self._kills: deque[_Followed] = deque()
         self._ends: dict[int, KillEnd] = {}
         self._figures_ns = 0
+        self._list_ns = 0
+        self._watching = False
         self._status_ns = 0
         self._capability_ns = boot_ns()
 
@@ -129,12 +135,15 @@ class Helper:
         self.candidates.wanted = uids
         self.wake()
 
-    def near(self, near: bool, *, hold: bool) -> None:
-        """Says whether figures are wanted once a second, and whether the list of cgroups must stay as it is."""
-        if near and not self._near:
-            self._near = near
+    def near(self, near: bool, *, watching: bool, hold: bool) -> None:
+        """Says how near a line is, which decides how often figures are read.
+
+        `near`: every 2 s; `watching` (a window runs): once a second; `hold`: the list of cgroups must stay as it is.
+        """
+        if (near and not self._near) or (watching and not self._watching):
+            self._near, self._watching = near, watching
             self.wake()
-        self._near, self._hold = near, hold
+        self._near, self._watching, self._hold = near, watching, hold
 
     def wake(self) -> None:
         """Makes the helper look at once."""
@@ -200,8 +209,13 @@ class Helper:
         finally:
             self._ended.set()
 
+    def _figures_every_ns(self) -> int:
+        if self._watching:
+            return FIGURES_WATCHING_NS
+        return FIGURES_NEAR_NS if self._near else FIGURES_FAR_NS
+
     def _pause_seconds(self) -> float:
-        figures = FIGURES_NEAR_NS if self._near else FIGURES_FAR_NS
+        figures = self._figures_every_ns()
         due = min(self._figures_ns + figures, self._status_ns + STATUS_EVERY_NS)
         return min(max(0.0, (due - boot_ns()) / 1e9), 1.0)
 
@@ -212,12 +226,13 @@ class Helper:
         for followed in tuple(self._kills):
             self._follow(followed)
         now = boot_ns()
-        every = FIGURES_NEAR_NS if self._near else FIGURES_FAR_NS
         wanted = self.candidates.wanted
-        if now - self._figures_ns >= every or wanted != self._listed:
-            self.candidates.refresh(hold=self._hold and wanted == self._listed)
-            self._listed = wanted
+        if now - self._figures_ns >= self._figures_every_ns() or wanted != self._listed:
+            keep = wanted == self._listed and (self._hold or now - self._list_ns < LIST_EVERY_NS)
+            self.candidates.refresh(hold=keep)
             self._figures_ns = now
+            if not keep:
+                self._listed, self._list_ns = wanted, now
         if now - self._capability_ns >= CAPABILITY_EVERY_NS and not self._hold:
             self._capability_ns = now
             self.kill_failure = self._kill_capability()

@@ -107,6 +107,15 @@ def share_methods() -> None:
     gc.collect()
 
 
+def forget_annotations() -> None:
+    """Frees the annotations of all functions and dataclasses, which nothing looks at any more."""
+    for each in gc.get_objects():
+        if isinstance(each, types.FunctionType) or (isinstance(each, type) and "__dataclass_fields__" in each.__dict__):
+            if isinstance(each, type) and "__annotations__" not in each.__dict__:
+                continue
+            del each.__annotations__
+
+
 IN_STEPS = (
     "memorypressure.zones",
     "memorypressure.triggers",
@@ -125,6 +134,7 @@ def main(settings: dict[str, Any] | None) -> int:
     make_lean()
     for name in IN_STEPS:
         __import__(name)
+        forget_annotations()
         share_methods()
     if settings is None:
         return 0

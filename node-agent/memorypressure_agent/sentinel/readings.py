@@ -6,19 +6,23 @@ a gate stays open        zoneinfo in every round
 a node is below Min      the same every 10 ms or so, as long as there is time saved
 """
 
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from memorypressure.dwell import LAST_SAMPLES
 from memorypressure.gate import gate_thresholds
 from memorypressure.sampling import (
     MOST_SAVED_NS,
     Drains,
     Hurry,
+    assumed_rate,
     headroom_pages,
     next_period_ns,
     observe,
     observe_gates,
     saved_ns,
+    shut_period_ns,
 )
 from memorypressure.signals import Absent, GateShut, MemInfo, Psi, Sample, Unknown
 from memorypressure.zone_values import Line, ZoneInfo
@@ -28,6 +32,7 @@ FULL_EVERY_NS: Final = 1_000_000_000
 SLOW_EVERY_NS: Final = 1_000_000_000
 """Memory and PSI: the kernel updates PSI's averages every 2 s."""
 SLOW_WATCHING_NS: Final = 200_000_000
+_SECOND_NS: Final = 1_000_000_000
 _SLACK_NS: Final = 5_000_000  # a round that is due in less than this is due now
 
 OBSERVED_LINES: Final = ((Line.ATOMIC_RESERVE, 0), (Line.LOW, 0))
@@ -50,6 +55,11 @@ class Readings:
         self._gate_shut = False
         self._gate_open = False
         self._gate_rooms: tuple[tuple[int, int], ...] = ()
+        self._rates: tuple[int, ...] = ()
+        self._last_free: tuple[int, ...] = ()
+        self._last_tick_ns = 0
+        self.ticks: deque[tuple[int, tuple[tuple[int, int], ...]]] = deque(maxlen=LAST_SAMPLES)
+        """The last readings of `tick`, of which no sample was made yet: times and free pages by node."""
         self.watched: tuple[tuple[Line, int], ...] = OBSERVED_LINES
         self.drains = Drains()
         self.info: ZoneInfo | None = None
@@ -70,8 +80,36 @@ class Readings:
             self.watched = lines
             self._gates = ()
 
+    def tick(self, now: int) -> int | None:
+        """Reads the gates and nothing else: nanoseconds to the next reading while they are all shut.
+
+        None when it takes a sample: a gate opened, one could not be read, a loss was faster than any before, or zones
+        and memory are due. For the rounds between samples while nothing is going on; what it read is in `ticks`.
+        """
+        full_ns, slow_ns = self._full_ns, self._slow_ns
+        if not self._gate_shut or full_ns is None or slow_ns is None or self._gates_clear_lines:
+            return None
+        if now - full_ns >= FULL_EVERY_NS - _SLACK_NS or now - slow_ns >= SLOW_EVERY_NS - _SLACK_NS:
+            return None
+        elapsed = now - self._last_tick_ns
+        node_free, rooms = [], []
+        for (node, threshold), rate, before in zip(self._gates, self._rates, self._last_free, strict=True):
+            free = self._sources.gate_free(node)
+            self.gate_reads += 1
+            if free is None or free <= threshold or (before - free) * _SECOND_NS > rate * elapsed:
+                return None
+            node_free.append((node, free))
+            rooms.append((free - threshold, rate))
+        self._last_free = tuple([free for _, free in node_free])
+        self._now = self._last_tick_ns = now
+        self.ticks.append((now, tuple(node_free)))
+        return shut_period_ns(rooms, self._gate_cost_ns)
+
     def sample(self, *, watching: bool, fresh: bool = False) -> Sample:
         """The next sample. `watching`: a window runs or a trigger is active; `fresh`: all of it is read now."""
+        if self._last_tick_ns > self.drains.free_ns and self.info is not None:
+            before = zip([node for node, _ in self._gates], self._last_free, strict=True)
+            self.drains = observe_gates(self.drains, tuple(before), self._last_tick_ns)
         now = self._now = self._clock()
         zones: ZoneInfo | GateShut | Absent | Unknown
         shut = None if fresh else self._shut(now, watching=watching)
@@ -85,14 +123,15 @@ class Readings:
             return Sample(now, zones, *whole)
         return Sample(now, zones, None, None, None)
 
-    def charge(self, cost_ns: int) -> None:
-        """Takes what the round of the last sample cost of a core, reading and deciding; the next period follows it.
+    def charge(self, cost_ns: int, rounds: int = 1) -> None:
+        """Takes what the last rounds cost of a core, reading and deciding; the next period follows it.
 
         A single costly round (a page that had to be read again) counts at most twice what was usual.
         """
         elapsed_ns = 0 if self._charged_ns is None else self._now - self._charged_ns
         self._charged_ns = self._now
         self._saved_ns = saved_ns(self._saved_ns, elapsed_ns, cost_ns)
+        cost_ns //= rounds
         if self._gate_shut:
             self._gate_cost_ns = _smoothed(self._gate_cost_ns, cost_ns)
         else:
@@ -148,6 +187,9 @@ class Readings:
         self._gate_rooms = tuple(rooms)
         node_free = tuple(free)
         self.drains = observe_gates(self.drains, node_free, now)
+        page = self.info.page_size_bytes
+        self._rates = tuple([assumed_rate(self.drains, node, now, page) for node, _ in node_free])
+        self._last_free, self._last_tick_ns = tuple([pages for _, pages in node_free]), now
         return GateShut(self.info, node_free, self._gates_clear_lines)
 
     def _full(self, now: int, *, clear_lines: bool) -> ZoneInfo | Absent | Unknown:

@@ -20,7 +20,7 @@ from memorypressure.grants import Leave, Permit, Refusal, beat_due, begin_beat, 
 from memorypressure.ladder import Outcome, OutcomeKind
 from memorypressure.reasons import Reason
 from memorypressure.records import Decision
-from memorypressure.signals import Sample
+from memorypressure.signals import GateShut, Sample
 from memorypressure.spec_values import Action
 from memorypressure.triggers import watched_lines
 from memorypressure.zone_values import Line, ZoneInfo
@@ -33,6 +33,8 @@ from memorypressure_agent.sentinel.readings import Readings
 from memorypressure_agent.sentinel.recorder import Recorder
 from memorypressure_agent.sentinel.settings import SentinelSettings
 
+TICKS_CHARGED: Final = 16
+"""Rounds of gates alone of which the cost is taken in one go: asking for it costs as much as a gate's check."""
 MOST_FIGURES_AGE_NS: Final = 3_000_000_000
 DEFAULT_GRANT_SECONDS: Final = 900
 _SECOND_NS: Final = 1_000_000_000
@@ -79,6 +81,9 @@ class Sampler:
         self._publish = True  # a first status as soon as there is something to say
         self._leave: Leave | None = None
         self._watching = False
+        self._resting = False  # the last round was a short one
+        self._chores_ns = 0
+        self._ticks_cpu_ns = 0
         self._before: Result | None = None  # of the last round, under the rules that still hold
         self.period_ns = 0
         """From the last sample to the next one."""
@@ -109,33 +114,67 @@ class Sampler:
         if journal is not None and self._orders_checked_ns is not None:
             journal.write_grants(see_grant(journal.grants, self.orders.grant, now))
         self.state = engine.start(self.rules, restored)
-        self._before, self._watching = None, False
+        self._before, self._watching, self._resting = None, False, False
+        self._readings.ticks.clear()
 
     def round(self) -> int:
         """One turn: samples, decides, acts. Nanoseconds from the sample to the next one; 0: at once."""
         now = self._clocks.boot_ns()
+        if self._resting and not (self._publish or self._helper.has_outcomes) and now < self._chores_ns:
+            period = self._readings.tick(now)
+            if period is not None:
+                return self._ticked(now, period)
+        self._catch_up()
         if self._orders_checked_ns is None or now - self._orders_checked_ns >= _SECOND_NS:
             self._orders_checked_ns = now
+            self._chores_ns = now + _SECOND_NS
             self._read_orders(now)
             self._beat(now)
         began = self._clocks.cpu_ns()
         sample = self._readings.sample(watching=self._watching)
         self._measure(sample)
         self.counts.rounds += 1
-        resting = self._at_rest(sample)
+        resting = self._at_rest(sample, self._clocks.boot_ns())
+        self._resting = resting is not None
         if resting is not None:
             self.state, self._before, self._is_short = resting.state, resting, False
-            self._readings.charge(self._clocks.cpu_ns() - began)
+            self._ticks_cpu_ns = self._clocks.cpu_ns()
+            self._readings.charge(self._ticks_cpu_ns - began)
             self.period_ns = self._readings.period_ns(watching=False)
-            self._helper.near(self.period_ns < _SECOND_NS, hold=False)
+            self._helper.near(self.period_ns < _SECOND_NS, watching=False, hold=False)
             return self.period_ns
         return self._whole_round(sample, began)
 
-    def _at_rest(self, sample: Sample) -> Result | None:
+    def _ticked(self, now: int, period: int) -> int:
+        """A round in which only the gates were read, and nothing is decided anew: see `_catch_up`."""
+        self.counts.rounds += 1
+        if self.journal is not None:
+            self.journal.flight.add_gate(now, self._readings.ticks[-1][1])
+        if not self.counts.rounds % TICKS_CHARGED:
+            cpu = self._clocks.cpu_ns()
+            self._readings.charge(cpu - self._ticks_cpu_ns, TICKS_CHARGED)
+            self._ticks_cpu_ns = cpu
+        self.period_ns = period
+        return period
+
+    def _catch_up(self) -> None:
+        """Brings the state to the last rounds in which only gates were read, as if each had been stepped.
+
+        Of a state at rest the times of the last five samples are all that is kept, so these five are stepped.
+        """
+        ticks, info = self._readings.ticks, self._readings.info
+        while ticks and info is not None:
+            time_ns, node_free = ticks.popleft()
+            sample = Sample(time_ns, GateShut(info, node_free, clear_lines=False), None, None, None)
+            self.below.observe(None, time_ns)
+            result = self._at_rest(sample, time_ns) or self._step(sample, self._permit())
+            self.state, self._before = result.state, result
+
+    def _at_rest(self, sample: Sample, now: int) -> Result | None:
         """The round's result when nothing is going on; None: it takes a whole step."""
         if self._before is None or self._publish or self._pending is not None or self._helper.has_outcomes:
             return None
-        return engine.at_rest(self.rules, self._before, sample, self._clocks.boot_ns())
+        return engine.at_rest(self.rules, self._before, sample, now)
 
     def _whole_round(self, sample: Sample, began: int) -> int:
         permit = self._permit()
@@ -160,7 +199,7 @@ class Sampler:
             self._publish = False
             self._helper.publish()
         self._is_short = self._short(result)
-        self._helper.near(watching or self.period_ns < _SECOND_NS, hold=self._is_short)
+        self._helper.near(watching or self.period_ns < _SECOND_NS, watching=watching, hold=self._is_short)
         return self.period_ns
 
     def _short(self, result: Result) -> bool:
