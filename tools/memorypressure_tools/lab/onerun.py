@@ -41,19 +41,20 @@ class Parts:
     initrd: Path
     root: Path
     data: Path
-    floods: Mapping[Flood, Path]
+    floods: Mapping[Flood, bytes]
     agent: Mapping[str, bytes]
-    programs: Mapping[str, Path]
+    programs: Mapping[str, bytes]
 
 
 def parts(kernel: Kernel) -> Parts:
     """Everything a run needs, made or from the cache."""
+    compiled = programs.ensure()
     return Parts(
         kernel=kernel,
         initrd=images.initrd(kernel),
         root=root_image(kernel),
         data=images.data_disk(DATA_MIB),
-        floods={Flood.UDP: programs.ensure()["flood"], Flood.TCP: programs.ensure()["tcpflood"]},
+        floods={Flood.UDP: compiled["flood"].read_bytes(), Flood.TCP: compiled["tcpflood"].read_bytes()},
         agent=agent_files(),
         programs=program_files(),
     )
@@ -130,7 +131,10 @@ def _start_flood(running: Running, scenario: Scenario, made: Parts, directory: P
     if card is None:
         raise ValueError(f"{scenario.name}: a flood needs its card")
     words = [card.port, card.sender_port, SINKS, FIRST_PORT, scenario.payload_bytes, scenario.frames_per_second]
-    command = [str(made.floods[scenario.flood]), *map(str, [*words, scenario.flood_seconds])]
+    program = running.directory / "flood"
+    program.write_bytes(made.floods[scenario.flood])
+    program.chmod(0o755)
+    command = [str(program), *map(str, [*words, scenario.flood_seconds])]
     return Child("flood", command, directory / "flood.txt", directory)
 
 

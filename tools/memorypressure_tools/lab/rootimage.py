@@ -66,9 +66,9 @@ def agent_files() -> dict[str, bytes]:
         }
 
 
-def program_files() -> Mapping[str, Path]:
-    """The load programs by path below /config."""
-    return {f"bin/{name}": path for name, path in programs.ensure().items() if name not in OUTSIDE}
+def program_files() -> Mapping[str, bytes]:
+    """The load programs by path below /config; in memory, so that a long series does not depend on the cache."""
+    return {f"bin/{name}": path.read_bytes() for name, path in programs.ensure().items() if name not in OUTSIDE}
 
 
 def agent_digest(files: Mapping[str, bytes]) -> str:
