@@ -179,11 +179,11 @@ FLOODS: Final = (
 
 LEAK: Final = Scenario(
     "leak",
-    "a pod that grows by 40 MB/s, no swap, no flood",
-    (Pod("stream", "stream /data/data 100"), Pod("leak", "hog 2000 25000", priority=0, victim=True)),
+    "a pod that grows by 16 MB/s, no swap, no flood",
+    (Pod("stream", "stream /data/data 100"), Pod("leak", "hog 2000 40000", priority=0, victim=True)),
     flood=Flood.NONE,
     swap=Swap.NONE,
-    sampled_seconds=24,
+    sampled_seconds=32,
 )
 
 CONTROLS: Final = (
