@@ -413,3 +413,21 @@ def test_bad_options_end_with_code_2_and_a_sentence(tmp_path: Path, options: lis
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_agents_hour_outlives_the_journal_of_a_replaced_pod(lab: SentinelLab, pods: RealPods) -> None:
+    lab.give(orders(*CANDIDATES, grant=grant_for(lab.known_past(), ceiling=1)))
+    first = lab.start("--max-kills-per-hour=1")
+    eventually(lab.armed, "the orders are taken over")
+    lab.flood()
+    eventually(lambda: lab.records("action"), "the one kill of the hour")
+    first.kill()
+    first.wait(timeout=5)
+    lab.journal_path.unlink()
+    dead = pods.dead()
+    lab.give(orders(*CANDIDATES, grant=grant_for(lab.known_past(), ceiling=1)))
+    lab.start("--max-kills-per-hour=1")
+    eventually(lambda: lab.reasons() and lab.reasons()[-1] == "AgentLimit", "a new journal knows of the kill before it")
+    time.sleep(SETTLED_SECONDS)
+    assert lab.kills_total() == 0
+    assert pods.dead() == dead

@@ -124,6 +124,10 @@ class Journal:
         self.kill_times = (*self.kill_times, boot_time_ns)[-layout.KILL_SLOTS :]
         return spent.kills_total
 
+    def remember_kills(self, times: tuple[int, ...]) -> None:
+        """Adds kills that another journal of this boot counted to `kill_times`: they count towards the agent's hour."""
+        self.kill_times = tuple(sorted({*self.kill_times, *times}))[-layout.KILL_SLOTS :]
+
     def read_state(self) -> dict[str, Any] | None:
         """What `write_state` left, also by an earlier sentinel; None when there is nothing whole."""
         if not self._state:

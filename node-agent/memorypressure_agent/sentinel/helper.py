@@ -111,6 +111,9 @@ class Helper:
         self._stopping = False
         self._near = False
         self._hold = False
+        self.after_kill: Callable[[], None] | None = None
+        """Called in the turn after a kill was counted, whatever became of it."""
+        self._kill_counted = False
         self.turns = 0
         """Turns that the thread has made, for the watchdog over it."""
         self.each_turn: Callable[[], None] | None = None
@@ -161,6 +164,7 @@ class Helper:
     def watch(self, action_number: int, victim: Victim, killed: Killed, began_ns: int) -> None:
         """Follows a kill that was written: reaps, reports progress and the end as outcomes."""
         self._outcomes.append(Outcome(OutcomeKind.WRITTEN, action_number, boot_ns(), killed.memory_bytes))
+        self._kill_counted = True
         self.candidates.begin_dying(victim.pod.uid)
         if self._realtime and self._thread_id:
             become_realtime(self._thread_id, FOLLOWING_PRIORITY)
@@ -170,6 +174,7 @@ class Helper:
     def fail_kill(self, action_number: int, message: str) -> None:
         """Reports a kill that could not be written."""
         self._outcomes.append(Outcome(OutcomeKind.FAILED, action_number, boot_ns(), None, message))
+        self._kill_counted = True
 
     @property
     def has_outcomes(self) -> bool:
@@ -225,6 +230,9 @@ class Helper:
             self.each_turn()
         for followed in tuple(self._kills):
             self._follow(followed)
+        if self._kill_counted and self.after_kill is not None:
+            self._kill_counted = False
+            self.after_kill()
         now = boot_ns()
         wanted = self.candidates.wanted
         if now - self._figures_ns >= self._figures_every_ns() or wanted != self._listed:

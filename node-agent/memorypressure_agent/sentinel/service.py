@@ -19,6 +19,7 @@ from memorypressure_agent.sentinel import process, status
 from memorypressure_agent.sentinel.candidates import Candidates, cgroup_kill_capability
 from memorypressure_agent.sentinel.clocks import Clocks
 from memorypressure_agent.sentinel.helper import Helper
+from memorypressure_agent.sentinel.kill_marks import KillMarks
 from memorypressure_agent.sentinel.log import Log
 from memorypressure_agent.sentinel.node_lock import NodeLock
 from memorypressure_agent.sentinel.orders_file import OrdersFile
@@ -85,6 +86,9 @@ class Service:
         limit_ns = settings.watchdog_seconds * 1_000_000_000
         self._over_sampler, self._over_helper = Watchdog(limit_ns), Watchdog(limit_ns)
         self._helper.each_turn = self._watch_sampler
+        self._marks = KillMarks(tree, read_boot_id())
+        self._helper.after_kill = self._mark_kills
+        self._remember_kills()
 
     def loop(self) -> int:
         """Samples until a signal comes; the exit code."""
@@ -122,6 +126,20 @@ class Service:
         if sampler.journal is not None:
             sampler.journal.close()
         return EXIT_OK
+
+    def _remember_kills(self) -> None:
+        """Counts the kills of this boot's other journals towards the hour of `--max-kills-per-hour`."""
+        journal = self._sampler.journal
+        if journal is not None:
+            journal.remember_kills(self._marks.read(boot_ns()))
+
+    def _mark_kills(self) -> None:
+        """Called by the helper thread after a kill."""
+        journal = self._sampler.journal
+        if journal is not None:
+            why = self._marks.add(journal.kill_times, boot_ns())
+            if why:
+                self._helper.log("ActionFailed", f"a new journal would not know of this kill: {why}")
 
     def _watch_sampler(self) -> None:
         """Called by the helper thread: ends the process when the sampler stands still."""
@@ -166,6 +184,7 @@ class Service:
         if sampler.journal is None:
             try:
                 sampler.take_journal(_open_journal(self._settings))
+                self._remember_kills()
                 if sampler.journal is not None:
                     sampler.journal.keep_resident()
             except OSError as error:
