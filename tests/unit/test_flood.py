@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from memorypressure_tools.flood import demo, load, measurements, observer, series
 from memorypressure_tools.flood.run import Result, Scenario, died
@@ -13,6 +14,7 @@ from memorypressure_tools.flood.series import TooManyVoidError, repeat
 from memorypressure_tools.flood.verdict import VOID, Death, Facts, Outcome, Verdict, judge
 from memorypressure_tools.flood.workloads import container_cgroups
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 ZONES = """t,node,zone,free,boost,min,low,high,managed
 10.0000,0,DMA,3840,0,17,21,25,3840
 10.0000,0,DMA32,900,0,820,1025,1230,180000
@@ -246,3 +248,10 @@ def test_the_table_sets_both_loads_side_by_side_and_counts_void_runs() -> None:
     assert re.search(r"worst stall of a bystander, s +4 +0.5\n", text)
     assert re.search(r"samples of 10 ms below half of min +- +6\n", text)
     assert "without: 1 valid of 2 runs; void: HogNotFilled" in text
+
+
+def test_the_floods_policy_looks_at_the_line_that_runs_are_judged_by() -> None:
+    trigger = load.policy()["spec"]["triggers"][0]["zoneWatermark"]
+    assert (trigger["line"], 0.5 * (1 + trigger["marginPercent"] / 100)) == ("AtomicReserve", measurements.LINE)
+    default = yaml.safe_load((REPOSITORY / "crds/samples/default.yaml").read_text(encoding="utf-8"))
+    assert default["spec"]["triggers"][0]["zoneWatermark"] == trigger

@@ -129,6 +129,7 @@ def policy(name: str = "flood", *, mode: str = "Enforce", **changes: Any) -> Obj
                 "zoneWatermark": {
                     "line": "AtomicReserve",
                     "nodes": "AnyNode",
+                    "marginPercent": 50,
                     "belowMilliseconds": 30,
                     "withinMilliseconds": 50,
                 },
