@@ -32,8 +32,9 @@ from memorypressure_agent.host.clocks import monotonic_ns
 
 T = TypeVar("T")
 
-_ZONEINFO_BYTES = 1 << 15  # grows; 400 KB at 256 CPUs
-_SMALL_BYTES = 1 << 13
+_ZONEINFO_BYTES = 1 << 13  # grows; 400 KB at 256 CPUs
+_SMALL_BYTES = 1 << 12  # grows
+_PRESSURE_BYTES = 1 << 8
 _FIRST_LINE_BYTES = 48
 _LARGEST_BYTES = 1 << 24  # beyond this a file is not the kernel's
 _PSI_HINT = "PSI is compiled out of the kernel, or off until psi=1 is on its command line"
@@ -169,7 +170,7 @@ class HostSources:
         self.numa_nodes = find_numa_nodes(roots.sys)
         self._zoneinfo = SourceFile("zoneinfo", f"{roots.proc}/zoneinfo", _ZONEINFO_BYTES)
         self._meminfo = SourceFile("meminfo", f"{roots.proc}/meminfo")
-        self._psi_node = SourceFile("psi_node", f"{roots.proc}/pressure/memory", absent_hint=_PSI_HINT)
+        self._psi_node = SourceFile("psi_node", f"{roots.proc}/pressure/memory", _PRESSURE_BYTES, _PSI_HINT)
         self._psi_pods: SourceFile | None = None
         self._find_pods()
         self._vmstat = SourceFile("vmstat", f"{roots.proc}/vmstat")
@@ -263,7 +264,7 @@ class HostSources:
 
     def _find_pods(self) -> None:
         if self._psi_pods is None and (directory := self._pods_directory()) is not None:
-            self._psi_pods = SourceFile("psi_pods", f"{directory}/memory.pressure", absent_hint=_PSI_HINT)
+            self._psi_pods = SourceFile("psi_pods", f"{directory}/memory.pressure", _PRESSURE_BYTES, _PSI_HINT)
 
     def _no_pods(self) -> Absent:
         self._latest["psi_pods"] = _NO_PODS

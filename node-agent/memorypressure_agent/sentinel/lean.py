@@ -71,6 +71,10 @@ def make_lean() -> None:
         sys.modules.setdefault("datetime", datetime)
 
 
+COMPARED_OFTEN = frozenset(("memorypressure.dwell", "memorypressure.zone_values"))
+"""Modules whose classes keep their own, faster `__eq__`: they are compared in every round."""
+
+
 def share_methods() -> None:
     """Lets all dataclasses have one `__repr__` and `__hash__`, the frozen ones with slots one `__setattr__` as well.
 
@@ -93,12 +97,19 @@ def share_methods() -> None:
     def shared_hash(self: Any) -> int:
         return hash(tuple([getattr(self, field.name) for field in fields(self) if field.compare]))
 
+    def shared_eq(self: Any, other: Any) -> bool:
+        if other.__class__ is not self.__class__:
+            return NotImplemented  # type: ignore[no-any-return]
+        return all(getattr(self, each.name) == getattr(other, each.name) for each in fields(self) if each.compare)
+
     for cls in [
         each for each in gc.get_objects() if isinstance(each, type) and "__dataclass_fields__" in each.__dict__
     ]:
         parameters = cls.__dict__["__dataclass_params__"]
         if parameters.repr and getattr(cls.__dict__.get("__repr__"), "__wrapped__", None) is not None:
             type.__setattr__(cls, "__repr__", shared_repr)
+        if parameters.eq and cls.__module__ not in COMPARED_OFTEN and "__eq__" in cls.__dict__:
+            type.__setattr__(cls, "__eq__", shared_eq)
         if parameters.frozen and parameters.eq:
             type.__setattr__(cls, "__hash__", shared_hash)
         if parameters.frozen and "__slots__" in cls.__dict__:
@@ -108,12 +119,14 @@ def share_methods() -> None:
 
 
 def forget_annotations() -> None:
-    """Frees the annotations of all functions and dataclasses, which nothing looks at any more."""
+    """Frees the annotations of all functions, dataclasses and modules, which nothing looks at any more."""
     for each in gc.get_objects():
         if isinstance(each, types.FunctionType) or (isinstance(each, type) and "__dataclass_fields__" in each.__dict__):
             if isinstance(each, type) and "__annotations__" not in each.__dict__:
                 continue
             del each.__annotations__
+    for module in tuple(sys.modules.values()):
+        module.__dict__.pop("__annotations__", None)
 
 
 IN_STEPS = (
