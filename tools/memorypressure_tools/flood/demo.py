@@ -22,7 +22,7 @@ GUARDED: Final = "web"
 APPS: Final = ("hog", "stream", "sink", GUARDED)
 POLICIES: Final = "/apis/memorypressure.dev/v1alpha1/memorypressurepolicies"
 STATE: Final = f"/apis/memorypressure.dev/v1alpha1/nodememorystates/{NODE}"
-GRANT_SECONDS: Final = 60.0
+GRANT_SECONDS: Final = 150.0
 TAINT_LIFTED_SECONDS: Final = 120.0
 FIRST_COOLDOWN_SECONDS: Final = 60.0
 """A sentinel with a new journal kills nothing for so long: the one before it may have been in a cool-down."""
