@@ -27,7 +27,7 @@ LOCK := $(BIN)/uv pip compile --quiet --no-annotate --universal --python-version
 	cluster-down generate lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: ## .venv with the locked dependencies; console scripts in .venv/bin
 	@command -v $(PYTHON) >/dev/null || { echo "missing: Python 3.11 or newer ($(PYTHON) is not on PATH)" >&2; exit 3; }

@@ -110,13 +110,14 @@ def test_a_console_script_says_the_version_and_its_help(command: str) -> None:
 
 def test_every_verb_of_the_makefile_is_in_its_help() -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    verbs = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
-    assert verbs is not None
-    assert {"setup", "demo", "test", "lint", "format", "bench", "soak", "clean"} <= set(verbs.group(1).split())
-    assert set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)) == set(verbs.group(1).split())
+    found = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)
+    assert found is not None
+    verbs = set(found.group(1).replace("\\\n", " ").split())
+    assert {"setup", "demo", "test", "lint", "format", "bench", "soak", "clean"} <= verbs
+    assert set(re.findall(r"^([a-z0-9-]+):", makefile, re.MULTILINE)) == verbs
     shown = subprocess.run(["make", "-s"], cwd=REPOSITORY, capture_output=True, text=True, timeout=30, check=True)
     listed = {line.split()[0]: line.split(maxsplit=1)[1:] for line in shown.stdout.splitlines()}
-    assert set(listed) == set(verbs.group(1).split())
+    assert set(listed) == verbs
     assert all(listed.values())
 
 
