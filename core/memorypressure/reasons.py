@@ -67,6 +67,7 @@ class Reason(StrEnum):
     ORDERS_INVALID = "OrdersInvalid"
     WRONG_VERSION = "WrongVersion"
     SENTINEL_SILENT = "SentinelSilent"
+    SCRAPE_REFUSED = "ScrapeRefused"
 
     # Grants.
     GRANTED = "Granted"

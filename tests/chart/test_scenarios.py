@@ -22,6 +22,7 @@ SCENARIOS = (
     "own-accounts",
     "own-policy",
     "private-registry",
+    "secure-metrics",
 )
 
 ADDED = "securityContext.capabilities.add"

@@ -52,6 +52,9 @@ def error_of(helm: Helm, values: dict[str, Any]) -> str:
         ({"agent.sentinel.resources.gpu": 1}, "additional properties 'gpu' not allowed"),
         ({"agent.sentinel.extraArgs": "--x"}, "at '/agent/sentinel/extraArgs': got string, want array"),
         ({"agent.reporter.metricsPort": 80}, "at '/agent/reporter/metricsPort': minimum: got 80, want 1,024"),
+        ({"agent.metrics.secure.secretName": "Not A Name"}, "at '/agent/metrics/secure/secretName': "),
+        ({"agent.metrics.secure.readers": [{"name": "p"}]}, "missing property 'namespace'"),
+        ({"agent.metrics.serviceMonitor.interval": "often"}, "at '/agent/metrics/serviceMonitor/interval': "),
         ({"agent.reporter.tokenExpirationSeconds": 60}, "minimum: got 60, want 600"),
         ({"agent.tolerations": [{"op": "Exists"}]}, "additional properties 'op' not allowed"),
         ({"operator.replicas": 2}, "at '/operator': additional properties 'replicas' not allowed"),
@@ -97,6 +100,16 @@ def test_a_wrong_value_is_refused_with_its_path(helm: Helm, values: dict[str, An
         ({"networkPolicy.enabled": False, "networkPolicy.egress.enabled": True}, "needs networkPolicy.enabled=true"),
         ({"defaultPolicy.create": False, "defaultPolicy.spec": SPEC}, "no policy would be made from it"),
         ({"operator.metricsPort": 8080}, "operator.metricsPort and operator.healthPort are both 8080"),
+        ({"agent.metrics.secure.enabled": True}, "agent.metrics.secure.enabled=true needs a certificate"),
+        ({"agent.metrics.secure.issuerRef": {"kind": "Issuer"}}, "agent.metrics.secure.issuerRef needs a name"),
+        (
+            {"agent.metrics.secure": {"enabled": True, "secretName": "s", "probePort": 9464}},
+            "agent.metrics.secure.probePort and agent.reporter.metricsPort are both 9464",
+        ),
+        (
+            {"agent.metrics.serviceMonitor.enabled": True, "agent.service.enabled": False},
+            "agent.metrics.serviceMonitor.enabled=true needs agent.service.enabled=true",
+        ),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
 )

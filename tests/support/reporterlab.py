@@ -89,7 +89,7 @@ class ReporterNode(NodeAgent):
     # --- the reporter ---
 
     def report(self, *, quick: bool = False, **changes: str) -> Child:
-        """Starts the reporter; `changes` are options, by their names with underscores."""
+        """Starts the reporter; `changes` are options, by their names with underscores; empty ones are flags."""
         plane = self.lab.plane
         options = {
             "orders": self.machine.orders_path,
@@ -102,7 +102,7 @@ class ReporterNode(NodeAgent):
             "metrics-port": "0",
         } | {name.replace("_", "-"): value for name, value in changes.items()}
         script = [sys.executable, "-c", QUICK] if quick else [Path(sys.executable).with_name("memorypressure-agent")]
-        words = [f"--{name}={value}" for name, value in options.items()]
+        words = [f"--{name}={value}" if value else f"--{name}" for name, value in options.items()]
         self.log = self.directory / f"reporter-{time.monotonic_ns()}.log"
         self.reporter = Child(f"reporter of {self.name}", [*script, "reporter", *words], self.log, self.directory)
         return self.reporter

@@ -32,7 +32,7 @@ from support.sentinellab import candidate, grant_for
 from support.sentinellab import orders as orders_of
 
 from memorypressure.reasons import Reason
-from memorypressure_agent.reporter.endpoint import MOST_REQUESTS, Health, serve
+from memorypressure_agent.reporter.endpoint import MOST_REQUESTS, Health, metrics, probes, serve
 from memorypressure_agent.reporter.link import LinkState
 from memorypressure_agent.reporter.metrics import DENIALS, NodeCollector, new_registry
 from memorypressure_agent.reporter.report import View
@@ -289,13 +289,11 @@ def test_kills_left_of_a_grant_are_shown() -> None:
 def served() -> Iterator[tuple[str, dict[str, bool]]]:
     state = {"live": True, "ready": False}
     registry = new_registry(NodeCollector(view, lambda: link_state(ORDERS)))
-    server = serve(
-        "127.0.0.1",
-        0,
-        registry,
+    answers = probes(
         lambda: Health(state["live"], ("last round 0.1 s ago",)),
         lambda: Health(state["ready"], ("ok API server", "NOT status written: never")),
     )
+    server = serve("127.0.0.1", 0, {**metrics(registry), **answers})
     yield f"http://127.0.0.1:{server.server_port}", state
     server.shutdown()
     server.server_close()
@@ -317,7 +315,7 @@ def test_probes_answer_by_status_code_and_say_what_is_not_well(served: tuple[str
     state.update(live=False, ready=True)
     assert ask(f"{url}/livez")[0] == 503
     assert ask(f"{url}/readyz")[0] == 200
-    assert ask(f"{url}/")[::2] == (404, "here are: /metrics /healthz /readyz\n")
+    assert ask(f"{url}/")[::2] == (404, "here are: /metrics /healthz /livez /readyz\n")
 
 
 def test_metrics_are_served_in_the_format_that_is_asked_for(served: tuple[str, dict[str, bool]]) -> None:

@@ -29,6 +29,12 @@
 {{- default (include "mpo.operator.name" .) .Values.operator.serviceAccount.name -}}
 {{- end -}}
 
+{{- define "mpo.agent.metricsService" -}}{{ include "mpo.agent.name" . }}-metrics{{- end -}}
+
+{{- define "mpo.agent.metricsSecret" -}}
+{{- default (printf "%s-tls" (include "mpo.agent.metricsService" .)) .Values.agent.metrics.secure.secretName -}}
+{{- end -}}
+
 {{- define "mpo.agent.user" -}}
 system:serviceaccount:{{ include "mpo.namespace" . }}:{{ include "mpo.agent.serviceAccount" . }}
 {{- end -}}
@@ -57,7 +63,7 @@ app.kubernetes.io/component: {{ .component }}
 {{- merge (deepCopy $labels) .root.Values.commonLabels | toYaml -}}
 {{- end -}}
 
-{{- /* Argument: dict "root" $ "component" ... "name" ... ["cluster" true] ["annotations" dict] */ -}}
+{{- /* Argument: dict "root" $ "component" ... "name" ... ["cluster" true] ["annotations" dict] ["labels" dict] */ -}}
 {{- define "mpo.metadata" -}}
 name: {{ .name }}
 {{- if not .cluster }}
@@ -65,6 +71,9 @@ namespace: {{ include "mpo.namespace" .root }}
 {{- end }}
 labels:
   {{- include "mpo.labels" . | nindent 2 }}
+  {{- with .labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- with merge (deepCopy (default dict .annotations)) .root.Values.commonAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}

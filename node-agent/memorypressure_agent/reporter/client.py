@@ -1,4 +1,4 @@
-"""The reporter's API client: three calls over HTTPS, with token and CA files that are read again when they change."""
+"""The reporter's API client: four calls over HTTPS, with token and CA files that are read again when they change."""
 
 import json
 import os
@@ -102,6 +102,10 @@ class ApiClient:
         """The object after a JSON patch (RFC 6902); a failed `test` is a 422. Raises ApiError."""
         return self._call("PATCH", path, operations, JSON_PATCH)
 
+    def create(self, path: str, body: Json) -> Json:
+        """What the server makes of an object: for reviews, which are answered and not stored. Raises ApiError."""
+        return self._call("POST", path, body, "application/json")
+
     def close(self) -> None:
         """Ends the connection that is kept between calls."""
         if self._kept is not None:
@@ -164,7 +168,7 @@ class ApiClient:
     ) -> tuple[HTTPResponse, HTTPSConnection]:
         """The answer's head, and the connection it came by: a new one if the server had just ended the kept one.
 
-        All calls of ours may be made twice: they read, or write a whole status.
+        All calls of ours may be made twice: they read, write a whole status, or ask for a review.
         """
         if kept is not None:
             try:

@@ -9,16 +9,19 @@ import signal
 import socket
 import threading
 from pathlib import Path
+from wsgiref.simple_server import WSGIServer
 
 from memorypressure.reasons import Reason
 from memorypressure.version import VERSION
 from memorypressure.victims import is_pod_uid
 from memorypressure_agent.errors import EXIT_FAILED, EXIT_OK, BadInputError
+from memorypressure_agent.reporter.access import Access
+from memorypressure_agent.reporter.certificate import ServingCertificate
 from memorypressure_agent.reporter.client import ApiClient, Endpoint, SettingsError
-from memorypressure_agent.reporter.endpoint import serve
+from memorypressure_agent.reporter.endpoint import Application, Health, Wrap, metrics, probes, serve
 from memorypressure_agent.reporter.files import take_lock
 from memorypressure_agent.reporter.link import Link
-from memorypressure_agent.reporter.log import make_log
+from memorypressure_agent.reporter.log import Log, make_log
 from memorypressure_agent.reporter.metrics import NodeCollector, new_registry
 from memorypressure_agent.reporter.publisher import Publisher
 from memorypressure_agent.sentinel.libc import call
@@ -27,6 +30,8 @@ from memorypressure_agent.sentinel.process import give_back_startup_pages
 DEFAULT_METRICS_PORT = 9464
 M_ARENA_MAX = -8
 """Parameter of mallopt, malloc.h of glibc."""
+REVIEW_SECONDS = 4.0
+"""For one question to the API server while somebody who scrapes waits."""
 STOP_SECONDS = 8.0
 """Less than the pod's terminationGracePeriodSeconds, 10."""
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
@@ -68,6 +73,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PORT",
         help=f"port of /metrics, /healthz, /readyz; 0: a free one, which is logged (default: {DEFAULT_METRICS_PORT})",
     )
+    parser.add_argument(
+        "--probe-port",
+        type=_port,
+        metavar="PORT",
+        help="port of /healthz and /readyz alone, always in clear (default: they are on --metrics-port)",
+    )
+    parser.add_argument(
+        "--metrics-tls-cert",
+        metavar="FILE",
+        help="serve /metrics over TLS with this certificate chain (PEM), which is read again when it changes; "
+        "needs --probe-port",
+    )
+    parser.add_argument("--metrics-tls-key", metavar="FILE", help="private key of --metrics-tls-cert (PEM)")
+    parser.add_argument(
+        "--metrics-authorization",
+        action="store_true",
+        help="serve /metrics only to bearer tokens whose user may get the non-resource URL /metrics; the API server is "
+        "asked (TokenReview, SubjectAccessReview); needs --metrics-tls-cert",
+    )
     parser.add_argument("--log-format", choices=["text", "json"], default="text", help="of lines on standard error")
 
 
@@ -81,6 +105,7 @@ def main(arguments: argparse.Namespace) -> int:
             raise BadInputError(f"{option} {path}: there is no directory {path.parent}; create it or mount it there")
         if path.is_dir():
             raise BadInputError(f"{option} {path}: is a directory; name a file in it, such as {path / path.name}")
+    _check_metrics(arguments)
     try:
         endpoint = Endpoint.find(arguments.server, arguments.token_file, arguments.ca_file, os.environ)
     except SettingsError as error:
@@ -101,19 +126,14 @@ def _run(
     link = Link(ApiClient(endpoint, agent), node_name, own_pod_uid, orders, log)
     publisher = Publisher(ApiClient(endpoint, agent), node_name, str(journal), link, log)
     registry = new_registry(NodeCollector(lambda: publisher.view, lambda: link.state))
-    try:
-        server = serve(arguments.metrics_address, arguments.metrics_port, registry, publisher.live, publisher.ready)
-    except OSError as error:
-        address = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
-        option = (
-            f"--metrics-address {arguments.metrics_address}" if address else f"--metrics-port {arguments.metrics_port}"
-        )
-        raise BadInputError(f"{option}: {error.strerror}; choose another one") from error
+    guard = Access(ApiClient(endpoint, agent, REVIEW_SECONDS), log).verdict if arguments.metrics_authorization else None
+    servers = _serving(arguments, metrics(registry, guard), publisher, log)
 
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    log(Reason.ACCEPTED, f"reporter {VERSION} of node {node_name}; metrics on port {server.server_port}")
+    ports = [f"{what} on port {server.server_port}" for what, server in servers.items()]
+    log(Reason.ACCEPTED, f"reporter {VERSION} of node {node_name}; {', '.join(ports)}")
     link.start()
     publisher.start()
     while not ended.wait(1.0):
@@ -124,8 +144,60 @@ def _run(
     link.stop()
     publisher.stop()
     publisher.join(timeout=STOP_SECONDS)
-    server.shutdown()
+    for server in servers.values():
+        server.shutdown()
     return EXIT_OK
+
+
+def _serving(
+    arguments: argparse.Namespace, exposition: dict[str, Application], publisher: Publisher, log: Log
+) -> dict[str, WSGIServer]:
+    """The servers by what they serve, running. Raises BadInputError for an address or port that cannot be had."""
+    address, certificate = arguments.metrics_address, None
+    if arguments.metrics_tls_cert:
+        certificate = ServingCertificate(Path(arguments.metrics_tls_cert), Path(arguments.metrics_tls_key), log)
+    wrap = None if certificate is None else certificate.wrap
+
+    def ready() -> Health:
+        found = publisher.ready()
+        if certificate is None:
+            return found
+        ok, line = certificate.health()
+        return Health(found.ok and ok, (*found.lines, f"{'ok' if ok else 'NOT'} {line}"))
+
+    answers = probes(publisher.live, ready)
+    if arguments.probe_port is None:
+        return {"metrics": _serve(address, "--metrics-port", arguments.metrics_port, {**exposition, **answers}, wrap)}
+    return {
+        "metrics": _serve(address, "--metrics-port", arguments.metrics_port, exposition, wrap),
+        "probes": _serve(address, "--probe-port", arguments.probe_port, answers, None),
+    }
+
+
+def _serve(address: str, option: str, port: int, paths: dict[str, Application], wrap: Wrap | None) -> WSGIServer:
+    try:
+        return serve(address, port, paths, wrap)
+    except OSError as error:
+        wrong = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        named = f"--metrics-address {address}" if wrong else f"{option} {port}"
+        raise BadInputError(f"{named}: {error.strerror}; choose another one") from error
+
+
+def _check_metrics(arguments: argparse.Namespace) -> None:
+    certificate, key = arguments.metrics_tls_cert, arguments.metrics_tls_key
+    if bool(certificate) != bool(key):
+        given, missing = ("cert", "key") if certificate else ("key", "cert")
+        raise BadInputError(
+            f"--metrics-tls-{given} needs --metrics-tls-{missing}: a certificate and its key go together"
+        )
+    if certificate and arguments.probe_port is None:
+        raise BadInputError(
+            "--metrics-tls-cert needs --probe-port: probes stay in clear, so that they answer without a certificate too"
+        )
+    if arguments.metrics_authorization and not certificate:
+        raise BadInputError("--metrics-authorization needs --metrics-tls-cert: a token is never asked for in clear")
+    if arguments.probe_port and arguments.probe_port == arguments.metrics_port:
+        raise BadInputError(f"--probe-port and --metrics-port are both {arguments.probe_port}: give two ports")
 
 
 def _stay_small() -> None:
