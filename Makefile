@@ -23,7 +23,7 @@ LOCK := $(BIN)/uv pip compile --quiet --no-annotate --universal --python-version
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench lab soak images tools controlplane cluster demo-cluster cluster-shell cluster-status \
+.PHONY: help setup demo test lint format bench lab fuzz soak images tools controlplane cluster demo-cluster cluster-shell cluster-status \
 	cluster-down generate lock clean
 
 help: ## this list
@@ -57,6 +57,9 @@ bench: setup ## tests/bench measured against its limits: a table, and build/benc
 lab: setup ## a kernel under a flood, guarded by the agent and its peers: RUNS=n ARMS=... SCENARIOS=... KERNEL=6.1|6.12
 	@$(BIN)/python -m memorypressure_tools.lab --runs "$(RUNS)" --arms "$(ARMS)" --scenarios "$(SCENARIOS)" \
 		--kernel "$(KERNEL)" $(ARGS)
+
+fuzz: setup ## the parsers under coverage-guided fuzzing for five minutes; ARGS="--target orders --seconds 3600"
+	@PYTHONPATH=tests:tools $(BIN)/python -m fuzz.engine $(or $(ARGS),--seconds 300)
 
 soak: setup tools ## the tests that run for long
 	@$(BIN)/pytest -m soak $(ARGS)

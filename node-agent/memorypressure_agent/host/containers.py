@@ -22,6 +22,7 @@ _NUMA_PARTS = frozenset(
     ("anon", "kernel_stack", "pagetables", "sec_pagetables", "slab_reclaimable", "slab_unreclaimable")
 )
 _READ_BYTES = 1 << 13
+_MOST_DIGITS = 20
 _OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -216,13 +217,16 @@ def open_handle(tree: PodsTree, container: ContainerCgroup, now_ns: int) -> Cont
 
 
 def parse_flat_keyed(file: str, text: bytes) -> dict[str, int]:
-    """`key value` lines as a mapping; CgroupFileError for any other line."""
+    """`key value` lines as a mapping; CgroupFileError for any other line, and for a key that stands twice."""
     values: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
-        if len(words) != 2 or not words[1].isdigit():
+        if len(words) != 2 or not _is_number(words[1]):
             raise CgroupFileError(file, number, line, "a name and a number")
-        values[words[0].decode("ascii", "replace")] = int(words[1])
+        name = words[0].decode("ascii", "replace")
+        if name in values:
+            raise CgroupFileError(file, number, line, "a name that was not there before")
+        values[name] = int(words[1])
     return values
 
 
@@ -240,13 +244,17 @@ def relief_of(stat: dict[str, int]) -> int:
 def parse_numa_stat(text: bytes) -> tuple[tuple[int, int], ...]:
     """Relief by NUMA node from memory.numa_stat (`anon N0=1 N1=2`, bytes); empty where the kernel has no such file."""
     by_node: dict[int, int] = {}
+    parts: set[bytes] = set()
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
         if not words or words[0].decode("ascii", "replace") not in _NUMA_PARTS:
             continue
+        if words[0] in parts:
+            raise CgroupFileError("memory.numa_stat", number, line, "a name that was not there before")
+        parts.add(words[0])
         for word in words[1:]:
             node, equals, value = word.partition(b"=")
-            if not equals or node[:1] != b"N" or not node[1:].isdigit() or not value.isdigit():
+            if not equals or node[:1] != b"N" or not _is_number(node[1:]) or not _is_number(value):
                 raise CgroupFileError("memory.numa_stat", number, line, "a name and N<node>=<bytes> for each node")
             by_node[int(node[1:])] = by_node.get(int(node[1:]), 0) + int(value)
     return tuple(sorted(by_node.items()))
@@ -258,6 +266,11 @@ def parse_populated(text: bytes) -> bool:
     if values.get("populated") not in (0, 1):
         raise CgroupFileError("cgroup.events", 0, text, "a line 'populated 0' or 'populated 1'")
     return values["populated"] == 1
+
+
+def _is_number(word: bytes) -> bool:
+    """Whether the kernel could have printed it: its numbers have at most 64 bits."""
+    return len(word) <= _MOST_DIGITS and word.isdigit()
 
 
 def _read_all(descriptor: int) -> bytes:

@@ -165,7 +165,7 @@ def body(
         ],
         "activeTriggerNames": ",".join(each["name"] for each in triggers)[:MOST_TEXT] or None,
         "lowest": None if lowest is None else _lowest(lowest),
-        "psiFull10": None if full is None else f"{full['avg10']:.1f}%",
+        "psiFull10": None if full is None else f"{min(max(full['avg10'], 0.0), 100.0):.1f}%",
         "grantExpireTime": _grant_expiry(view, link),
         "zones": _zones(status["zones"]) if near and not silent and status["zones"] else None,
         "recentActions": list(actions),
@@ -387,11 +387,12 @@ def _percent(ratio: float | None) -> str | None:
 def _zones(zones: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     names = ("numaNode", "managedBytes", "freeBytes", "minBytes", "lowBytes", "reserveBytes")
     return [
-        {"name": zone["zone"], **{name: zone[name] for name in names if name in zone}}
+        {"name": zone["zone"], **{name: min(zone[name], _MOST_COUNT) for name in names if name in zone}}
         for zone in zones
         if zone["counted"]
     ][:MOST_ZONES]
 
 
 def _top_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
-    return {"uid": pod["uid"], "reliefBytes": pod["reliefBytes"], "overRequest": pod["overRequest"]}
+    relief_bytes = min(pod["reliefBytes"], _MOST_COUNT)
+    return {"uid": pod["uid"], "reliefBytes": relief_bytes, "overRequest": pod["overRequest"]}

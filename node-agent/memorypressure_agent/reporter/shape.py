@@ -124,6 +124,9 @@ def complaint(status: Mapping[str, Any]) -> str:
     return ""
 
 
+_MOST: Final = (1 << 63) - 1
+
+
 def _is_bucket(value: Any) -> bool:
     return (
         isinstance(value, list)
@@ -136,9 +139,9 @@ def _is_bucket(value: Any) -> bool:
 _CHECKS: Final[Mapping[_Kind, Callable[[Any], bool]]] = {
     _Kind.TEXT: lambda value: type(value) is str,
     _Kind.FLAG: lambda value: type(value) is bool,
-    _Kind.COUNT: lambda value: type(value) is int and value >= 0,
-    _Kind.INTEGER: lambda value: type(value) is int,
-    _Kind.NUMBER: lambda value: type(value) in (int, float),
+    _Kind.COUNT: lambda value: type(value) is int and 0 <= value <= _MOST,
+    _Kind.INTEGER: lambda value: type(value) is int and -_MOST <= value <= _MOST,
+    _Kind.NUMBER: lambda value: type(value) in (int, float) and -_MOST <= value <= _MOST,  # NaN is in no range
 }
 
 
