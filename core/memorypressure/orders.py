@@ -117,7 +117,7 @@ def decode(data: bytes) -> Orders:
     if root.value.get("version") != VERSION:
         given = root.value.get("version", "missing")
         raise OrdersError(
-            "version", f"is {given!r}, this sentinel reads {VERSION}; run reporter and sentinel of one image"
+            "version", f"is {_shown(given)}, this sentinel reads {VERSION}; run reporter and sentinel of one image"
         )
     root.only(
         [
@@ -212,7 +212,7 @@ class _Object:
     def only(self, known: list[str]) -> None:
         for name in self.value:
             if name not in known:
-                raise OrdersError(self.path_of(str(name)), f"unknown field; known here: {', '.join(known)}")
+                raise OrdersError(self.path_of(str(name)[:60]), f"unknown field; known here: {', '.join(known)}")
         for name in known:
             self._get(name)
 

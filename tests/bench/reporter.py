@@ -7,8 +7,10 @@ journal is written by this script as a sentinel under pressure writes it: a stat
 five seconds. Somebody scrapes every second. So the process does all that it ever does, and does it often.
 """
 
+import itertools
 import json
 import re
+import ssl
 import statistics
 import subprocess
 import sys
@@ -64,6 +66,9 @@ sys.exit(main())
 """
 
 
+REVIEWED = b'{"status":{"authenticated":true,"allowed":true,"user":{"username":"prometheus","groups":["g"]}}}'
+
+
 @dataclass(frozen=True)
 class Row:
     """One measured value, with its limit where it has one."""
@@ -90,6 +95,8 @@ class Stub:
         if handler.command == "PATCH":
             self.patches += 1
             answer(handler, 200, self.state)
+        elif handler.command == "POST":
+            answer(handler, 201, REVIEWED)
         elif "watch=1" in handler.path:
             self._watch(handler)
         else:
@@ -143,8 +150,9 @@ class Sentinel:
 class Reporter:
     """A reporter process on a journal of its own."""
 
-    def __init__(self, directory: Path, stub: Stub, command: list[Any]) -> None:
+    def __init__(self, directory: Path, stub: Stub, command: list[Any], *, secure: bool = False) -> None:
         directory.mkdir()
+        self.ca_file = stub.server.authority.certificate_file if secure else None
         self.sentinel = Sentinel(directory / "journal")
         (directory / "token").write_text("t")
         options = [
@@ -157,6 +165,10 @@ class Reporter:
             "--metrics-address=127.0.0.1",
             "--metrics-port=0",
         ]
+        if secure:
+            pair = stub.server.authority.issue("metrics", "agent", names=["127.0.0.1"])
+            options += ["--probe-port=0", f"--metrics-tls-cert={pair.certificate}", f"--metrics-tls-key={pair.key}"]
+            options.append("--metrics-authorization")
         self.log = directory / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -168,7 +180,10 @@ class Reporter:
         found = re.search(r"metrics on port (\d+)", self.log.read_text())
         if found is None:
             return 0
-        with urllib.request.urlopen(f"http://127.0.0.1:{found[1]}/metrics", timeout=10) as answered:
+        context = ssl.create_default_context(cafile=str(self.ca_file)) if self.ca_file else None
+        url = f"{'https' if context else 'http'}://127.0.0.1:{found[1]}/metrics"
+        request = urllib.request.Request(url, headers={"Authorization": "Bearer t"})
+        with urllib.request.urlopen(request, timeout=10, context=context) as answered:
             return len(answered.read())
 
     def status(self, field: str) -> float:
@@ -202,9 +217,9 @@ def baselines() -> Iterator[Row]:
         yield Row(f"resident memory: {name}", statistics.median(values) / 1024, "MiB")
 
 
-def working(directory: Path, stub: Stub) -> Iterator[Row]:
-    """The reporter as it is, for 35 s."""
-    reporter = Reporter(directory, stub, [SCRIPT])
+def working(directory: Path, stub: Stub, *, secure: bool) -> Iterator[Row]:
+    """The reporter as it is, for 35 s; `secure`: its metrics over TLS, for those who may read them."""
+    reporter = Reporter(directory, stub, [SCRIPT], secure=secure)
     time.sleep(SETTLED_SECONDS)
     early, cpu, size = reporter.status("VmRSS"), reporter.cpu_seconds(), 0
     end = time.monotonic() + WORK_SECONDS - SETTLED_SECONDS
@@ -216,7 +231,8 @@ def working(directory: Path, stub: Stub) -> Iterator[Row]:
     if not size or stub.patches < 3:
         raise SystemExit(f"the reporter did not work: {stub.patches} patches\n{reporter.log.read_text()}")
     yield Row(
-        f"reporter under pressure, stub API server: resident memory after {WORK_SECONDS:.0f} s",
+        f"reporter under pressure, stub API server{', secure metrics' * secure}: resident memory "
+        f"after {WORK_SECONDS:.0f} s",
         reporter.status("VmRSS"),
         "MiB",
         30,
@@ -242,7 +258,14 @@ def main() -> int:
     within = True
     with tempfile.TemporaryDirectory(prefix="bench-reporter-") as name:
         stub = Stub(Path(name))
-        for row in (*baselines(), *working(Path(name) / "working", stub), *cycling(Path(name) / "cycling", stub)):
+        place = Path(name)
+        rows = itertools.chain(
+            baselines(),
+            working(place / "working", stub, secure=False),
+            working(place / "secure", stub, secure=True),
+            cycling(place / "cycling", stub),
+        )
+        for row in rows:
             print(json.dumps(asdict(row)), flush=True)
             within = within and (row.limit is None or row.value <= row.limit)
         stub.server.close()

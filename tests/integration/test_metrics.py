@@ -24,6 +24,7 @@ from memorypressure_tools.sweep import remove_namespace, remove_prefixed
 
 PREFIX = "metrics-"
 NAMESPACE = "metrics"
+HOW_TO = Path(__file__).parents[2] / "docs/how-to/scrape-the-metrics.md"
 DEFAULT_POLICY = Path(__file__).parents[2] / "crds/samples/default.yaml"
 POD = "8f1f6d1e-6ad0-4a7e-9f0e-2f8d6a3c1b11"
 AGENT = {
@@ -137,6 +138,19 @@ def test_promtool_finds_nothing_to_say(exposition: str) -> None:
         [promtool, "check", "metrics"], input=exposition, capture_output=True, text=True, timeout=30, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.needs("promtool")
+def test_the_scrape_configuration_of_the_documents_is_one(tmp_path: Path) -> None:
+    promtool = toolcache.ensure(["promtool"])["promtool"]
+    block = re.search(r"```yaml\n(scrape_configs:.*?)```", HOW_TO.read_text(encoding="utf-8"), re.DOTALL)
+    assert block is not None
+    file = tmp_path / "prometheus.yml"
+    file.write_text(block[1])
+    done = subprocess.run(
+        [promtool, "check", "config", "--syntax-only", file], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.needs("promtool")

@@ -19,13 +19,15 @@ from support.holdingproxy import HoldingProxy
 from support.operator_lab import GROUP, Object, wait_for
 from support.pathlab import PathLab, Versions
 from support.reporterlab import ReporterNode, Wire, WrittenJournal, lines_of, signed_again, signing_key, told
+from support.reporting import Lines
 from support.sentinellab import candidate
 from support.sentinellab import orders as orders_of
 
 from memorypressure.orders import Orders, decode
 from memorypressure.spec_values import Mode
 from memorypressure_agent.reporter import shape
-from memorypressure_agent.reporter.client import JSON_PATCH
+from memorypressure_agent.reporter.client import JSON_PATCH, ApiClient, Endpoint
+from memorypressure_agent.reporter.link import Link
 from memorypressure_tools.apiclient import MERGE_PATCH
 from memorypressure_tools.certificates import Authority
 from memorypressure_tools.controlplane import ControlPlane, Options
@@ -35,6 +37,7 @@ PREFIX = "reporter-"
 NAMESPACE = "reporter"
 VICTIM = "8f1f6d1e-6ad0-4a7e-9f0e-2f8d6a3c1b11"
 OUTAGE_SECONDS = 20.0
+LONG_OUTAGE_SECONDS = 600.0
 CRDS = sorted((Path(__file__).parents[2] / "crds").glob("*.yaml"))
 cases: AtOnce[PathLab] = AtOnce()
 
@@ -131,30 +134,63 @@ def test_a_node_gets_its_orders_reports_pressure_and_loses_its_orders_with_the_p
 
 
 @cases
+def test_a_version_that_the_api_server_no_longer_knows_makes_the_link_read_the_object_anew(lab: PathLab) -> None:
+    node = ReporterNode(lab, "expired")
+    wanted = dry_run(node)
+    node.make_state(wanted)
+    endpoint = Endpoint(lab.plane.url, lab.token_file, lab.plane.authority.certificate_file)
+    log, client = Lines(), ApiClient(endpoint, "test")
+    link = Link(client, node.name, "", node.machine.orders_path, log)
+    link._version, link._read_seconds = "1", time.monotonic()
+    link.follow()
+    assert "the object is read anew" in log.text()
+    assert "too old resource version: 1" in log.text()
+    link.state = replace(link.state, connected=False)
+    link._stopping.set()  # it reads, and leaves the watch at its first event
+    link.follow()
+    assert written_orders(node) is not None
+    client.close()
+
+
+@cases
 def test_through_an_outage_and_restarts_every_decision_is_reported_once(lab: PathLab) -> None:
+    through_an_outage(lab, OUTAGE_SECONDS, decisions=14, quick=True)
+
+
+@pytest.mark.soak
+def test_through_an_outage_of_ten_minutes_every_decision_is_reported_once(lab: PathLab) -> None:
+    through_an_outage(lab, LONG_OUTAGE_SECONDS, decisions=60, quick=False)
+
+
+def through_an_outage(lab: PathLab, seconds: float, decisions: int, *, quick: bool) -> None:
+    """Two nodes, one that knew the API server before and one that did not, decide all the while; one is killed.
+
+    `quick` shortens the reporters' timers; as they are, backing off and five new records each 5 s take some minutes.
+    """
+    prefix, patience_seconds = ("", 30.0) if quick else ("long-", 300.0)
     wire = Wire(lab.plane.port)
-    before, during = ReporterNode(lab, "before"), ReporterNode(lab, "during")
+    before, during = ReporterNode(lab, f"{prefix}before"), ReporterNode(lab, f"{prefix}during")
     journals = {node: WrittenJournal(node.machine.journal_path) for node in (before, during)}
     versions = Versions(lab.plane, f"{GROUP}/nodememorystates")
     try:
         for node in (before, during):
             node.make_state(dry_run(node))
-        before.report(quick=True, server=wire.url)
+        before.report(quick=quick, server=wire.url)
         journals[before].act()
         wait_for(lambda: before.state()["status"].get("recentActions"), "the first action")
         assert written_orders(before) is not None
 
         wire.cut()
-        ends = time.monotonic() + OUTAGE_SECONDS
-        during.report(quick=True, server=wire.url)
-        for number in range(14):
+        ends = time.monotonic() + seconds
+        during.report(quick=quick, server=wire.url)
+        for number in range(decisions):
             for journal in journals.values():
                 journal.act()
-            if number == 7:
+            if number == decisions // 2:
                 assert before.reporter is not None
                 before.reporter.stop(hard=True)
-                before.report(quick=True, server=wire.url)
-            time.sleep(1.0)
+                before.report(quick=quick, server=wire.url)
+            time.sleep(0.7 * seconds / decisions)
         for node in (before, during):
             status, text = node.ask("/readyz")
             assert status == 503
@@ -172,10 +208,15 @@ def test_through_an_outage_and_restarts_every_decision_is_reported_once(lab: Pat
             wait_for(
                 lambda node=node, journal=journal: set(_told(versions, node)) == set(journal.ids),
                 f"all {len(journal.ids)} actions of {node.name}",
+                patience_seconds,
             )
             journal.act()
         for node, journal in journals.items():
-            wait_for(lambda node=node, journal=journal: len(_told(versions, node)) == len(journal.ids), "the last")
+            wait_for(
+                lambda node=node, journal=journal: len(_told(versions, node)) == len(journal.ids),
+                "the last",
+                patience_seconds,
+            )
             assert _told(versions, node) == journal.ids  # in order, none twice
             assert written_orders(node) is not None
     finally:

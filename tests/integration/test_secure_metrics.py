@@ -46,7 +46,6 @@ class Secured:
         self.journal = WrittenJournal(self.node.machine.journal_path)
         self.node.make_state(orders_of(candidate("8f1f6d1e", "web-0"), mode=Mode.DRY_RUN, node_name=self.node.name))
         self._issued = itertools.count()
-        self.issue()
         self.node.report(
             quick=True,
             server=self.wire.url,
@@ -59,6 +58,8 @@ class Secured:
             lambda: re.search(r"metrics on port (\d+), probes on port (\d+)", self.node.said()), "the two ports"
         )
         self.port, self.probe_port = int(said[1]), int(said[2])
+        self.before = self.probe("/readyz")
+        self.issue()
 
     def issue(self) -> None:
         """Puts another certificate in place, as cert-manager and the kubelet do."""
@@ -145,6 +146,12 @@ def test_each_who_scrapes_is_judged_by_the_api_server(secured: Secured) -> None:
     assert good not in said
     assert stranger not in said
     assert "Traceback" not in said
+
+
+def test_without_a_certificate_it_works_on_and_is_not_ready(secured: Secured) -> None:
+    status, text = secured.before
+    assert status == 503
+    assert re.search(r"^NOT metrics: not served, .*tls.crt: No such file or directory$", text, re.MULTILINE)
 
 
 def test_probes_are_in_clear_on_their_own_port_and_show_no_metrics(secured: Secured) -> None:

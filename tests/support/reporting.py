@@ -319,6 +319,9 @@ class StubServer:
             def do_PATCH(self) -> None:
                 handle(self)
 
+            def do_POST(self) -> None:
+                handle(self)
+
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the parent's name
                 """Nothing: a test says what it saw."""
 

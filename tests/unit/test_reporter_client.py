@@ -249,7 +249,7 @@ def test_an_answer_that_is_no_object_is_an_error(api: Api, body: bytes, wanted: 
 def test_a_watch_gives_events_as_lines_however_they_are_cut(api: Api) -> None:
     api.streams(b'{"type":"ADDED","obj', b'ect":{}}\n{"type":"BOOKMARK"}\n\n{"type"', b':"DELETED"}\n')
     events = list(api.client().watch("/x", {"fieldSelector": "metadata.name=n"}, 5.0))
-    assert [event["type"] for event in events] == ["ADDED", "BOOKMARK", "DELETED"]
+    assert [event["type"] for event in events] == ["OPENED", "ADDED", "BOOKMARK", "DELETED"]
     assert api.asked[0][1] == "/x?fieldSelector=metadata.name%3Dn&watch=1"
 
 
@@ -265,7 +265,7 @@ def test_a_watch_whose_connection_the_server_will_close_is_read_to_its_end(api: 
 
     api.reply = last_answer  # type: ignore[method-assign]
     client = api.client()
-    assert [event["type"] for event in client.watch("/x", {}, 5.0)] == ["ADDED", "MODIFIED"]
+    assert [event["type"] for event in client.watch("/x", {}, 5.0)] == ["OPENED", "ADDED", "MODIFIED"]
     api.answers(200, b'{"kind":"Thing"}', Connection="close")
     assert client.get("/x") == client.get("/x") == {"kind": "Thing"}
 
@@ -273,7 +273,7 @@ def test_a_watch_whose_connection_the_server_will_close_is_read_to_its_end(api: 
 def test_a_silent_watch_ends_without_an_error_after_its_time(api: Api) -> None:
     api.streams(b'{"type":"ADDED"}\n', end=False)
     began = time.monotonic()
-    assert [event["type"] for event in api.client().watch("/x", {}, 0.3)] == ["ADDED"]
+    assert [event["type"] for event in api.client().watch("/x", {}, 0.3)] == ["OPENED", "ADDED"]
     assert 0.2 < time.monotonic() - began < 3
 
 

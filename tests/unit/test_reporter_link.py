@@ -46,6 +46,11 @@ class Desk:
 
     def follow(self, *events: Object) -> None:
         self.client.watches = [list(events)]
+        self.read_anew()
+
+    def read_anew(self) -> None:
+        """Follows as a link does that has no version to go on from."""
+        self.link._version = ""
         self.link.follow()
 
     def orders(self) -> Orders | None:
@@ -98,7 +103,7 @@ def test_a_change_of_the_state_alone_needs_no_plan_and_a_newer_plan_is_fetched_o
     newer = replace(ORDERS, plan_generation=2)
     dry = replace(ORDERS, mode=Mode.DRY_RUN)
     desk.client.watches = [[modified(dry, generation=2), BOOKMARK]]
-    desk.link.follow()
+    desk.read_anew()
     assert desk.client.gets == [STATE, PLAN]
     assert desk.orders() == replace(dry, own_pod_uid=OWN_UID)
     assert desk.link.state.generation == 2
@@ -199,7 +204,7 @@ def test_a_plan_that_is_not_there_yet_is_asked_for_again_soon(desk: Desk) -> Non
     desk.path.write_text("orders of the plan before")
     desk.client.objects[PLAN] = not_found(PLAN)
     with pytest.raises(link_module._TryAgainError):
-        desk.link.follow()
+        desk.read_anew()
     assert desk.orders() is None
     assert "the plan" in desk.link.state.message
     assert "is not there" in desk.link.state.message
@@ -217,7 +222,7 @@ def test_while_the_api_server_is_away_or_refuses_the_orders_stay(desk: Desk, sta
         desk.client.objects[path] = ApiError(status, "no")
         desk.link._plan = None
         with pytest.raises(ApiError):
-            desk.link.follow()
+            desk.read_anew()
     assert desk.orders() is not None
 
 
@@ -234,7 +239,7 @@ def test_a_leave_that_was_taken_away_ends_also_when_the_new_plan_cannot_be_read(
     desk.client.objects[PLAN] = ApiError(500, "no")
     desk.link._plan = None
     with pytest.raises(ApiError):
-        desk.link.follow()
+        desk.read_anew()
     assert desk.orders() is None
     assert "cannot be read" in desk.link.state.message
 
@@ -251,7 +256,7 @@ def test_without_the_kind_nothing_is_ordered_and_the_message_says_what_is_missin
     desk.path.write_text("old")
     desk.client.objects[STATE] = MISSING_KIND
     with pytest.raises(ApiError):
-        desk.link.follow()
+        desk.read_anew()
     assert desk.orders() is None
     assert desk.link.state.message == "the API server does not know the kind NodeMemoryState"
     assert not desk.link.state.connected
@@ -270,7 +275,7 @@ def test_a_file_that_cannot_be_written_leaves_no_older_orders_in_force(
     monkeypatch.setattr(os, "write", full)
     desk.serve(replace(ORDERS, mode=Mode.DRY_RUN))
     with pytest.raises(link_module._TryAgainError):
-        desk.link.follow()
+        desk.read_anew()
     monkeypatch.setattr(os, "write", original)
     assert desk.orders() is None
     assert list(desk.path.parent.iterdir()) == []
@@ -348,6 +353,83 @@ def test_odd_events_change_nothing(desk: Desk, event: Object) -> None:
     desk.serve(ORDERS)
     desk.follow(event)
     assert desk.orders() is not None
+
+
+def bookmark(version: str) -> Object:
+    return {"type": "BOOKMARK", "object": {"kind": "NodeMemoryState", "metadata": {"resourceVersion": version}}}
+
+
+def changed(orders: Orders, version: str) -> Object:
+    state = state_object(NODE, orders)
+    state["metadata"]["resourceVersion"] = version
+    return {"type": "MODIFIED", "object": state}
+
+
+def test_a_watch_that_ended_goes_on_from_the_last_event_or_bookmark_without_reading_again(desk: Desk) -> None:
+    desk.serve(ORDERS)
+    desk.follow(changed(ORDERS, "9"), bookmark("40"))
+    desk.client.watches = [[changed(replace(ORDERS, mode=Mode.DRY_RUN), "41")], []]
+    desk.link.follow()
+    assert desk.orders() == replace(ORDERS, mode=Mode.DRY_RUN, own_pod_uid=OWN_UID)
+    desk.link.follow()
+    assert [query.get("resourceVersion") for query in desk.client.queries] == ["7", "40", "41"]
+    assert desk.client.gets == [STATE, PLAN]
+
+
+EXPIRED = {"kind": "Status", "code": 410, "message": "too old resource version: 7 (9)"}
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [ApiError(410, "too old resource version: 7 (9)"), [{"type": "ERROR", "object": EXPIRED}]],
+    ids=["answer", "event"],
+)
+def test_a_version_that_is_too_old_is_told_and_the_object_read_again(desk: Desk, ending: Any) -> None:
+    desk.serve(ORDERS)
+    desk.client.watches = [ending, []]
+    desk.link.follow()
+    assert "the watch ended: too old resource version: 7 (9); the object is read anew" in desk.log.text()
+    assert desk.link.state.connected, "an answer is an answer"
+    assert desk.orders() is not None
+    desk.link.follow()
+    assert desk.client.gets == [STATE, PLAN, STATE]
+
+
+def test_an_event_that_could_not_be_taken_over_is_not_behind_us(desk: Desk) -> None:
+    desk.serve(ORDERS)
+    desk.follow()
+    desk.client.objects[PLAN] = ApiError(503, "busy")
+    desk.client.watches = [[changed(replace(ORDERS, plan_generation=2), "9")]]
+    with pytest.raises(ApiError):
+        desk.link.follow()
+    desk.serve(replace(ORDERS, plan_generation=2), generation=2)
+    desk.client.watches = [[]]
+    desk.link.follow()
+    assert desk.client.gets[-2:] == [STATE, PLAN]
+    found = desk.orders()
+    assert found is not None
+    assert found.plan_generation == 2
+
+
+def test_a_deleted_object_is_waited_for_from_the_version_of_its_end(desk: Desk) -> None:
+    desk.serve(ORDERS)
+    gone = state_object(NODE, ORDERS)
+    gone["metadata"]["resourceVersion"] = "12"
+    desk.follow({"type": "DELETED", "object": gone})
+    desk.client.watches = [[changed(ORDERS, "15")]]
+    desk.link.follow()
+    assert desk.client.queries[-1]["resourceVersion"] == "12"
+    assert desk.orders() is not None
+
+
+def test_the_object_is_read_as_a_whole_now_and_then_whatever_was_heard(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.serve(ORDERS)
+    desk.follow()
+    monkeypatch.setattr(link_module, "READ_ANEW_SECONDS", 0.0)
+    desk.link.follow()
+    assert desk.client.gets == [STATE, PLAN, STATE]
 
 
 class Waits:

@@ -66,18 +66,13 @@ class ServingCertificate:
             reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
             self._say(f"{certificate} and {key} are no certificate chain with its key in PEM form: {reason}")
         else:
-            self._context = context
-            self._say("")
+            self._context, self._problem = context, ""
+            self._log(Reason.ACCEPTED, "the metrics' certificate was read")
         self._stamp = stamp
 
     def _say(self, problem: str) -> None:
         if problem != self._problem:
-            text = (
-                f"the metrics' certificate cannot be used: {problem}"
-                if problem
-                else "the metrics' certificate was read"
-            )
-            self._log(Reason.UNREADABLE if problem else Reason.ACCEPTED, text)
+            self._log(Reason.UNREADABLE, f"the metrics' certificate cannot be used: {problem}")
         self._problem = problem
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+OPENED = "OPENED"
 JSON_PATCH = "application/json-patch+json"
 
 # A projected token lives at least 10 minutes and the kubelet renews it at 80 % of that (KEP-1205).
@@ -115,7 +116,8 @@ class ApiClient:
     def watch(self, path: str, query: Mapping[str, str], silence_seconds: float) -> Iterator[Json]:
         """Watch events until the server ends the stream or says nothing for `silence_seconds`. Raises ApiError.
 
-        Silence is no error: a watch on which nothing happens may be silent, and the next call will tell.
+        First an event `OPENED` of our own: the server has answered, whatever will happen on the watch. Silence is no
+        error: a watch on which nothing happens may be silent, and the next call will tell.
         """
         headers, context = self._headers(), self._fresh_context()
         connection = self._connection(context)
@@ -126,6 +128,7 @@ class ApiClient:
                 if response.status >= 300:
                     raise _refusal(response, response.read())
                 stream.settimeout(silence_seconds)
+                yield {"type": OPENED}
                 buffer = b""
                 while chunk := _silent_is_end(response):
                     *lines, buffer = (buffer + chunk).split(b"\n")

@@ -26,7 +26,11 @@ PLANS: Final = "/apis/memorypressure.dev/v1alpha1/nodememoryplans"
 SILENCE_SECONDS: Final = 90.0
 """A watch that is silent for longer is opened anew: API servers send a bookmark about once a minute (KEP-956)."""
 WATCH_SECONDS: Final = 300
-"""The object is read anew at least this often."""
+"""A watch ends after this, and goes on from the version that was heard of last: of an event, or of a bookmark."""
+READ_ANEW_SECONDS: Final = 1800.0
+"""The object is read as a whole at least this often, whatever was heard."""
+EXPIRED: Final = 410
+"""The version is too old to go on from: etcd was compacted, or the API server restarted."""
 SHORT_WATCH_SECONDS: Final = 5.0
 """A watch that ends sooner counts as a failure: otherwise one that always ends at once would be asked for in a loop."""
 LONGEST_BACKOFF_SECONDS: Final = 30.0
@@ -80,6 +84,9 @@ class Link(threading.Thread):
         self._log = log
         self._stopping = threading.Event()
         self._plan: Json | None = None
+        self._version = ""
+        """Where a watch goes on; empty: the object has to be read first."""
+        self._read_seconds = float("-inf")
 
     def run(self) -> None:
         """The thread: watches again and again, with back-off and jitter between failures."""
@@ -109,12 +116,35 @@ class Link(threading.Thread):
         self._stopping.set()
 
     def follow(self) -> None:
-        """Reads the object, then its changes until the watch ends. Raises ApiError."""
+        """Reads the object unless a watch can go on, then its changes until the watch ends. Raises ApiError.
+
+        After anything that went wrong with an object it is read again: only what was taken over whole is behind us.
+        """
+        if not self._version or time.monotonic() - self._read_seconds >= READ_ANEW_SECONDS:
+            self._version = self._read()
         query = {
             "fieldSelector": f"metadata.name={self._node_name}",
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(WATCH_SECONDS),
         }
+        if self._version:  # without one the watch begins with the object, as soon as it is there
+            query["resourceVersion"] = self._version
+        try:
+            for event in self._client.watch(STATES, query, SILENCE_SECONDS):
+                if self._stopping.is_set() or not self._hear(event):
+                    return
+        except ApiError as error:
+            if error.status != EXPIRED:
+                raise
+            self._expired(error.message)
+        except _TryAgainError:
+            self._version = ""
+            raise
+
+    def _read(self) -> str:
+        """Takes the object over; its version, empty where there is no object. Raises ApiError."""
+        self._read_seconds = time.monotonic()
+        self._version = ""
         try:
             state = self._client.get(f"{STATES}/{self._node_name}")
         except ApiError as error:
@@ -123,23 +153,30 @@ class Link(threading.Thread):
             if not error.names_object:
                 self._nothing("the API server does not know the kind NodeMemoryState")
                 raise
-            self._gone()  # without a version the watch begins with the object, if it is there by then
-        else:
-            self._take(state)
-            query["resourceVersion"] = str(state["metadata"].get("resourceVersion", ""))
-        for event in self._client.watch(STATES, query, SILENCE_SECONDS):
-            if self._stopping.is_set():
-                return
-            self._in_touch()
-            kind, item = event.get("type"), event.get("object")
-            if kind in ("ADDED", "MODIFIED") and isinstance(item, dict):
-                self._take(item)
-            elif kind == "DELETED":
-                self._gone()
-            elif kind == "ERROR":
-                message = item.get("message", "") if isinstance(item, dict) else str(item)
-                self._log(Reason.UNREADABLE, f"the watch ended: {message}; it is opened anew")
-                return
+            self._gone()
+            return ""
+        self._take(state)
+        return _version_of(state)
+
+    def _hear(self, event: Json) -> bool:
+        """Takes an event over; whether the watch goes on."""
+        self._in_touch()
+        kind, item = event.get("type"), event.get("object")
+        if kind == "ERROR":
+            message = item.get("message", "") if isinstance(item, dict) else str(item)
+            self._expired(message)
+            return False
+        before, self._version = self._version, ""
+        if kind in ("ADDED", "MODIFIED") and isinstance(item, dict):
+            self._take(item)
+        elif kind == "DELETED":
+            self._gone()
+        self._version = (_version_of(item) if isinstance(item, dict) else "") or before
+        return True
+
+    def _expired(self, message: str) -> None:
+        self._version = ""
+        self._log(Reason.UNREADABLE, f"the watch ended: {message}; the object is read anew")
 
     def _in_touch(self) -> None:
         if not self.state.connected:
@@ -258,6 +295,13 @@ class Link(threading.Thread):
         if problem != self.state.problem:
             self._log(Reason.UNREADABLE, problem)
         self.state = replace(self.state, connected=False, problem=problem)
+
+
+def _version_of(item: Json) -> str:
+    """The object's version, also a bookmark's; empty if it is not one."""
+    meta = item.get("metadata")
+    version = meta.get("resourceVersion") if isinstance(meta, Mapping) else None
+    return version if isinstance(version, str) else ""
 
 
 def _leaves_as_much(spec: Mapping[str, Any], held: Orders) -> bool:

@@ -29,6 +29,7 @@ MOST_OF_POD: Final = (("uid", 64), ("namespace", 63), ("name", 253))
 MOST_ACTIONS: Final = 1_000_000
 MOST_ZONES: Final = 64
 MOST_TRIGGERS: Final = 16
+MOST_TOP_PODS: Final = 10
 _MOST_COUNT: Final = (1 << 53) - 1
 _LAST_TIME_NS: Final = 253_402_300_799 * 1_000_000_000  # the end of the year 9999: RFC 3339 has four digits
 
@@ -158,7 +159,7 @@ def body(
         "lease": held_lease(link) if grants is None else _lease(grants),
         "lastReportTime": rfc3339_seconds(view.unix_ns),
         "agentVersion": VERSION,
-        "capabilities": [] if silent else sorted(n for n, why in status["capabilities"].items() if not why),
+        "capabilities": [] if silent else sorted(n for n, why in status["capabilities"].items() if not why)[:16],
         "conditions": [condition.to_json() for condition in now],
         "activeTriggers": [
             {"name": each["name"], "since": rfc3339_seconds(each["sinceUnixNs"])} for each in triggers[:MOST_TRIGGERS]
@@ -170,7 +171,7 @@ def body(
         "zones": _zones(status["zones"]) if near and not silent and status["zones"] else None,
         "recentActions": list(actions),
         "recentEpisodes": list(episodes),
-        "topPods": [] if silent else [_top_pod(pod) for pod in status["topPods"]],
+        "topPods": [] if silent else [_top_pod(pod) for pod in status["topPods"][:MOST_TOP_PODS]],
         "lastActionTime": max((record["time"] for record in actions), default=None),
     }
     return _said(found)
@@ -251,12 +252,12 @@ def episode_entry(value: object) -> Record | None:
             "end": value.get("end"),
             "worst": str(value["worst"])[:MOST_TEXT],
             "reason": Reason(value["reason"]).value,
-            "actions": min(int(value["actions"]), MOST_ACTIONS),
+            "actions": min(value["actions"], MOST_ACTIONS),
             "outcome": EpisodeOutcome(value["outcome"]).value,
         }
     except (KeyError, TypeError, ValueError):
         return None
-    if not 0 < len(entry["id"]) <= MOST_NAME or entry["actions"] < 0:
+    if not 0 < len(entry["id"]) <= MOST_NAME or type(entry["actions"]) is not int or entry["actions"] < 0:
         return None
     return {name: member for name, member in entry.items() if member is not None}
 
@@ -372,7 +373,7 @@ def _lowest(lowest: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "node": str(lowest["numaNode"]),
         "zone": f"{lowest['numaNode']}/{lowest['zone']}",
-        "line": lowest["line"],
+        "line": lowest["line"][:32],
         "usableToLine": _percent(lowest["usableToLine"]),
         "freeToMin": _percent(lowest["freeToMin"]),
     }
@@ -381,7 +382,7 @@ def _lowest(lowest: Mapping[str, Any]) -> dict[str, Any]:
 def _percent(ratio: float | None) -> str | None:
     if ratio is None:
         return None
-    return f"{ratio * 100:.0f}%" if ratio < 100 else ">9999%"
+    return f"{max(ratio, -100.0) * 100:.0f}%" if ratio < 100 else ">9999%"
 
 
 def _zones(zones: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -4,6 +4,8 @@ Both processes are of one image, unless somebody overrides one of the two; then 
 version and a status of other fields. Checked once a reading, here, so that nothing after it has to expect less.
 """
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
@@ -14,6 +16,9 @@ from memorypressure.spec_values import Mode
 
 class _Kind(StrEnum):
     TEXT = "a text"
+    NAME = "a text of 1 to 63 characters"
+    ZONE = "a zone's name of 1 to 16 characters"
+    NODE = "a NUMA node's number, at most 65535"
     FLAG = "true or false"
     COUNT = "a whole number, not negative"
     INTEGER = "a whole number"
@@ -35,6 +40,7 @@ class _Each:
 Shape: TypeAlias = "_Kind | _OrNull | _Each | frozenset[str] | Mapping[str, Shape] | list[Shape]"
 
 _TEXT, _FLAG, _COUNT, _NUMBER = _Kind.TEXT, _Kind.FLAG, _Kind.COUNT, _Kind.NUMBER
+_NAME, _ZONE, _NODE = _Kind.NAME, _Kind.ZONE, _Kind.NODE
 _REASON: Final = frozenset(reason.value for reason in Reason)
 _PSI: Final = _OrNull({"avg10": _NUMBER, "totalSeconds": _NUMBER})
 _PSI_SCOPE: Final = _OrNull({"some": _PSI, "full": _PSI})
@@ -57,7 +63,7 @@ STATUS: Final[Shape] = {
     "decision": {"reason": _REASON, "message": _TEXT, "cause": _REASON},
     "triggers": [
         {
-            "name": _TEXT,
+            "name": _NAME,
             "status": frozenset(("Active", "Clear", "Unknown")),
             "sinceUnixNs": _Kind.INTEGER,
             "message": _TEXT,
@@ -66,8 +72,8 @@ STATUS: Final[Shape] = {
     "zones": _OrNull(
         [
             {
-                "numaNode": _COUNT,
-                "zone": _TEXT,
+                "numaNode": _NODE,
+                "zone": _ZONE,
                 "counted": _FLAG,
                 "managedBytes": _COUNT,
                 "freeBytes": _COUNT,
@@ -81,22 +87,22 @@ STATUS: Final[Shape] = {
     ),
     "lowest": _OrNull(
         {
-            "numaNode": _COUNT,
-            "zone": _TEXT,
-            "line": _TEXT,
+            "numaNode": _NODE,
+            "zone": _ZONE,
+            "line": _NAME,
             "usableToLine": _OrNull(_NUMBER),
             "freeToMin": _OrNull(_NUMBER),
         }
     ),
     "vmstat": _OrNull(_Each(_COUNT)),
     "psi": {"node": _PSI_SCOPE, "pods": _PSI_SCOPE},
-    "topPods": [{"uid": _TEXT, "reliefBytes": _COUNT, "overRequest": _FLAG}],
+    "topPods": [{"uid": _NAME, "reliefBytes": _COUNT, "overRequest": _FLAG}],
     "counters": {
         "freedBytes": _COUNT,
         "refusals": _Each(_COUNT),
         "ended": [{"policy": _TEXT, "mode": _TEXT, "result": _TEXT, "count": _COUNT}],
     },
-    "belowLine": [{"numaNode": _COUNT, "zone": _TEXT, "line": _TEXT, "seconds": _NUMBER, "episodes": _COUNT}],
+    "belowLine": [{"numaNode": _NODE, "zone": _ZONE, "line": _TEXT, "seconds": _NUMBER, "episodes": _COUNT}],
     "killLatency": {"sum": _NUMBER, "count": _COUNT},
     "loop": {"periodSeconds": _NUMBER, "lag": {"sum": _NUMBER, "count": _COUNT}},
     "helper": {"near": _FLAG},
@@ -116,6 +122,15 @@ def complaint(status: Mapping[str, Any]) -> str:
             found = _mismatch(zone.get(name), _Kind.COUNT, f"zones[{index}].{name}")
             if found:
                 return found
+    for name in status["capabilities"]:
+        if _CAPABILITY.fullmatch(name) is None:
+            return f"capabilities: {_shown(name)} is no name in CamelCase"
+    for path, keys in (
+        ("zones", [(zone["numaNode"], zone["zone"]) for zone in status["zones"] or ()]),
+        ("triggers", [trigger["name"] for trigger in status["triggers"]]),
+    ):
+        if len(set(keys)) != len(keys):
+            return f"{path}: one of them stands there twice"
     for path, histogram in (("loop.lag", status["loop"]["lag"]), ("killLatency", status["killLatency"])):
         buckets = histogram.get("buckets")
         whole = isinstance(buckets, list) and buckets and all(_is_bucket(each) for each in buckets)
@@ -125,6 +140,7 @@ def complaint(status: Mapping[str, Any]) -> str:
 
 
 _MOST: Final = (1 << 63) - 1
+_CAPABILITY: Final = re.compile(r"[A-Z][A-Za-z0-9]{0,62}")
 
 
 def _is_bucket(value: Any) -> bool:
@@ -138,10 +154,13 @@ def _is_bucket(value: Any) -> bool:
 
 _CHECKS: Final[Mapping[_Kind, Callable[[Any], bool]]] = {
     _Kind.TEXT: lambda value: type(value) is str,
+    _Kind.NAME: lambda value: type(value) is str and 0 < len(value) <= 63,
+    _Kind.ZONE: lambda value: type(value) is str and 0 < len(value) <= 16,
+    _Kind.NODE: lambda value: type(value) is int and 0 <= value <= 65535,
     _Kind.FLAG: lambda value: type(value) is bool,
     _Kind.COUNT: lambda value: type(value) is int and 0 <= value <= _MOST,
-    _Kind.INTEGER: lambda value: type(value) is int and -_MOST <= value <= _MOST,
-    _Kind.NUMBER: lambda value: type(value) in (int, float) and -_MOST <= value <= _MOST,  # NaN is in no range
+    _Kind.INTEGER: lambda value: type(value) is int,
+    _Kind.NUMBER: lambda value: type(value) in (int, float) and abs(value) < math.inf,  # which NaN is not
 }
 
 
