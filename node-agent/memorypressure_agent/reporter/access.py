@@ -20,6 +20,8 @@ ALLOWED_SECONDS: Final = 60.0
 """For so long an answer holds: a right that is taken away ends within a minute."""
 REFUSED_SECONDS: Final = 10.0
 MOST_REMEMBERED: Final = 128
+MOST_TOLD: Final = 16
+"""Users whose refusal is logged, each once."""
 MOST_WAIT_SECONDS: Final = 8.0
 """Reviews are made one after the other; who would wait longer is refused. Prometheus gives up after 10 s by default."""
 MOST_TOKEN: Final = 1 << 15
@@ -33,6 +35,10 @@ class Verdict:
     text: str = ""
 
 
+Guard = Callable[[str], Verdict]
+"""Judges a request by its Authorization header."""
+
+
 class Access:
     """Judges requests by their Authorization header; from any thread. Remembers digests of tokens, never tokens."""
 
@@ -42,6 +48,7 @@ class Access:
         self._path = path
         self._asking = threading.Lock()
         self._known: dict[bytes, tuple[Verdict, float]] = {}
+        self._told: set[str] = set()
         self._problem = ""
 
     def verdict(self, authorization: str) -> Verdict:
@@ -93,7 +100,9 @@ class Access:
         text = (
             f"{name} may not get the non-resource URL {self._path}; a ClusterRole with that rule has to be bound to it"
         )
-        self._log(Reason.SCRAPE_REFUSED, f"metrics refused: {text}")
+        if name not in self._told and len(self._told) < MOST_TOLD:  # whoever scrapes without the right does so often
+            self._told.add(name)
+            self._log(Reason.SCRAPE_REFUSED, f"metrics refused: {text}")
         return Verdict(403, text)
 
     def _say(self, problem: str) -> None:
@@ -115,9 +124,6 @@ def _status(review: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _hint(error: ApiError) -> str:
-    return "; does the agent's ClusterRole allow to create tokenreviews and subjectaccessreviews?" * (
-        error.status == 403
-    )
-
-
-Guard = Callable[[str], Verdict]
+    if error.status != 403:
+        return ""
+    return "; does the agent's ClusterRole allow to create tokenreviews and subjectaccessreviews?"
