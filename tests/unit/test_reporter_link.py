@@ -395,6 +395,25 @@ def test_a_version_that_is_too_old_is_told_and_the_object_read_again(desk: Desk,
     assert desk.client.gets == [STATE, PLAN, STATE]
 
 
+@pytest.mark.parametrize(("status", "read_again"), [(0, False), (429, False), (503, False), (404, True), (504, True)])
+def test_a_watch_that_is_refused_makes_it_read_the_object_and_one_that_breaks_off_does_not(
+    desk: Desk, status: int, read_again: bool
+) -> None:
+    desk.serve(ORDERS)
+    desk.follow()
+    desk.client.watches = [ApiError(status, "Too large resource version" if status else "reset")]
+    with pytest.raises(ApiError):
+        desk.link.follow()
+    desk.client.objects[STATE] = MISSING_KIND
+    desk.client.watches = [[]]
+    if read_again:
+        with pytest.raises(ApiError):
+            desk.link.follow()
+    else:
+        desk.link.follow()
+    assert (desk.orders() is None) is read_again
+
+
 def test_an_event_that_could_not_be_taken_over_is_not_behind_us(desk: Desk) -> None:
     desk.serve(ORDERS)
     desk.follow()

@@ -35,6 +35,8 @@ SHORT_WATCH_SECONDS: Final = 5.0
 """A watch that ends sooner counts as a failure: otherwise one that always ends at once would be asked for in a loop."""
 LONGEST_BACKOFF_SECONDS: Final = 30.0
 
+_BUSY: Final = (0, 429, 503)
+"""No answer, or one that says nothing about what was asked for."""
 _NO_POLICY: Final = "no policy is in force on this node"
 
 
@@ -134,9 +136,12 @@ class Link(threading.Thread):
                 if self._stopping.is_set() or not self._hear(event):
                     return
         except ApiError as error:
-            if error.status != EXPIRED:
-                raise
-            self._expired(error.message)
+            if error.status == EXPIRED:
+                self._expired(error.message)
+                return
+            if error.status not in _BUSY:  # the kind may be gone, or the version be of a server that was set back
+                self._version = ""
+            raise
         except _TryAgainError:
             self._version = ""
             raise
