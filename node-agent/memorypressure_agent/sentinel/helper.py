@@ -17,7 +17,7 @@ from memorypressure_agent.host.containers import ContainerHandle
 from memorypressure_agent.sentinel.candidates import Candidates, Killed, Snapshot, total
 from memorypressure_agent.sentinel.counters import KILL_BUCKETS_SECONDS, Lag
 from memorypressure_agent.sentinel.log import Log
-from memorypressure_agent.sentinel.process import become_realtime, end_realtime, release_memory
+from memorypressure_agent.sentinel.process import become_realtime, empty_free_lists, end_realtime, release_memory
 
 FIGURES_WATCHING_NS: Final = 1_000_000_000
 FIGURES_NEAR_NS: Final = 2_000_000_000
@@ -26,6 +26,7 @@ FIGURES_FAR_NS: Final = 15_000_000_000
 LIST_EVERY_NS: Final = 10_000_000_000
 """How soon a container that was started anew is found; a pod must be older than that anyway to be a victim."""
 CAPABILITY_EVERY_NS: Final = 30_000_000_000
+EMPTY_EVERY_NS: Final = 5_000_000_000
 STATUS_EVERY_NS: Final = 1_000_000_000
 FOLLOW_SECONDS: Final = 0.02
 PROGRESS_EVERY_NS: Final = 200_000_000
@@ -122,6 +123,7 @@ class Helper:
         self._outcomes: deque[Outcome] = deque()
         self._kills: deque[_Followed] = deque()
         self._ends: dict[int, KillEnd] = {}
+        self._emptied_ns = boot_ns()
         self._figures_ns = 0
         self._list_ns = 0
         self._watching = False
@@ -244,6 +246,9 @@ class Helper:
         if now - self._capability_ns >= CAPABILITY_EVERY_NS and not self._hold:
             self._capability_ns = now
             self.kill_failure = self._kill_capability()
+        if now - self._emptied_ns >= EMPTY_EVERY_NS and not self._hold:
+            self._emptied_ns = now
+            empty_free_lists()
         if now - self._status_ns >= STATUS_EVERY_NS:
             self._status_ns = now
             self._write_status()
