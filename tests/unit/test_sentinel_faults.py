@@ -1,0 +1,147 @@
+"""Clocks that step, a machine that slept, orders replaced while they are read: what the sampler does then."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.samplerbench import BELOW_RESERVE_PAGES, MS, SECOND, UID, Bench
+from support.sentinellab import candidate, grant_for, orders
+
+from memorypressure.orders import encode
+from memorypressure.reasons import Reason
+
+HOUR = 3600 * SECOND
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path, dry_run_only=False)
+    yield made
+    made.close()
+
+
+def settle(bench: Bench) -> None:
+    """Far from every line, with fresh figures of the one candidate."""
+    for _ in range(3):
+        bench.round(1000, 90_000)
+    figures(bench)
+
+
+def figures(bench: Bench) -> None:
+    bench.helper.candidates.wanted = frozenset((UID,))
+    bench.helper.candidates.refresh(hold=False)
+
+
+def reason(bench: Bench) -> Reason:
+    view = bench.sampler.view
+    assert view is not None
+    return view.result.decision.reason
+
+
+def test_three_samples_below_kill_whom_the_orders_name(bench: Bench) -> None:
+    settle(bench)
+    for _ in range(5):
+        bench.round(20, BELOW_RESERVE_PAGES)
+    assert bench.tree.killed() == {"c0de01"}, bench.sampler.view and bench.sampler.view.result.decision
+    assert bench.journal.grants.kills_total == 1
+
+
+@pytest.mark.parametrize(
+    "step_seconds", [-86_400, -1, 1, 86_400 * 365], ids=["a day back", "a second back", "on", "a year"]
+)
+def test_a_wall_clock_that_steps_changes_no_decision(bench: Bench, step_seconds: int) -> None:
+    settle(bench)
+    for number in range(5):
+        bench.unix_ns += step_seconds * SECOND * (1 if number % 2 else 2)
+        bench.round(20, BELOW_RESERVE_PAGES)
+    assert bench.tree.killed() == {"c0de01"}
+
+
+def test_after_a_suspend_nothing_of_before_counts(bench: Bench) -> None:
+    settle(bench)
+    for _ in range(2):
+        bench.round(20, BELOW_RESERVE_PAGES)  # one sample more would kill
+    bench.now += HOUR
+    bench.round(0, BELOW_RESERVE_PAGES)
+    assert bench.tree.killed() == set(), "the window began anew"
+    figures(bench)
+    for _ in range(5):
+        bench.round(20, BELOW_RESERVE_PAGES)
+    assert bench.tree.killed() == set()
+    assert reason(bench) is Reason.GRANT_EXPIRED, "the leave ran out while it slept"
+    assert bench.journal.grants.kills_total == 0
+
+
+def test_figures_from_before_a_suspend_choose_nobody(bench: Bench) -> None:
+    settle(bench)
+    bench.now += 60 * SECOND
+    for _ in range(5):
+        bench.round(20, BELOW_RESERVE_PAGES)
+    assert bench.tree.killed() == set()
+    assert reason(bench) is Reason.NO_FIGURES
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.9, 0.999])
+def test_orders_that_are_written_in_place_and_read_halfway_disarm_until_they_are_whole(
+    bench: Bench, part: float
+) -> None:
+    settle(bench)
+    whole = bench.orders_path.read_bytes()
+    bench.orders_path.write_bytes(whole[: int(len(whole) * part)])
+    bench.round(1000, 90_000)
+    figures(bench)
+    for _ in range(5):
+        bench.round(20, BELOW_RESERVE_PAGES)
+    assert bench.tree.killed() == set()
+    assert reason(bench) in (Reason.ORDERS_INVALID, Reason.WRONG_VERSION)
+    bench.orders_path.write_bytes(whole)
+    bench.round(1000, BELOW_RESERVE_PAGES)
+    figures(bench)
+    for _ in range(5):
+        bench.round(20, BELOW_RESERVE_PAGES)
+    assert reason(bench) is Reason.CEILING_REACHED, "the leave was given back meanwhile, and has to be given anew"
+    grants = bench.journal.grants
+    given = orders(candidate(UID, "a"), grant=grant_for(grants.incarnation, beat=grants.beat))
+    bench.orders_path.write_bytes(encode(given))
+    bench.round(1000, BELOW_RESERVE_PAGES)
+    figures(bench)
+    for _ in range(5):
+        bench.round(20, BELOW_RESERVE_PAGES)
+    assert bench.tree.killed() == {"c0de01"}
+
+
+def test_orders_that_are_replaced_while_pressure_lasts_hold_from_the_next_sample_on(
+    bench: Bench, tmp_path: Path
+) -> None:
+    settle(bench)
+    given = orders(candidate(UID, "a"), grant=grant_for(bench.journal.incarnation))
+    new = tmp_path / "new"
+    new.write_bytes(encode(replace(given, pods=())))
+    new.rename(bench.orders_path)
+    bench.round(1000, BELOW_RESERVE_PAGES)
+    for _ in range(5):
+        bench.round(20, BELOW_RESERVE_PAGES)
+    assert bench.tree.killed() == set()
+    assert reason(bench) is Reason.NO_VICTIM
+
+
+def test_a_pod_that_was_replaced_under_its_name_is_not_the_one_that_is_killed(bench: Bench) -> None:
+    """Its cgroup was made anew after the figures were read; the descriptor held leads to the one that is gone."""
+    settle(bench)
+    directory = bench.tree.pod_directory(UID)
+    directory.rename(directory.with_name("gone"))
+    bench.tree.add_pod(UID)
+    bench.tree.add_container(UID, "c0de01", None)
+    for _ in range(5):
+        bench.round(20, BELOW_RESERVE_PAGES)
+    assert (directory / "c0de01/cgroup.kill").read_text() == "", "the new one lives"
+    assert bench.journal.grants.kills_total == 1
+    assert bench.journal.last_decision > 0
+
+
+def test_the_period_of_a_machine_that_slept_is_not_the_sum_of_what_it_missed(bench: Bench) -> None:
+    settle(bench)
+    bench.now += 8 * HOUR
+    assert bench.round(0, 90_000) <= SECOND
+    assert bench.round(10, 90_000) >= 10 * MS
