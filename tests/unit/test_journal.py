@@ -449,3 +449,14 @@ def test_a_reader_beside_a_writer_at_full_speed_never_sees_a_torn_record(path: P
     finally:
         writer.kill()
         writer.communicate(timeout=10)
+
+
+def test_every_page_of_a_journal_is_made_resident(journal: Journal, path: Path) -> None:
+    def resident_kib() -> int:
+        lines = iter(Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines())
+        return sum(
+            int(next(row for row in lines if row.startswith("Rss:")).split()[1]) for line in lines if str(path) in line
+        )
+
+    journal.keep_resident()
+    assert resident_kib() * 1024 == layout.TOTAL_BYTES

@@ -123,3 +123,21 @@ def test_a_pod_that_is_being_killed_is_no_candidate_until_its_end(tree: CgroupTr
     emptied(tree, SMALL, None)
     helper._turn()
     assert candidates.dying == frozenset()
+
+
+def test_with_realtime_the_helper_is_under_it_from_a_kill_to_its_end_and_no_longer(
+    tree: CgroupTree, candidates: Candidates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr("memorypressure_agent.sentinel.helper.become_realtime", lambda *_: calls.append("begin") or "")
+    monkeypatch.setattr("memorypressure_agent.sentinel.helper.end_realtime", lambda: calls.append("end"))
+    helper = Helper(candidates, Log(as_json=False), lambda: None, lambda: "", can_release=False, realtime=True)
+    helper._thread_id = 1
+    killed = candidates.kill(UID, (BIG, SMALL))
+    helper.watch(1, Victim(PodRef(UID, "default", "pod"), (BIG, SMALL), None, 0, over_request=False), killed, boot_ns())
+    helper._turn()
+    assert calls == ["begin"]
+    emptied(tree, BIG, Memory())
+    emptied(tree, SMALL, Memory())
+    helper._turn()
+    assert calls == ["begin", "end"]

@@ -47,7 +47,7 @@ Each run is a small virtual machine (Debian's kernel, QEMU without KVM, 2 virtua
 project is about is produced on purpose: a network card whose driver takes a whole page for every small frame, in
 interrupt context; a receiver that drains its sockets in bursts; a reader of more data than memory; a pod that writes to
 more memory than fits, so that reclaim succeeds all the time but only as fast as a throttled disk. Six seconds after the
-pods the host floods the card for 18 s. 30 s are measured.
+pods the host floods the card for 18 s. 26 s are measured.
 
 The guest has a kubepods tree with pods as a node has them: QoS class Burstable, oom_score_adj as the kubelet sets it,
 sandboxes. Our agent runs as the DaemonSet's container does, in its own guaranteed pod, under the default policy

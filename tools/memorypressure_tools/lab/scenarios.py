@@ -82,7 +82,7 @@ class Scenario:
     swappiness: int = 100
     min_free_kib: int = 0
     """vm.min_free_kbytes; 0: what the kernel chose."""
-    sampled_seconds: int = 30
+    sampled_seconds: int = 26
     fill_seconds: int = 6
     flood_seconds: int = 18
     frames_per_second: int = 30_000
