@@ -80,7 +80,7 @@ class Service:
             self._sources.page_size_bytes,
         )
         self._capabilities: dict[str, str] = {}
-        self._lock_tried_ns: int | None = None
+        self._chores_ns = 0
         self._vmstat_ns: int | None = None
         self._vmstat: dict[str, int] | None = None
         limit_ns = settings.watchdog_seconds * 1_000_000_000
@@ -100,25 +100,30 @@ class Service:
         self._announce()
         due = monotonic_ns()
         while True:
-            sampler.lag.observe(monotonic_ns() - due)
             began = monotonic_ns()
+            sampler.lag.observe(began - due)
             period = sampler.round()
             if helper.failure is not None:
                 print(f"{PROGRAM}: error: the helper thread ended: {helper.failure!r}", file=sys.stderr)
                 return EXIT_FAILED
-            if sampler.journal is not None and self._is_due() and not sampler.journal.in_place():
-                print(f"{PROGRAM}: error: {sampler.journal.path} was removed or replaced; start again", file=sys.stderr)
-                return EXIT_FAILED
-            if self._is_due() and self._over_helper.stuck(helper.turns, monotonic_ns()):
-                self._end_stuck("the helper thread made no turn", self._over_helper)
-            self._try_lock()
+            if began >= self._chores_ns:
+                self._chores_ns = began + LOCK_EVERY_NS
+                if sampler.journal is not None and not sampler.journal.in_place():
+                    print(
+                        f"{PROGRAM}: error: {sampler.journal.path} was removed or replaced; start again",
+                        file=sys.stderr,
+                    )
+                    return EXIT_FAILED
+                if self._over_helper.stuck(helper.turns, began):
+                    self._end_stuck("the helper thread made no turn", self._over_helper)
+                self._try_lock()
             if sampler.counts.rounds == SETTLED_ROUNDS:
                 self._settle()
-            due = max(began + period, monotonic_ns())
-            left = due - monotonic_ns()
+            now = monotonic_ns()
+            due = max(began + period, now)
             # CPython returns a value without meaning, not None, when a wait that was interrupted (a SIGCONT after a
             # freeze) finds its time up: Modules/signalmodule.c, 3.11 to 3.14.
-            taken = signal.sigtimedwait(STOP_SIGNALS, max(0, left) / 1e9)
+            taken = signal.sigtimedwait(STOP_SIGNALS, (due - now) / 1e9)
             if taken is not None and taken.si_signo in STOP_SIGNALS:
                 break
         helper.log("Stopped", "stopped by a signal; the journal keeps what the next sentinel must know")
@@ -177,9 +182,6 @@ class Service:
 
     def _try_lock(self) -> None:
         """Takes the node's lock and the journal when another sentinel gave them up. Between rounds only."""
-        if not self._is_due():
-            return
-        self._lock_tried_ns = monotonic_ns()
         sampler = self._sampler
         if sampler.journal is None:
             try:
@@ -193,9 +195,6 @@ class Service:
         if held != sampler.lock_held:
             self._helper.log("LockHeld", self._lock.message if held else "the node's lock is ours now")
         sampler.lock_held = held
-
-    def _is_due(self) -> bool:
-        return self._lock_tried_ns is None or monotonic_ns() - self._lock_tried_ns >= LOCK_EVERY_NS
 
     def _announce(self) -> None:
         settings, journal = self._settings, self._sampler.journal
