@@ -181,7 +181,19 @@ def test_the_hog_asks_for_memory_because_its_share_of_swap_follows_from_it() -> 
     container = load.hog_spec("node-1", 600)["containers"][0]
     assert container["resources"]["requests"]["memory"] == "400Mi"
     assert container["command"][2].endswith("exec hog 600")
-    assert "/go/start" in container["command"][2]
+    assert "= go ]; do sleep" in container["command"][2]
+
+
+def test_no_pod_of_the_load_but_the_reader_has_local_storage_which_would_protect_it() -> None:
+    assert "volumes" not in load.hog_spec("node-1", 600) | load.sink_spec("node-1") | load.idle_spec("node-1")
+    assert load.stream_spec("node-1")["volumes"] != []
+
+
+def test_the_gate_answers_go_only_when_the_start_file_is_there() -> None:
+    script = (REPOSITORY / "tools/memorypressure_tools/cluster/files/gate.sh").read_text(encoding="utf-8")
+    assert f"-e {load.START_FILE} ] && echo go" in script
+    node = (REPOSITORY / "tools/memorypressure_tools/cluster/files/node.sh").read_text(encoding="utf-8")
+    assert f"nc -ll -p {load.GATE_PORT} -e /sbin/load-gate" in node
 
 
 def test_a_pod_s_text_tells_exit_codes_restarts_and_deletion() -> None:
@@ -229,7 +241,7 @@ def test_the_steps_of_an_enforced_run_are_those_after_its_kill() -> None:
 
 
 def test_a_run_in_which_nothing_was_killed_shows_what_was_not_seen() -> None:
-    document = {"changes": [], "deaths": []}
+    document = {"changes": [{"at": -9.0, "what": "pod hog-1", "now": "Pending"}], "deaths": []}
     assert {at for _, at in demo.timings(document)} == {None}
 
 

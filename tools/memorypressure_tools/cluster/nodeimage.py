@@ -65,6 +65,7 @@ def _fill(root: tree.Tree, kernel: Kernel, tools: dict[str, Path], made: dict[st
     for name in PLUGINS:
         root.binary(Path(packages.path("containernetworking-plugins")).with_name(name), f"opt/cni/bin/{name}")
     apparmor.add_to(root)
+    root.copy(FILES / "gate.sh", "sbin/load-gate")
     root.copy(FILES / "containerd.toml", "etc/containerd/config.toml", 0o644)
     for name in ("var/lib/kubelet", "var/log/pods", "etc/kubernetes/manifests", "etc/cni/net.d"):
         root.place(f"{name}/.keep").touch()

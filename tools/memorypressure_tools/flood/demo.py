@@ -126,7 +126,7 @@ def timings(document: dict[str, Any]) -> list[tuple[str, float | None]]:
 
     def seen(what: str, text: str = "") -> float | None:
         for change in document["changes"]:
-            if killed is not None and change["at"] < killed - 1:
+            if change["at"] < (0.0 if killed is None else killed - 1):
                 continue
             if change["what"].startswith(what) and text in change["now"]:
                 return float(change["at"])

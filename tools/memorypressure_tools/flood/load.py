@@ -8,6 +8,9 @@ from memorypressure_tools.cluster.loadimage import LOAD
 NAMESPACE: Final = "load"
 GATE_DIRECTORY: Final = "/run/go"
 START_FILE: Final = f"{GATE_DIRECTORY}/start"
+"""The load of a node begins when this is there; cluster/files/gate.sh tells the pods."""
+NODE_ADDRESS: Final = "10.0.2.15"
+GATE_PORT: Final = 4242
 FIRST_PORT: Final = 20000
 PORTS: Final = 16
 RECEIVE_KIB: Final = 3072
@@ -27,20 +30,24 @@ def pod_spec(  # noqa: PLR0913 -- a pod has many parts
     priority_class: str = "",
     restart: str = "Always",
     waits: bool = True,
+    reads_data: bool = False,
 ) -> Object:
-    """A pod's spec whose one container runs the command when the start file is there."""
-    script = f"while ! [ -e /go/start ]; do sleep 0.2; done; exec {command}" if waits else f"exec {command}"
+    """A pod's spec whose one container runs the command when the node's start file is there.
+
+    It asks the node over TCP: a pod with a hostPath would be protected, as one with local storage.
+    """
+    ask = f'until [ "$(nc -w 1 {NODE_ADDRESS} {GATE_PORT} < /dev/null 2>/dev/null)" = go ]; do sleep 0.2; done'
+    script = f"{ask}; exec {command}" if waits else f"exec {command}"
     container: Object = {
         "name": "main",
         "image": LOAD,
         "imagePullPolicy": "Never",
         "command": ["sh", "-c", script],
         "resources": {"requests": dict(requests), **({"limits": dict(limits)} if limits else {})},
-        "volumeMounts": [
-            {"name": "go", "mountPath": "/go", "readOnly": True},
-            {"name": "data", "mountPath": "/data", "readOnly": True},
-        ],
     }
+    if reads_data:
+        container["volumeMounts"] = [{"name": "data", "mountPath": "/data", "readOnly": True}]
+    data = {"name": "data", "hostPath": {"path": "/data", "type": "Directory"}}
     if capabilities:
         container["securityContext"] = {"capabilities": {"add": list(capabilities)}}
     return {
@@ -52,10 +59,7 @@ def pod_spec(  # noqa: PLR0913 -- a pod has many parts
         "hostNetwork": host_network,
         **({"priorityClassName": priority_class} if priority_class else {}),
         "containers": [container],
-        "volumes": [
-            {"name": "go", "hostPath": {"path": GATE_DIRECTORY, "type": "DirectoryOrCreate"}},
-            {"name": "data", "hostPath": {"path": "/data", "type": "Directory"}},
-        ],
+        **({"volumes": [data]} if reads_data else {}),
     }
 
 
@@ -66,7 +70,8 @@ def hog_spec(node: str, mebibytes: int, *, request: str = "400Mi") -> Object:
 
 def stream_spec(node: str) -> Object:
     """Endless sequential reads: clean page cache, which reclaim gives back and the reader takes again."""
-    return pod_spec("stream /data/data 300", node=node, requests={"memory": "10Mi", "cpu": "10m"})
+    requests = {"memory": "10Mi", "cpu": "10m"}
+    return pod_spec("stream /data/data 300", node=node, requests=requests, reads_data=True)
 
 
 def sink_spec(node: str) -> Object:
