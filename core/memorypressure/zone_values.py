@@ -33,7 +33,8 @@ class Zone:
     """One block of /proc/zoneinfo; min, low and high as printed, so with boost in them since kernel 5.0.
 
     `boost_known` is False before 5.16, where boost is not printed: from 5.0 to 5.15 it is then invisible in min, low
-    and high, and `raw_min_pages` and the lines made of it are too high by half or 3/8 of the boost.
+    and high. `raw_min_pages` is then bounded, exactly where min is at least 0.4 % of the zone (machines of up to some
+    16 GiB, or huge pages); else the lines made of it are too high by half or 3/8 of the boost.
     `cma_known` is False before 5.12, where the zone's CMA total is not printed; `cma_pages` is then 0.
     `stat_threshold_pages` is the largest `vm stats threshold` of the zone's `cpus` CPUs, 0 without SMP.
     """
@@ -56,8 +57,14 @@ class Zone:
 
     @property
     def raw_min_pages(self) -> int:
-        """Min without boost, which is what GFP_ATOMIC is tested against."""
-        return self.min_pages - self.boost_pages
+        """Min without boost, which is what GFP_ATOMIC is tested against; where boost is hidden, at most so much.
+
+        Boost does not move the distance from min to low, which is a quarter of raw min or more (mm/page_alloc.c,
+        `__setup_per_zone_wmarks`, all versions): so raw min is at most four times that distance.
+        """
+        if self.boost_known or self.low_pages < self.min_pages:
+            return self.min_pages - self.boost_pages
+        return min(self.min_pages, 4 * (self.low_pages - self.min_pages) + 3)
 
     @property
     def usable_pages(self) -> int:
@@ -77,7 +84,7 @@ class Zone:
             return self.min_pages
         if line is Line.HIGH:
             return self.high_pages
-        raw_min = self.min_pages - self.boost_pages
+        raw_min = self.min_pages - self.boost_pages if self.boost_known else self.raw_min_pages
         half = raw_min - raw_min // 2
         return half if line is Line.ATOMIC_RESERVE else half - half // 4
 

@@ -3,8 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import shapes
 
-from memorypressure.zones import CountedZone, Line, NumaNode, Zone, ZoneInfo
+from memorypressure.zones import CountedZone, Line, NumaNode, Zone, ZoneInfo, parse_zoneinfo
 
 
 def zone(free: int = 1000, minimum: int = 634, boost: int = 0, managed: int = 100_000, **others: object) -> Zone:
@@ -126,3 +127,26 @@ def test_headroom_is_zero_exactly_below_and_above_clear_excludes_below(
     judged = node(CountedZone(zone(free, minimum, managed=managed), protection))
     assert (judged.headroom_pages(line, margin) == 0) is judged.below(line, margin)
     assert not (judged.above_clear(line, margin) and judged.below(line, margin))
+
+
+@pytest.mark.parametrize("kernel", [(4, 19), (5, 4), (5, 15)])
+@pytest.mark.parametrize("boost", [0, 512, 15_000])
+def test_where_boost_is_hidden_raw_min_is_bounded_by_what_boost_does_not_move(
+    kernel: tuple[int, int], boost: int
+) -> None:
+    """A virtual machine whose min is 0.8 % of its zone: a quarter of it is the distance from min to low."""
+    machine = shapes.Machine(
+        kernel, {0: (shapes.ZoneShape("Normal", 2_000_000, 90_000, 16_000, boost_pages=boost),)}, types=shapes.NO_DMA
+    )
+    (zone,) = [zone for zone in parse_zoneinfo(shapes.zoneinfo(machine), 4096).zones if zone.managed_pages]
+    assert not zone.boost_known
+    assert 16_000 <= zone.raw_min_pages <= 16_003
+    assert zone.mark_pages(Line.ATOMIC_RESERVE) <= 8_002
+
+
+@given(st.integers(0, 1 << 30), st.integers(0, 1 << 32), st.integers(0, 1 << 30))
+def test_the_bound_of_raw_min_is_never_below_raw_min(raw_min: int, managed: int, boost: int) -> None:
+    step = max(raw_min >> 2, managed * 10 // 10_000)
+    marks = (raw_min + boost, raw_min + boost + step, raw_min + boost + 2 * step)
+    assert Zone(0, "Normal", 0, 0, False, *marks, managed).raw_min_pages >= raw_min
+    assert Zone(0, "Normal", 0, 0, False, *marks, managed).raw_min_pages <= raw_min + boost

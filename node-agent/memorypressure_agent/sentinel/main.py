@@ -127,7 +127,7 @@ def become_lean(settings: SentinelSettings) -> None:
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_TOP_PAD_": "16384"}
     # A zoneinfo of many CPUs is read into the heap, which keeps its pages, and not mapped anew each time.
     environment |= {"MALLOC_TRIM_THRESHOLD_": str(1 << 20), "MALLOC_MMAP_THRESHOLD_": str(1 << 22)}
-    if not is_compiled(lean):
+    if age_of_bytecode(lean) is None or any((age_of_bytecode(path) or 0) < 0 for path in sources(places)):
         # Whatever has to be compiled is compiled by a process of its own and cached where it can be: compiling would
         # leave the lean process 1 to 4 MiB larger.
         compiling = [*interpreter, json.dumps({"path": places, "settings": None})]
@@ -137,13 +137,22 @@ def become_lean(settings: SentinelSettings) -> None:
     os.execve(sys.executable, words, environment)  # noqa: S606 (the interpreter that runs this very code)
 
 
-def is_compiled(path: str) -> bool:
-    """Whether the bytecode of a module, as `-OO` wants it, is cached and not older than its source."""
+def sources(places: list[str]) -> list[str]:
+    """Files of the packages that the lean process imports from, found below these places of packages."""
+    packages = [
+        f"{places[0]}/memorypressure",
+        *[f"{places[1]}/memorypressure_agent/{name}" for name in ("host", "sentinel")],
+    ]
+    return [f"{package}/{name}" for package in packages for name in os.listdir(package) if name.endswith(".py")]
+
+
+def age_of_bytecode(path: str) -> float | None:
+    """Seconds by which the bytecode of a module that is cached for `-OO` is newer than its source; None: no cache."""
     cached = importlib.util.cache_from_source(path, optimization=2)
     try:
-        return os.stat(cached).st_mtime >= os.stat(path).st_mtime
+        return os.stat(cached).st_mtime - os.stat(path).st_mtime
     except OSError:
-        return False
+        return None
 
 
 def _count(most: int, least: int = 0) -> Callable[[str], int]:
