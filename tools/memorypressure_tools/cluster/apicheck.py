@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from memorypressure_tools.cluster.cluster import Cluster
 
-SECONDS: Final = 180.0
+SECONDS: Final = 300.0
 POLL_SECONDS: Final = 0.5
 PROGRAM: Final = """
 import json, os, ssl, urllib.request

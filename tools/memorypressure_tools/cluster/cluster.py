@@ -27,9 +27,9 @@ from memorypressure_tools.images import build as image_build
 from memorypressure_tools.processes import Child
 
 REPOSITORY: Final = toolcache.TOOLS_DIRECTORY.parent
-NODE_READY_SECONDS: Final = 240.0
-AGENT_READY_SECONDS: Final = 240.0
-OPERATOR_READY_SECONDS: Final = 120.0
+NODE_READY_SECONDS: Final = 300.0
+AGENT_READY_SECONDS: Final = 300.0
+OPERATOR_READY_SECONDS: Final = 300.0
 NODE_GRACE_SECONDS: Final = 40
 """Kubernetes' default: a node that is silent for so long is NotReady."""
 POLL_SECONDS: Final = 0.3
