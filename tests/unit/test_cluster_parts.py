@@ -6,11 +6,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from memorypressure_tools.background import Background, RunsAlreadyError
 from memorypressure_tools.cluster import apicheck, cluster, loadimage
 from memorypressure_tools.cluster.__main__ import main
 from memorypressure_tools.cluster.node import NodeOptions, kubelet_configuration
+from memorypressure_tools.helm import CHART
 
 
 def test_kubelet_eviction_is_off_unless_asked_for() -> None:
@@ -70,3 +72,13 @@ def test_the_state_of_a_running_one_is_its_owners_alone_and_goes_with_it(tmp_pat
             pass
     assert background.read() is None
     assert not (tmp_path / "state.json").exists()
+
+
+def test_agent_and_operator_fit_on_the_idle_node() -> None:
+    def millicores(quantity: str) -> int:
+        return int(quantity.removesuffix("m"))
+
+    options = cluster.ClusterOptions(nodes=2)
+    agent = sum(millicores(each["cpu"]) for each in cluster.SLOW_MACHINE_VALUES.values())
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    assert agent + millicores(values["operator"]["resources"]["cpu"]) <= options.idle_node.cpus * 1000

@@ -61,7 +61,7 @@ class ClusterOptions:
     #: of the first node, which is the one that is flooded
     node: NodeOptions = field(default_factory=NodeOptions)
     #: of the second node, which runs the operator and nothing else
-    idle_node: NodeOptions = field(default_factory=lambda: NodeOptions(cpus=1))
+    idle_node: NodeOptions = field(default_factory=NodeOptions)
     #: values of the chart, on top of profile KillFast and the cgroupfs driver
     values: Mapping[str, Any] = field(default_factory=dict)
     #: False: neither chart nor operator
@@ -269,7 +269,9 @@ class Cluster:
     def _said_by_the_api(self) -> str:
         pods = self.plane.kubectl("get", "nodes,pods", "-A", "-o", "wide", check=False).stdout
         events = self.plane.kubectl("get", "events", "-A", "--sort-by=.lastTimestamp", check=False).stdout
-        tail = "\n".join(events.splitlines()[-25:])
+        # What could not be scheduled is said once and then only counted: it would be far up.
+        lines = events.splitlines()
+        tail = "\n".join([*(line for line in lines[:-25] if "FailedScheduling" in line), *lines[-25:]])
         words = ["--selector=app.kubernetes.io/component", "--all-containers", "--prefix", "--tail=12"]
         ours = self.plane.kubectl("logs", "--namespace", NAMESPACE, *words, check=False)
         return f"{pods}\n{tail}\n{ours.stdout}{ours.stderr}"
