@@ -286,8 +286,8 @@ class _Allotment:
         if view.node in self.writes or not self._armed(view) or grant is None or lease is None:
             return
         beat = max(grant.beat, lease.beat)
-        renewed = replace(grant, beat=beat, plan_uid=view.plan_uid, plan_generation=view.plan_generation)
-        if renewed != grant:
+        if (beat, view.plan_uid, view.plan_generation) != (grant.beat, grant.plan_uid, grant.plan_generation):
+            renewed = replace(grant, beat=beat, plan_uid=view.plan_uid, plan_generation=view.plan_generation)
             self.writes[view.node] = GrantWrite(view.node, WriteKind.RENEW, renewed, Reason.GRANTED)
 
 

@@ -3,7 +3,6 @@
 The ledger itself is a value, and sums over all of its entries: at 5,000 nodes a round asks for them at every raise.
 """
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from memorypressure.ledger import Entry, Ledger
@@ -45,11 +44,15 @@ class Book:
 
     def of_node(self, node: str) -> tuple[Entry, ...]:
         """What the incarnations of a node hold, lost ones too, sorted."""
-        found: Iterable[Entry] = self._of_node.get(node, {}).values()
-        return tuple(sorted(found, key=lambda entry: entry.incarnation))
+        found = self._of_node.get(node)
+        if not found:
+            return ()
+        return tuple(found.values()) if len(found) == 1 else tuple(found[key] for key in sorted(found))
 
     def put(self, entry: Entry) -> None:
         """Takes the entry in place of the incarnation's former one."""
+        if self._entries.get(entry.incarnation) is entry:
+            return
         self.drop(entry.incarnation)
         self._entries[entry.incarnation] = entry
         self._of_node.setdefault(entry.node, {})[entry.incarnation] = entry

@@ -157,11 +157,10 @@ def _report(book: Book, view: NodeView) -> None:
         entry = Entry(view.node, lease.incarnation, 0, lease.kills_total, beat, _LONGEST_GRANT_SECONDS)
     if entry is not None:
         book.spend(lease.kills_total - entry.counted)
-        entry = replace(
-            entry,
-            counted=max(entry.counted, lease.kills_total),
-            ceiling=max(entry.ceiling, granted, 0 if entry.ceiling else lease.ceiling_seen),
-        )
+        counted = max(entry.counted, lease.kills_total)
+        ceiling = max(entry.ceiling, granted, 0 if entry.ceiling else lease.ceiling_seen)
+        if (counted, ceiling) != (entry.counted, entry.ceiling):
+            entry = replace(entry, counted=counted, ceiling=ceiling)
         book.put(entry)
     for other in book.of_node(view.node):
         if other.incarnation != lease.incarnation and not other.lost:

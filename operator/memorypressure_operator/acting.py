@@ -204,7 +204,7 @@ class Actor:
         if ranking.chosen is None:
             return self._denied(memory, situation, Denied(ranking.reason, ranking.message))
         chosen = ranking.chosen.candidate
-        memory.dry.add(Action.EVICT)
+        memory.dry |= {Action.EVICT}
         self._shadow[situation.policy.name] = (
             shadow.with_record(situation.node.name, situation.pods[chosen.uid].workload, chosen.uid),
             now,
@@ -292,7 +292,7 @@ class Actor:
         memory.outstanding = Outstanding(pod, situation.policy.name, grace, now)
         memory.acted_at, memory.slot = now, True
         memory.victims += 1
-        memory.acts.append(now)
+        memory.acts += (now,)
         sure = outcome is Outcome.EVICTED
         words = "was evicted" if sure else "may have been evicted (no answer; it counts as done)"
         note = f"pod {pod.namespace}/{pod.name} {words} from node {situation.node.name} for memory pressure: {why}"
@@ -311,7 +311,7 @@ class Actor:
         key = f"{denied.reason}/{candidate.uid if candidate else ''}"
         if key in memory.denials:
             return denied
-        memory.denials.add(key)
+        memory.denials |= {key}
         self._metrics.denied.labels("Evict", denied.reason).inc()
         self._tally(situation.policy.name).add("denied", f"{situation.node.uid}/{memory.watch.episode}/{key}")
         self._count(situation, "Denied")

@@ -9,6 +9,7 @@ import copy
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from kubernetes.config.kube_config import load_kube_config
 from memorypressure.version import VERSION
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable, CredentialsError, LeaseLost
 from memorypressure_operator.settings import SERVICE_ACCOUNT
+from memorypressure_operator.troubles import Troubles
 
 GROUP = "memorypressure.dev"
 GROUP_PATH = f"/apis/{GROUP}/v1alpha1"
@@ -129,20 +131,26 @@ class Lines:
 class Api:
     """Requests to one API server. Safe for use by several threads."""
 
-    def __init__(self, credentials: Credentials, request_timeout_seconds: float) -> None:
+    def __init__(self, credentials: Credentials, request_timeout_seconds: float, clock: Clock = time.monotonic) -> None:
         self.credentials = credentials
         self._timeout = request_timeout_seconds
         self._client = ApiClient(credentials.configuration)
         self._client.user_agent = f"memorypressure-operator/{VERSION}"
         self._may_write: Callable[[], bool] | None = None
+        self._on_end: Callable[[], None] | None = None
+        self.troubles = Troubles(clock)
+        self.observe: Callable[[str, str, float], None] | None = None
+        """Hears method, status code ("none" without an answer) and seconds of every request but streams."""
 
-    def fenced(self, may_write: Callable[[], bool]) -> "Api":
+    def fenced(self, may_write: Callable[[], bool], on_end: Callable[[], None] | None = None) -> "Api":
         """The same API server, but `may_write` is asked right before every request that is no GET.
 
         Where it says no, LeaseLost is raised and nothing is sent: whoever was suspended in between does not act late.
+        `on_end` is called after every request, whatever came of it.
         """
         result = copy.copy(self)
         result._may_write = may_write  # noqa: SLF001  a copy of itself
+        result._on_end = on_end  # noqa: SLF001  same
         return result
 
     @property
@@ -165,13 +173,26 @@ class Api:
 
         Of a fenced Api also LeaseLost.
         """
-        response = self._send(method, path, query, body, content_type, accept, timeout_seconds or self._timeout)
+        started, code = time.monotonic(), "none"
         try:
-            data: bytes = response.data
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise ApiUnreachable(f"{method} {path}: {type(error).__name__}: {error}") from None
-        if response.status >= 300:
-            raise _refusal(method, path, response.status, data, response.headers)
+            response = self._send(method, path, query, body, content_type, accept, timeout_seconds or self._timeout)
+            code = str(response.status)
+            try:
+                data: bytes = response.data
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                raise ApiUnreachable(f"{method} {path}: {type(error).__name__}: {error}") from None
+            if response.status >= 300:
+                raise _refusal(method, path, response.status, data, response.headers)
+        except (ApiUnreachable, ApiRefused) as error:
+            if _is_trouble(path, error):
+                self.troubles.failed(method, path, _short(error))
+            raise
+        finally:
+            if self.observe is not None:
+                self.observe(method, code, time.monotonic() - started)
+            if self._on_end is not None:
+                self._on_end()
+        self.troubles.succeeded(method, path)
         return Answer(response.status, data)
 
     def get(self, path: str, *, query: Mapping[str, str] | None = None, accept: str = JSON) -> Answer:
@@ -181,11 +202,19 @@ class Api:
     @contextlib.contextmanager
     def stream(self, path: str, query: Mapping[str, str], read_timeout_seconds: float) -> Iterator[Lines]:
         """A watch, as lines. Raises as `request`; the read timeout bounds the silence between two lines."""
-        response = self._send("GET", path, query, None, JSON, JSON, (self._timeout, read_timeout_seconds))
+        try:
+            response = self._send("GET", path, query, None, JSON, JSON, (self._timeout, read_timeout_seconds))
+        except ApiUnreachable as error:
+            self.troubles.failed("WATCH", path, _short(error))
+            raise
         lines = Lines(response)
         try:
             if response.status >= 300:
-                raise _refusal("GET", path, response.status, response.data, response.headers)
+                refusal = _refusal("GET", path, response.status, response.data, response.headers)
+                if refusal.status not in (400, 410, 422):  # no streaming lists here, or too old: not a failure
+                    self.troubles.failed("WATCH", path, _short(refusal))
+                raise refusal
+            self.troubles.succeeded("WATCH", path)
             yield lines
         finally:
             lines.close()
@@ -223,6 +252,13 @@ class Api:
             raw.drain_conn()  # a rotated token: read the file again, once
             raw.release_conn()
         raise AssertionError("unreachable")
+
+
+def _is_trouble(path: str, error: ApiUnreachable | ApiRefused) -> bool:
+    """Whether the API server or our rights are to blame; a stale version, an absent object, a budget are daily life."""
+    if isinstance(error, ApiUnreachable):
+        return True
+    return not path.endswith("/eviction") and (error.status in (401, 403, 429) or error.status >= 500)
 
 
 def _short(error: object) -> str:

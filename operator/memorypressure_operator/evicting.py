@@ -13,7 +13,7 @@ from memorypressure_operator.caps import for_nodes
 from memorypressure_operator.cleanups import After, Cleaner
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.metrics import Metrics
-from memorypressure_operator.planning import Draft, Planner, ages
+from memorypressure_operator.planning import Planner, ages
 from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import PlanView, StateView
 from memorypressure_operator.rounds import Rounds
@@ -33,7 +33,6 @@ class Look:
     memory: NodeMemory
     policy: Policy | None
     mode: Mode
-    draft: Draft
     pods: dict[str, PodView]
     plan: PlanView | None
     state: StateView

@@ -1,7 +1,13 @@
-"""/healthz and /readyz: what each part last did, and how long ago; a stuck part fails, a quiet one does not."""
+"""/healthz and /readyz: what each part last did, and how long ago; a stuck part fails, a quiet one does not.
+
+/healthz fails where a restart helps: a thread has ended, the decision loop or kopf's watch is stuck. What a restart
+does not help, an API server that is away, refuses or is slow, rights that are missing, silent agents, fails /readyz.
+Both always say all of it.
+"""
 
 import json
 import logging
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,27 +29,42 @@ class Health:
     last_reconcile: float | None = None
     last_node_report: float | None = None
     loop_started: float | None = None
+    loop_progress: float | None = None  # the decision loop ended a request: slow is not stuck
     policy_echo_due: float | None = None  # a status write that the policy watch has not shown yet, by its time
     threads: dict[str, Callable[[], bool]] = field(default_factory=dict)
     streams: dict[str, Callable[[], bool]] = field(default_factory=dict)
+    heard: dict[str, float] = field(default_factory=dict)  # stream -> when the server last sent an event or a bookmark
+    silence_seconds: float = math.inf  # a stream that was not heard for so long is broken
+    unready_seconds: float = 10.0  # failures that go on for so long make it unready
+    report_seconds: float = math.inf  # three beats of the slowest policy: by then some node has reported
+    troubles: Callable[[float], list[str]] = lambda _: []
 
     def live(self) -> tuple[bool, dict[str, object]]:
         """(alive, facts). Dead: a thread ended, the loop is stuck, or the policy watch went silent."""
         now = self.clock()
         problems = [f"thread {name} has ended" for name, alive in self.threads.items() if not alive()]
-        beat = self.last_reconcile if self.last_reconcile is not None else self.loop_started
+        beats = (self.loop_started, self.last_reconcile, self.loop_progress)
+        beat = max((each for each in beats if each is not None), default=None)
         if beat is not None and now - beat > self.stuck_seconds:
-            problems.append(f"the decision loop made no pass for {now - beat:.0f} s")
+            problems.append(f"the decision loop made no pass for {now - beat:.0f} s, and ended no request")
         if self.policy_echo_due is not None and now - self.policy_echo_due > 2.5 * self.stuck_seconds:
             problems.append("the policy watch did not show a status that was written: it is silent")
         return not problems, self._facts(now) | {"problems": problems}
 
     def ready(self) -> tuple[bool, dict[str, object]]:
-        """(ready, facts). Ready: every table is complete and policies were listed; a standby replica is ready too."""
-        missing = [name for name, synced in self.streams.items() if not synced()]
-        problems = [f"{name} not synced" for name in missing]
+        """(ready, facts). Ready: every table is complete and fresh, nothing fails; a standby replica is ready too."""
+        now = self.clock()
+        problems = [f"{name} not synced" for name, synced in self.streams.items() if not synced()]
+        problems += [
+            f"{name}: the API server has sent nothing for {now - heard:.0f} s"
+            for name, heard in sorted(self.heard.items())
+            if now - heard > self.silence_seconds
+        ]
         if self.phase != "running":
             problems.append(self.waiting_for or self.phase)
+        problems += self.troubles(self.unready_seconds)
+        if self.last_node_report is not None and now - self.last_node_report > self.report_seconds:
+            problems.append(f"no node has reported for {now - self.last_node_report:.0f} s: are the agents running?")
         alive, facts = self.live()
         return alive and not problems, facts | {"not_ready": problems}
 
@@ -58,6 +79,8 @@ class Health:
             "last_policy_event_seconds": age(self.last_policy_event),
             "last_reconcile_seconds": age(self.last_reconcile),
             "last_node_report_seconds": age(self.last_node_report),
+            "last_event_seconds": {name: age(heard) for name, heard in sorted(self.heard.items())},
+            "failing": self.troubles(0.0),
         }
 
 

@@ -14,36 +14,57 @@ import msgspec
 
 from memorypressure.version import VERSION
 from memorypressure_operator import api as api_module
-from memorypressure_operator import cleanup, explain, startup
+from memorypressure_operator import cleanup, explain, footprint, startup
 from memorypressure_operator.api import Api
 from memorypressure_operator.errors import CredentialsError, OperatorError, SettingsError
 from memorypressure_operator.events import EventWriter
 from memorypressure_operator.handlers import make_registry
 from memorypressure_operator.health import Health, HealthServer
 from memorypressure_operator.leader import Leader, LeaderSettings, LeaderThread
-from memorypressure_operator.metrics import Metrics
+from memorypressure_operator.metrics import Ages, Metrics
 from memorypressure_operator.reconcile import DecisionLoop
 from memorypressure_operator.registry import Registry, TableSink
-from memorypressure_operator.reports import decode_plan, decode_state
+from memorypressure_operator.reports import PlanModel, StateModel, plan_view, state_view
 from memorypressure_operator.settings import Settings
 from memorypressure_operator.streams import Source, Stream
-from memorypressure_operator.views import decode_budget, decode_namespace, decode_node, decode_pod
+from memorypressure_operator.views import (
+    BudgetModel,
+    NamespaceModel,
+    NodeModel,
+    PodModel,
+    budget_view,
+    namespace_view,
+    node_view,
+    pod_view,
+)
 
 log = logging.getLogger(__name__)
 
+
+def _by_name(meta: Any) -> str:
+    return sys.intern(meta.name)
+
+
 SOURCES = (
-    Source("nodes", "/api/v1/nodes", lambda meta: meta.name, decode_node),
-    Source("nodememorystates", api_module.own_path("nodememorystates"), lambda meta: meta.name, decode_state),
-    Source("nodememoryplans", api_module.own_path("nodememoryplans"), lambda meta: meta.name, decode_plan),
-    Source("namespaces", "/api/v1/namespaces", lambda meta: meta.name, decode_namespace, strict=True),
+    Source("nodes", "/api/v1/nodes", key=_by_name, model=NodeModel, view=node_view),
+    Source(
+        "nodememorystates",
+        api_module.own_path("nodememorystates"),
+        key=_by_name,
+        model=StateModel,
+        view=state_view,
+    ),
+    Source("nodememoryplans", api_module.own_path("nodememoryplans"), key=_by_name, model=PlanModel, view=plan_view),
+    Source("namespaces", "/api/v1/namespaces", key=_by_name, model=NamespaceModel, view=namespace_view, strict=True),
     Source(
         "poddisruptionbudgets",
         "/apis/policy/v1/poddisruptionbudgets",
-        lambda meta: (meta.namespace, meta.name),
-        decode_budget,
+        key=lambda meta: (meta.namespace, meta.name),
+        model=BudgetModel,
+        view=budget_view,
         strict=True,
     ),
-    Source("pods", "/api/v1/pods", lambda meta: meta.uid, decode_pod),
+    Source("pods", "/api/v1/pods", key=lambda meta: meta.uid, model=PodModel, view=pod_view),
 )
 
 
@@ -60,13 +81,20 @@ class Operator:
         self.api = api
         self.clock = clock
         self.metrics = Metrics()
-        self.health = Health(clock, settings.stuck_seconds)
+        self.health = Health(
+            clock,
+            settings.stuck_seconds,
+            silence_seconds=2 * settings.stream_read_timeout_seconds + settings.backoff_limit_seconds,
+            unready_seconds=settings.unready_seconds,
+            troubles=api.troubles.lasting,
+        )
+        api.observe = self.metrics.observe_request
         self.registry = Registry(clock, settings.coalesce_seconds)
         self.leader = Leader(api, _leader_settings(settings), clock)
         self.events = EventWriter(api, settings.identity, self.metrics.events_failed.inc)
         self.loop = DecisionLoop(
             settings,
-            api.fenced(self.leader.holds),
+            api.fenced(self.leader.holds, self._loop_goes_on),
             self.registry,
             self.leader,
             self.events,
@@ -74,7 +102,9 @@ class Operator:
             self.health,
             clock,
         )
+        self.metrics.registry.register(Ages(self.health, time.time))
         self._leader_thread = LeaderThread(self.leader, settings.renew_seconds, self._leadership)
+        self._settled = threading.Event()
         self._streams = [self._stream(source) for source in SOURCES]
         self.stopping = threading.Event()
 
@@ -83,6 +113,15 @@ class Operator:
         up, restarts = self.metrics.stream_up.labels(name), self.metrics.stream_restarts
         self.health.streams[name] = lambda: self.registry.synced(name)
 
+        def synced(_: str) -> None:
+            up.set(1)
+            if self.registry.complete() and not self._settled.is_set():
+                self._settled.set()
+                footprint.settle()
+
+        def heard(_: str) -> None:
+            self.health.heard[name] = self.clock()
+
         def restarted(why: str) -> None:
             restarts.labels(name, why).inc()
             self.loop.recheck_policies()  # kopf does not tell of objects deleted while its watch was broken
@@ -90,7 +129,7 @@ class Operator:
         return Stream(
             self.api,
             source,
-            TableSink(self.registry, name, on_synced=lambda _: up.set(1)),
+            TableSink(self.registry, name, on_synced=synced, on_heard=heard),
             lifetime_seconds=settings.stream_lifetime_seconds,
             read_timeout_seconds=settings.stream_read_timeout_seconds,
             page_size=settings.page_size,
@@ -98,6 +137,9 @@ class Operator:
             backoff_limit_seconds=settings.backoff_limit_seconds,
             on_restart=restarted,
         )
+
+    def _loop_goes_on(self) -> None:
+        self.health.loop_progress = self.clock()
 
     def _leadership(self, held: bool) -> None:
         self.health.leader = held
@@ -151,6 +193,7 @@ def _leader_settings(settings: Settings) -> LeaderSettings:
 def run(settings: Settings) -> int:
     """Runs the operator until SIGTERM or SIGINT (0) or until a part of it fails (1)."""
     log_to_stderr(settings.log_level)
+    footprint.prepare()
     api = connect(settings)
     operator = Operator(settings, api)
     health_server, metrics_server = _serve(operator)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from memorypressure.selection import Selection
-from memorypressure.spec import Action
+from memorypressure.spec import Action, Policy
 from memorypressure_operator.pressure import Watch
 from memorypressure_operator.views import PodView
 
@@ -36,14 +36,17 @@ class Cleanup:
 
 @dataclass(slots=True)
 class NodeMemory:
-    """One node. `acted_at`: the last eviction or kill seen. `slot`: it counts for maxConcurrentNodes."""
+    """One node. `acted_at`: the last eviction or kill seen. `slot`: it counts for maxConcurrentNodes.
+
+    Thousands of nodes are calm: their empty collections are shared ones.
+    """
 
     watch: Watch = field(default_factory=Watch)
     selection: Selection | None = None
     outstanding: Outstanding | None = None
     acted_at: float | None = None
     victims: int = 0
-    acts: list[float] = field(default_factory=list)  # evictions and kills since the node was clear for 60 s
+    acts: tuple[float, ...] = ()  # evictions and kills since the node was clear for 60 s
     slot: bool = False
     pressed: bool | None = None  # UnderPressure as last told; None = not known yet
     pressed_at: float | None = None
@@ -51,7 +54,9 @@ class NodeMemory:
     actions_seen: frozenset[str] | None = None  # ids in the last report; None = none was looked at yet
     born: float = 0.0
     inherited: bool = False  # its episode began before this process looked: evictions on record count for it
-    dry: set[Action] = field(default_factory=set)  # what DryRun told in this episode
-    denials: set[str] = field(default_factory=set)  # what was told as denied in this episode
+    dry: frozenset[Action] = frozenset()  # what DryRun told in this episode
+    denials: frozenset[str] = frozenset()  # what was told as denied in this episode
     retry_at: float = 0.0  # no eviction is tried before
+    planned_at: float | None = None  # when the plan was last found to be as it should be
+    planned_for: Policy | None = None  # and by which policy
     plan_written: tuple[str, str] = ("", "")  # digest wanted, digest that the API server stored for it

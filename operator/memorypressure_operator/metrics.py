@@ -1,14 +1,17 @@
 """The operator's metrics. No pod and no node names in labels; series that exist are written from the start, as 0."""
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from wsgiref.simple_server import WSGIServer
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from memorypressure.reasons import Reason
 from memorypressure.version import VERSION
+from memorypressure_operator.health import Health
 
 ACTIONS = ("Taint", "Evict")
 """What the operator does itself. Kills are counted by the agents that make them: sums over all jobs are right."""
@@ -28,6 +31,43 @@ DENIALS = (
 )
 
 
+class Ages(Collector):
+    """When each part last did what it is for, as time stamps: what the probes judge, for graphs and alerts."""
+
+    def __init__(self, health: Health, wall: Callable[[], float]) -> None:
+        self._health = health
+        self._wall = wall
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Only what has happened is there."""
+        health = self._health
+        boot_offset = self._wall() - health.clock()
+
+        def family(name: str, text: str, rows: Mapping[str, float | None], label: str = "") -> GaugeMetricFamily:
+            made = GaugeMetricFamily(name, text, labels=[label] if label else [])
+            for key, at in rows.items():
+                if at is not None:
+                    made.add_metric([key] if label else [], boot_offset + at)
+            return made
+
+        yield family(
+            "memorypressure_operator_last_event_timestamp_seconds",
+            "When the API server last sent an event or a bookmark of the resource.",
+            dict(sorted(health.heard.items())) | {"memorypressurepolicies": health.last_policy_event},
+            "resource",
+        )
+        yield family(
+            "memorypressure_operator_last_pass_timestamp_seconds",
+            "When the decision loop last ended a pass.",
+            {"": health.last_reconcile},
+        )
+        yield family(
+            "memorypressure_operator_last_node_report_timestamp_seconds",
+            "When the report of any node last changed.",
+            {"": health.last_node_report},
+        )
+
+
 class Metrics:
     """All series of one process, in a registry of their own (tests make several)."""
 
@@ -40,18 +80,30 @@ class Metrics:
             "memorypressure_build_info", "Version of this component; always 1.", "version component"
         )
         self.build_info.labels(VERSION, "operator").set(1)
-        self.policies = self._gauge("memorypressure_operator_policies", "Policies by mode.", "mode")
+        self.policies = self._gauge(
+            "memorypressure_operator_policies",
+            "MemoryPressurePolicies that are valid, by the mode in their spec.",
+            "mode",
+        )
         self.conflicts = self._gauge(
             "memorypressure_operator_policy_conflicts",
             "Nodes on which the policy is tied with one of another mode.",
             "policy",
         )
-        self.nodes = self._gauge("memorypressure_operator_nodes", "Nodes of a policy by state.", "policy state")
+        self.nodes = self._gauge(
+            "memorypressure_operator_nodes",
+            "Nodes of a policy: selected by it, effective, superseded by another, reporting, under pressure, armed.",
+            "policy state",
+        )
         self.budget_remaining = self._gauge(
-            "memorypressure_operator_budget_remaining", "Actions left in the running hour.", "policy action"
+            "memorypressure_operator_budget_remaining",
+            "Evictions, and refills of kill allowances, that are left in the running hour.",
+            "policy action",
         )
         self.budget_limit = self._gauge(
-            "memorypressure_operator_budget_limit", "Actions allowed an hour.", "policy action"
+            "memorypressure_operator_budget_limit",
+            "Evictions, and refills of kill allowances, that the policy allows an hour.",
+            "policy action",
         )
         self.exposure = self._gauge(
             "memorypressure_operator_exposure_kills",
@@ -63,16 +115,20 @@ class Metrics:
             "Taints and evictions of the operator; kills are counted by the agents.",
             "policy action mode result",
         )
-        self.denied = self._counter("memorypressure_actions_denied", "Due actions not done.", "action reason")
+        self.denied = self._counter(
+            "memorypressure_actions_denied", "Evictions that were due and not done, by reason.", "action reason"
+        )
         self.tainted = self._gauge(
             "memorypressure_operator_nodes_tainted", "Nodes that carry the operator's taint.", ""
         )
         self.reconcile_errors = self._counter(
-            "memorypressure_operator_reconcile_errors", "Passes over a node that failed, by cause.", "reason"
+            "memorypressure_operator_reconcile_errors",
+            "Passes of the decision loop over a node that failed, by cause.",
+            "reason",
         )
         self.reconcile_seconds = Histogram(
             "memorypressure_operator_reconcile_duration_seconds",
-            "Time for one pass over one node.",
+            "Time of one pass of the decision loop over one node, its API requests included.",
             buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2, 10),
             registry=self.registry,
         )
@@ -82,13 +138,17 @@ class Metrics:
             buckets=(0.01, 0.05, 0.2, 1, 5, 30, 120),
             registry=self.registry,
         )
-        self.dirty_nodes = self._gauge("memorypressure_operator_queue_nodes", "Nodes waiting to be looked at.", "")
+        self.dirty_nodes = self._gauge(
+            "memorypressure_operator_queue_nodes", "Nodes that are due to be looked at by the decision loop.", ""
+        )
         self.plan_staleness = self._gauge(
             "memorypressure_operator_plan_staleness_seconds",
             "Age of the oldest change in the cluster that is in no NodeMemoryPlan yet.",
             "",
         )
-        self.plan_writes = self._counter("memorypressure_operator_plan_writes", "NodeMemoryPlans written.", "")
+        self.plan_writes = self._counter(
+            "memorypressure_operator_plan_writes", "NodeMemoryPlans created or changed.", ""
+        )
         self.ledger_conflicts = self._counter(
             "memorypressure_operator_ledger_conflicts", "Ledger writes refused because somebody else had written.", ""
         )
@@ -99,13 +159,27 @@ class Metrics:
         )
         self.leader = self._gauge("memorypressure_operator_leader", "1 while this replica holds the Lease.", "")
         self.stream_up = self._gauge(
-            "memorypressure_operator_stream_synced", "1 while a stream's table is complete.", "resource"
+            "memorypressure_operator_stream_synced", "1 once the whole state of the resource was received.", "resource"
         )
         self.stream_restarts = self._counter(
-            "memorypressure_operator_stream_restarts", "Streams opened anew after a failure.", "resource reason"
+            "memorypressure_operator_stream_restarts",
+            "Streams of the resource that were opened anew after a failure, by cause.",
+            "resource reason",
         )
         self.events_failed = self._counter(
-            "memorypressure_operator_events_failed", "Events that could not be written.", ""
+            "memorypressure_operator_events_failed", "Kubernetes Events given up after several tries.", ""
+        )
+        self.requests = self._counter(
+            "memorypressure_operator_api_requests",
+            "Requests to the API server but watches, by method and status code; none: no answer came.",
+            "method code",
+        )
+        self.request_seconds = Histogram(
+            "memorypressure_operator_api_request_duration_seconds",
+            "Time of requests to the API server but watches, until the answer was read.",
+            ["method"],
+            buckets=(0.005, 0.02, 0.1, 0.5, 2, 5),
+            registry=self.registry,
         )
         self._initialise()
 
@@ -127,6 +201,11 @@ class Metrics:
                 self.stream_restarts.labels(stream, why)
         for cause in ("ApiUnreachable", "ApiRefused", "Unexpected"):
             self.reconcile_errors.labels(cause)
+
+    def observe_request(self, method: str, code: str, seconds: float) -> None:
+        """Counts a request to the API server."""
+        self.requests.labels(method, code).inc()
+        self.request_seconds.labels(method).observe(seconds)
 
     def add_policy(self, policy: str) -> None:
         """Creates the series of one policy, as 0."""

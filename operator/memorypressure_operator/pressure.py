@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from memorypressure.spec import Action, Step
 from memorypressure.steps import StepStatus, StepTimer, advance_steps, readings_from_report
 from memorypressure_operator.reports import StateStatus
+from memorypressure_operator.shared import Shared
 
 NS = 1_000_000_000
 EPISODE_CLEAR_NS = 120 * NS
@@ -19,6 +20,10 @@ CALM_NS = 60 * NS
 FRESH_NS = 35 * NS
 """A node under pressure reports every 10 s; after three missed reports nobody acts on what it said last."""
 BEATS_MISSED = 3
+
+
+_shared = Shared(10_000)
+_NOTHING: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ def advance(watch: Watch, status: StateStatus, ladder: tuple[Step, ...], reporte
     active = {name: watch.active_since_ns.get(name, reported_ns) for name in names}
     used = tuple({name for step in ladder for name in step.triggers})
     timers, steps = advance_steps(ladder, watch.timers, readings_from_report(used, active), now_ns)
+    timers = watch.timers if timers == watch.timers else _shared.keep(timers)
+    steps = watch.steps if steps == watch.steps else _shared.keep(steps)
     clear = {
         each.step.action: watch.clear_since_ns.get(each.step.action, reported_ns)
         for each in steps

@@ -5,7 +5,9 @@ there are rounds of grants (`granting`), policies' statuses (`surveying`) and th
 that a restart may not lose. Without the Lease the loop only waits.
 """
 
+import functools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from memorypressure_operator.acting import Actor
 from memorypressure_operator.api import Api
 from memorypressure_operator.budget import Budgets
 from memorypressure_operator.cleanups import Cleaner
+from memorypressure_operator.decisionlog import DecisionLog
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable, LeaseLost, OperatorError
 from memorypressure_operator.events import Event, EventWriter, node_subject
 from memorypressure_operator.evicting import Evicting, Look, is_fresh, observe_reaction
@@ -43,6 +46,8 @@ NODES_A_PASS = 50
 DEFAULT_GRANT_SECONDS = 900
 RETRY_SECONDS = 2.0
 UNEXPECTED_RETRY_SECONDS = 20.0
+STANDBY_SECONDS = 0.1
+"""How often a replica that may not act yet asks whether it may."""
 
 
 class DecisionLoop(threading.Thread):
@@ -69,12 +74,15 @@ class DecisionLoop(threading.Thread):
         self._health = health
         self._clock = clock
         self._stopping = threading.Event()
+        metrics.dirty_nodes.set_function(registry.dirty.waiting)  # asked when it is scraped
+        self._decision_log = DecisionLog(settings.decision_log, time.monotonic)
         self._term = 0
         self.memories: dict[str, NodeMemory] = {}
         self._tallies = Tallies(api, settings.namespace, settings.counts_configmap, clock, time.time)
         self._bucket = TokenBucket(settings.plan_writes_per_second, clock)
         self.budgets = Budgets(api, settings.namespace, settings.ledger_prefix, clock, metrics.ledger_conflicts.inc)
-        self._granting = Granting(api, self.budgets, leader.holds, clock, registry.put_state)
+        put_own_state = functools.partial(registry.put_state, ours=True)
+        self._granting = Granting(api, self.budgets, leader.holds, clock, put_own_state)
         self._teller = Teller(events, self._tallies.of)
         self.rounds = Rounds(self._granting, self.budgets, registry, self.memories, clock, settings)
         self._policies = Policies(api, registry, metrics, clock, settings)
@@ -92,7 +100,7 @@ class DecisionLoop(threading.Thread):
     def stop(self) -> None:
         """Ends after the pass under way; nothing new is begun."""
         self._stopping.set()
-        self._registry.dirty.add([])
+        self._registry.dirty.wake()
 
     def recheck_policies(self) -> None:
         """Lists the policies at the next pass: kopf does not tell what was deleted while its watch was broken."""
@@ -102,7 +110,10 @@ class DecisionLoop(threading.Thread):
         """Passes until `stop`."""
         self._health.loop_started = self._clock()
         while not self._stopping.is_set():
-            self._registry.dirty.wait(0.5)
+            if self._registry.complete() and self._leader.holds():
+                self._registry.dirty.wait(0.5)
+            else:
+                self._stopping.wait(STANDBY_SECONDS)
             try:
                 self.once()
             except LeaseLost as error:
@@ -129,43 +140,49 @@ class DecisionLoop(threading.Thread):
     def once(self) -> None:
         """One pass. Raises ApiUnreachable and ApiRefused when the API server is away or refuses something."""
         self._health.last_policy_event = self._registry.policies_at
-        self._health.last_node_report = max(self._registry.reported_at.values(), default=None)
+        self._health.last_node_report = self._registry.last_report_at
+        grants = (policy.limits.grant_seconds for policy in self._policies.valid.values())
+        self._health.report_seconds = max(grants, default=math.inf)  # a beat comes every third of it
         if not self._registry.complete() or not self._leader.holds():
             return
         if self._leader.term != self._term:
             self._begin_term()
         self._policies.refresh(self.rounds.is_armed)
         self._planner.begin_pass()
-        names = self._registry.dirty.take(NODES_A_PASS)
-        self._metrics.dirty_nodes.set(len(self._registry.dirty))
         self._metrics.plan_staleness.set(self._staleness_seconds())
-        for index, name in enumerate(names):
+        for _ in range(NODES_A_PASS):
             if self._stopping.is_set() or not self._leader.holds():
-                self._registry.dirty.add(names[index:])
                 return
-            try:
-                again: float | None = None
-                with self._metrics.reconcile_seconds.time():
-                    again = self._look(name)
-            except (ApiUnreachable, LeaseLost):
-                self._registry.dirty.add(names[index:], delay_seconds=RETRY_SECONDS)
-                raise
-            except ApiRefused as refusal:
-                self._failed("ApiRefused")
-                log.warning("node %s: %s", name, refusal)
-                again = max(RETRY_SECONDS, refusal.retry_after_seconds)
-            except Exception:
-                self._failed("Unexpected")
-                log.exception("node %s: this pass over it failed", name)  # the others have their turn
-                again = UNEXPECTED_RETRY_SECONDS
-            if again is not None:
-                self._registry.dirty.add([name], delay_seconds=min(again, self._settings.resync_seconds))
+            taken = self._registry.dirty.take()
+            if taken is None:
+                break
+            self._take_turn(*taken)
         self.rounds.run(self._policies.valid)
         if not self._leader.holds():
             return  # the rounds' requests may have taken, or slept, longer than the Lease lasts
         self._surveyor.write(self._policies.valid, self.memories, self._tallies)
         self._policies.create_default()
         self._tallies.save()
+
+    def _take_turn(self, name: str, quick: bool) -> None:
+        """A node's turn. Raises ApiUnreachable and LeaseLost; what else goes wrong is the node's alone."""
+        again: float | None = None
+        try:
+            with self._metrics.reconcile_seconds.time():
+                again = self._look(name, quick=quick)
+        except (ApiUnreachable, LeaseLost):
+            self._registry.dirty.add([name], delay_seconds=RETRY_SECONDS)
+            raise
+        except ApiRefused as refusal:
+            self._failed("ApiRefused")
+            log.warning("node %s: %s", name, refusal)
+            again = max(RETRY_SECONDS, refusal.retry_after_seconds)
+        except Exception:
+            self._failed("Unexpected")
+            log.exception("node %s: this pass over it failed", name)  # the others have their turn
+            again = UNEXPECTED_RETRY_SECONDS
+        if again is not None:
+            self._registry.dirty.add([name], delay_seconds=min(again, self._settings.resync_seconds), light=True)
 
     def _begin_term(self) -> None:
         """Another replica may have acted since: all that is remembered is read anew."""
@@ -187,8 +204,12 @@ class DecisionLoop(threading.Thread):
 
     # --- one node ---
 
-    def _look(self, name: str) -> float | None:
-        """One pass over a node; seconds until time alone may change something, None for a node that is gone."""
+    def _look(self, name: str, *, quick: bool = False) -> float | None:
+        """One pass over a node; seconds until time alone may change something, None for a node that is gone.
+
+        A `quick` one decides upon the report at once; plan and orders, where they have to be thought over, come with
+        another look that lets other nodes' reports go first.
+        """
         now_ns = self._now_ns()
         with self._registry.lock:
             tables = self._registry.tables
@@ -199,26 +220,51 @@ class DecisionLoop(threading.Thread):
             self._behind.pop(name, None)
             return None
         memory = self.memories.get(name)
+        quick = quick and memory is not None and state is not None
         if memory is None:
             pressed = state is not None and bool(state.status.active_triggers)
             memory = self.memories[name] = NodeMemory(born=self._clock(), inherited=pressed)
         selection = memory.selection = select(self._policies.valid.values(), node.labels)
+        self.rounds.chose(name, selection)
         policy, mode = selection.policy, selection.mode
-        draft = self._planner.draft(policy, name, pods.values())
         if state is not None and is_less(mode, state):
             state = self._write_state(node, state, policy, mode, plan)  # before a plan, which may have to wait
             if state is None:
                 return RETRY_SECONDS
-        plan, wait = self._write_plan(node, memory, plan, policy, draft)
-        written = self._write_state(node, state, policy, mode, plan)
+        wait, written = self._settings.resync_seconds, state
+        thorough = self._thorough(name, memory, policy, state)
+        if thorough:
+            memory.planned_at = None
+        if thorough and quick:
+            self._registry.dirty.add([name], delay_seconds=0.0)
+        else:
+            if thorough:
+                draft = self._planner.draft(policy, name, pods.values())
+                plan, wait = self._write_plan(node, memory, plan, policy, draft)
+                if wait >= self._settings.resync_seconds:
+                    memory.planned_at, memory.planned_for = self._clock(), policy
+            written = self._write_state(node, state, policy, mode, plan)
         if written is None:
             return RETRY_SECONDS
-        look = Look(node, memory, policy, mode, draft, pods, plan, written, now_ns)
+        look = Look(node, memory, policy, mode, pods, plan, written, now_ns)
         waits = [self._settings.resync_seconds, wait, self._watch(look)]
+        self._decision_log.looked(name, written.resource_version)
         waits.append(self._taint(look))
         waits.append(self._evicting.run(look))
-        self.rounds.touch(policy.name if policy else "", name)
+        calm = not thorough and not memory.watch.pressed
+        self.rounds.touch(policy.name if policy else "", name, calm=calm)
         return max(0.05, min(waits))
+
+    def _thorough(self, name: str, memory: NodeMemory, policy: Policy | None, state: StateView | None) -> bool:
+        """Whether the plan has to be thought over: not where only the report or the time has moved."""
+        pressed = state is not None and bool(state.status.active_triggers)
+        return (
+            self._registry.dirty.thorough(name)
+            or memory.planned_at is None
+            or memory.planned_for is not policy
+            or pressed != memory.watch.pressed
+            or self._clock() - memory.planned_at >= self._settings.resync_seconds
+        )
 
     def _now_ns(self) -> int:
         return int(self._clock() * pressure.NS)
@@ -258,7 +304,7 @@ class DecisionLoop(threading.Thread):
         if draft.beyond_limit:
             log.warning("node %s: %d eligible pods are not on the plan, it holds 250", node.name, draft.beyond_limit)
         memory.plan_written = (wanted, stored.digest)
-        self._registry.put_plan(node.name, stored)
+        self._registry.put_plan(node.name, stored, ours=True)
         return stored, resync
 
     def _urgency(self, name: str) -> float:
@@ -276,7 +322,7 @@ class DecisionLoop(threading.Thread):
             return state
         stored = objects.write_state(self._api, node, state, wanted)
         if stored is not None:
-            self._registry.put_state(node.name, stored)
+            self._registry.put_state(node.name, stored, ours=True)
         return stored
 
     def _watch(self, look: Look) -> float:
@@ -293,18 +339,18 @@ class DecisionLoop(threading.Thread):
         if memory.watch.episode != before.episode:
             memory.inherited = memory.inherited and not before.episode and bool(memory.watch.episode)
             memory.victims, memory.slot, memory.retry_at = 0, False, 0.0
-            memory.acts.clear()
-            memory.dry.clear()
-            memory.denials.clear()
+            memory.acts = ()
+            memory.dry = frozenset()
+            memory.denials = frozenset()
         if self._silent(look) or not look.node.ready:
             memory.slot = False
         if pressure.calm(memory.watch, look.now_ns):
-            memory.acts.clear()
+            memory.acts = ()
         for kill in self._teller.report(memory, look.node, look.state, look.policy.name if look.policy else ""):
             memory.acted_at = max(memory.acted_at or 0.0, self._clock() - kill.age_seconds)
             memory.slot = memory.slot or bool(memory.watch.episode)
             memory.victims += 1
-            memory.acts.append(self._clock() - kill.age_seconds)
+            memory.acts += (self._clock() - kill.age_seconds,)
             if kill.action.pod is not None and kill.recent:
                 memory.cleanups[kill.action.pod.uid] = Cleanup(0.0, self._clock())
         if memory.watch.episode_clear_since_ns is not None:
@@ -342,7 +388,7 @@ class DecisionLoop(threading.Thread):
         )
         name = policy.name if policy else ""
         if decision.reason is Reason.WOULD_TAINT and policy and Action.TAINT not in look.memory.dry:
-            look.memory.dry.add(Action.TAINT)
+            look.memory.dry |= {Action.TAINT}
             self._tell_taint(look, decision.reason, f"node {node.name} {decision.message}", watch.episode)
             self._metrics.actions.labels(name, "Taint", Mode.DRY_RUN.value, "Success").inc()
             self._tallies.of(name).add("dryRun", f"{look.node.uid}/{watch.episode}/Taint", time=now_text())

@@ -11,65 +11,10 @@ from typing import Any
 
 from memorypressure.protections import DisruptionBudget
 from memorypressure.spec import Policy, SpecError, parse_policy
+from memorypressure_operator.dirty import Dirty
 from memorypressure_operator.reports import PlanView, StateView
 from memorypressure_operator.slots import Slots
 from memorypressure_operator.views import NodeView, PodView
-
-
-class Dirty:
-    """Node names waiting for a pass, the urgent ones first; a name waits `coalesce_seconds` for more changes."""
-
-    def __init__(self, clock: Callable[[], float], coalesce_seconds: float) -> None:
-        self._clock = clock
-        self._coalesce = coalesce_seconds
-        self._due: dict[str, float] = {}
-        self._since: dict[str, float] = {}  # since when a change of the node was not looked at
-        self._urgent: set[str] = set()
-        self._changed = threading.Condition()
-
-    def add(self, names: Iterable[str], *, urgent: bool = False, delay_seconds: float | None = None) -> None:
-        """Marks nodes; an earlier due time stays. `delay_seconds` replaces the time for coalescing."""
-        wait = 0.0 if urgent else self._coalesce if delay_seconds is None else delay_seconds
-        now = self._clock()
-        due = now + wait
-        with self._changed:
-            for name in names:
-                self._due[name] = min(due, self._due.get(name, due))
-                if delay_seconds is None:
-                    self._since.setdefault(name, now)
-                if urgent:
-                    self._urgent.add(name)
-            self._changed.notify()
-
-    def take(self, limit: int) -> list[str]:
-        """Up to `limit` nodes that are due, urgent first, then by due time."""
-        now = self._clock()
-        with self._changed:
-            due = sorted(
-                (n for n, t in self._due.items() if t <= now), key=lambda n: (n not in self._urgent, self._due[n])
-            )
-            for name in due[:limit]:
-                del self._due[name]
-                self._since.pop(name, None)
-                self._urgent.discard(name)
-            return due[:limit]
-
-    def oldest(self, default: float) -> float:
-        """When the oldest change came that was not looked at yet."""
-        with self._changed:
-            return min(self._since.values(), default=default)
-
-    def wait(self, limit_seconds: float) -> None:
-        """Returns when something is due or new, at the latest after the limit."""
-        with self._changed:
-            now = self._clock()
-            next_due = min(self._due.values(), default=now + limit_seconds)
-            wait = min(limit_seconds, next_due - now)
-            if wait > 0:
-                self._changed.wait(wait)
-
-    def __len__(self) -> int:
-        return len(self._due)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +56,10 @@ class Registry:
         self.dirty = Dirty(clock, coalesce_seconds)
         self._clock = clock
         self._synced: set[str] = set()
+        self._complete = threading.Event()
         self.reported_at: dict[str, float] = {}  # node -> when its report was first seen or last changed, our clock
         self.changed_at: dict[str, float] = {}  # the same, only changes: how old the first one is nobody knows
+        self.last_report_at: float | None = None  # the newest of them
         self.policies_at: float | None = None
         self.policies_changed = True
         self.relabelled: set[str] = set()  # nodes that appeared or changed labels, until the decision loop takes them
@@ -171,7 +118,7 @@ class Registry:
 
     def _policies_moved(self) -> None:
         self.policies_changed = True
-        self.dirty.add(self.tables.nodes)
+        self._mark(self.tables.nodes)
 
     # --- what the streams ask for ---
 
@@ -183,11 +130,22 @@ class Registry:
         """The stream has sent this table's whole state."""
         with self.lock:
             self._synced.add(table)
-            self.dirty.add(self.tables.nodes)
+            if len(self._synced) == len(SINKS):
+                self._complete.set()
+                self.dirty.add(self.tables.nodes)
+            self.dirty.wake()
 
     def complete(self) -> bool:
-        """All six tables hold the whole cluster: before that nothing is decided."""
-        return len(self._synced) == len(SINKS)
+        """All six tables hold the whole cluster: before that nothing is decided, and no node counts as dirty."""
+        return self._complete.is_set()
+
+    def wait_complete(self, limit_seconds: float) -> bool:
+        """Waits for that, at most so long."""
+        return self._complete.wait(limit_seconds)
+
+    def _mark(self, names: Iterable[str]) -> None:
+        if self._complete.is_set():
+            self.dirty.add(names)
 
     # --- nodes ---
 
@@ -200,7 +158,7 @@ class Registry:
                 self.nodes_version += 1
                 self.relabelled.add(name)
             if before != view:
-                self.dirty.add([name])
+                self._mark([name])
 
     def remove_node(self, name: str) -> None:
         """A node is gone."""
@@ -208,12 +166,12 @@ class Registry:
             if self.tables.nodes.pop(name, None) is not None:
                 self.nodes_version += 1
                 self.slots.gone(name)
-                self.dirty.add([name])
+                self._mark([name])
 
     # --- states ---
 
-    def put_state(self, name: str, view: StateView) -> None:
-        """A state appeared or changed; new active triggers make its node urgent."""
+    def put_state(self, name: str, view: StateView, *, ours: bool = False) -> None:
+        """A state appeared or changed; new active triggers make its node urgent. `ours`: the answer to our write."""
         with self.lock:
             before = self.tables.states.get(name)
             if before is not None and before.uid == view.uid and _newer(before.resource_version, view.resource_version):
@@ -221,12 +179,22 @@ class Registry:
             self.tables.states[name] = view
             self.slots.state(name, before, view)
             if before is None or before.status != view.status:
-                self.reported_at[name] = self._clock()
+                self.reported_at[name] = self.last_report_at = self._clock()
                 if before is not None:
-                    self.changed_at[name] = self._clock()
-            triggers = {t.name for t in view.status.active_triggers}
-            fresh = before is None or triggers != {t.name for t in before.status.active_triggers}
-            self.dirty.add([name], urgent=fresh and bool(triggers))
+                    self.changed_at[name] = self.last_report_at
+            if not self._complete.is_set():
+                return
+            moved = before is None or (before.uid, before.owner_uid, before.spec) != (
+                view.uid,
+                view.owner_uid,
+                view.spec,
+            )
+            if moved and not ours:
+                self.dirty.add([name])
+            if before is None or before.status != view.status:
+                triggers = {t.name for t in view.status.active_triggers}
+                fresh = before is None or triggers != {t.name for t in before.status.active_triggers}
+                self.dirty.report(name, urgent=fresh and bool(triggers))
 
     def remove_state(self, name: str) -> None:
         """A state is gone."""
@@ -234,20 +202,20 @@ class Registry:
             self.reported_at.pop(name, None)
             self.changed_at.pop(name, None)
             if self.tables.states.pop(name, None) is not None:
-                self.dirty.add([name])
+                self._mark([name])
 
     # --- plans ---
 
-    def put_plan(self, name: str, view: PlanView) -> None:
-        """A plan appeared or changed."""
+    def put_plan(self, name: str, view: PlanView, *, ours: bool = False) -> None:
+        """A plan appeared or changed. `ours`: the answer to our own write."""
         with self.lock:
             before = self.tables.plans.get(name)
             if before is not None and before.uid == view.uid and before.generation > view.generation:
                 return  # the answer to our own write was newer than this event
             self.slots.plan(name, before, view)
             self.tables.plans[name] = view
-            if before != view:
-                self.dirty.add([name])
+            if before != view and not ours:
+                self._mark([name])
 
     def remove_plan(self, name: str) -> None:
         """A plan is gone."""
@@ -255,7 +223,7 @@ class Registry:
             before = self.tables.plans.pop(name, None)
             self.slots.plan(name, before, None)
             if before is not None:
-                self.dirty.add([name])
+                self._mark([name])
 
     # --- pods ---
 
@@ -269,7 +237,7 @@ class Registry:
             self.tables.pods[uid] = view
             if view.node:
                 self.tables.pods_by_node.setdefault(view.node, {})[uid] = view
-                self.dirty.add([view.node])
+                self._mark([view.node])
             if view.counts:
                 nodes = self.tables.workload_nodes.setdefault(view.workload, {})
                 nodes[view.node] = nodes.get(view.node, 0) + 1
@@ -280,7 +248,7 @@ class Registry:
             view = self.tables.pods.pop(uid, None)
             self._forget(view)
             if view is not None and view.node:
-                self.dirty.add([view.node])
+                self._mark([view.node])
 
     def _forget(self, view: PodView | None) -> None:
         if view is None:
@@ -330,8 +298,11 @@ class Registry:
                 self._touch_namespace(key[0])
 
     def _touch_namespace(self, namespace: str) -> None:
-        pods = self.tables.pods.values()
-        self.dirty.add({pod.node for pod in pods if pod.namespace == namespace and pod.node})
+        if not self._complete.is_set():
+            return
+        prefix = namespace + "/"
+        workloads = (nodes for workload, nodes in self.tables.workload_nodes.items() if workload.startswith(prefix))
+        self.dirty.add({node for nodes in workloads for node in nodes if node})
 
 
 def _newer(one: str, other: str) -> bool:
@@ -353,11 +324,18 @@ SINKS: dict[str, tuple[str, str, str]] = {
 class TableSink:
     """One table of the registry as the `streams.Sink` of one stream."""
 
-    def __init__(self, registry: Registry, resource: str, on_synced: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        resource: str,
+        on_synced: Callable[[str], None],
+        on_heard: Callable[[str], None] = lambda _: None,
+    ) -> None:
         table, put, remove = SINKS[resource]
         self._registry = registry
         self._resource = resource
         self._on_synced = on_synced
+        self._on_heard = on_heard
         self._rows: dict[Any, Any] = getattr(registry.tables, table)
         self.put: Callable[[Any, Any], None] = getattr(registry, put)
         self.remove: Callable[[Any], None] = getattr(registry, remove)
@@ -373,4 +351,5 @@ class TableSink:
         self._on_synced(self._resource)
 
     def heard(self) -> None:
-        """Nothing to note: the stream's read timeout judges silence."""
+        """Notes when the server last sent anything."""
+        self._on_heard(self._resource)

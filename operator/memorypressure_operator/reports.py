@@ -1,11 +1,12 @@
 """NodeMemoryState and NodeMemoryPlan as the operator reads them: the node's report, and its own earlier writes."""
 
 import hashlib
-import json
 import sys
 from typing import Any
 
 import msgspec
+
+from memorypressure_operator.shared import Shared
 
 
 class OwnerReference(msgspec.Struct, frozen=True):
@@ -127,7 +128,9 @@ class StateStatus(msgspec.Struct, frozen=True, rename="camel"):
         return next((c for c in self.conditions if c.type == kind), None)
 
 
-class _State(msgspec.Struct):
+class StateModel(msgspec.Struct):
+    """What is decoded of a NodeMemoryState."""
+
     metadata: _Meta
     spec: dict[str, Any]
     status: StateStatus | None = None
@@ -145,21 +148,57 @@ class StateView(msgspec.Struct, frozen=True):
     status: StateStatus
 
 
-_state_decoder = msgspec.json.Decoder(_State)
+_state_decoder = msgspec.json.Decoder(StateModel)
 
 
 def decode_state(raw: bytes) -> StateView:
     """The view of a NodeMemoryState's JSON; raises msgspec.MsgspecError."""
-    state = _state_decoder.decode(raw)
+    return state_view(_state_decoder.decode(raw))
+
+
+def state_view(state: StateModel) -> StateView:
+    """The view of a decoded NodeMemoryState."""
     meta = state.metadata
     return StateView(
-        name=meta.name,
+        name=sys.intern(meta.name),
         uid=meta.uid,
         generation=meta.generation,
         resource_version=meta.resource_version,
         owner_uid=_node_owner(meta),
-        spec=state.spec,
-        status=state.status or StateStatus(),
+        spec=_interned(state.spec),
+        status=_status(state.status) if state.status is not None else _NO_STATUS,
+    )
+
+
+_NO_STATUS = StateStatus()
+_shared = Shared(10_000)
+
+
+def _interned(spec: Any) -> Any:
+    """The same with its texts kept once: UIDs of nodes and plans stand in several objects."""
+    if isinstance(spec, str):
+        return sys.intern(spec)
+    if isinstance(spec, dict):
+        return {key: _interned(value) for key, value in spec.items()}
+    return spec
+
+
+def _status(status: StateStatus) -> StateStatus:
+    """The same with what most nodes say alike kept once."""
+    conditions = tuple(
+        msgspec.structs.replace(
+            each, type=sys.intern(each.type), status=sys.intern(each.status), reason=sys.intern(each.reason)
+        )
+        for each in status.conditions
+    )
+    return msgspec.structs.replace(
+        status,
+        agent_version=sys.intern(status.agent_version),
+        capabilities=_shared.keep(tuple(map(sys.intern, status.capabilities))),
+        conditions=conditions,
+        lowest=_shared.keep(status.lowest)
+        if status.lowest is not None and not status.active_triggers
+        else status.lowest,
     )
 
 
@@ -177,23 +216,29 @@ class PlanView(msgspec.Struct, frozen=True):
     workloads: frozenset[str]
 
 
-class _Plan(msgspec.Struct):
+class PlanModel(msgspec.Struct):
+    """What is decoded of a NodeMemoryPlan."""
+
     metadata: _Meta
     spec: dict[str, Any]
 
 
-_plan_decoder = msgspec.json.Decoder(_Plan)
+_plan_decoder = msgspec.json.Decoder(PlanModel)
 
 
 def decode_plan(raw: bytes) -> PlanView:
     """The view of a NodeMemoryPlan's JSON; raises msgspec.MsgspecError."""
-    plan = _plan_decoder.decode(raw)
+    return plan_view(_plan_decoder.decode(raw))
+
+
+def plan_view(plan: PlanModel) -> PlanView:
+    """The view of a decoded NodeMemoryPlan."""
     meta = plan.metadata
     pods = plan.spec.get("pods") or ()
     policy = plan.spec.get("policy") or {}
     return PlanView(
-        name=meta.name,
-        uid=meta.uid,
+        name=sys.intern(meta.name),
+        uid=sys.intern(meta.uid),
         generation=meta.generation,
         owner_uid=_node_owner(meta),
         digest=digest(plan.spec),
@@ -208,8 +253,8 @@ def decode_plan(raw: bytes) -> PlanView:
 
 def digest(spec: Any) -> str:
     """The same for equal JSON, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+    return hashlib.sha256(msgspec.json.encode(spec, order="sorted")).hexdigest()[:32]
 
 
 def _node_owner(meta: _Meta) -> str:
-    return next((o.uid for o in meta.owner_references if o.kind == "Node"), "")
+    return next((sys.intern(o.uid) for o in meta.owner_references if o.kind == "Node"), "")

@@ -1,10 +1,13 @@
 """When a policy's round of grants runs, and for which nodes; which ledger evictions are recorded in."""
 
+import itertools
 import logging
+import time
 from collections.abc import Callable, Mapping
 
 from memorypressure.ledger import Entry, Ledger
 from memorypressure.reasons import Reason
+from memorypressure.selection import Selection
 from memorypressure.spec import Limits, Mode, Policy, limits_from
 from memorypressure_operator import pressure
 from memorypressure_operator.budget import Budgets, Store
@@ -19,8 +22,16 @@ from memorypressure_operator.settings import Settings
 log = logging.getLogger(__name__)
 
 GAP_SECONDS = 0.5
-GAP_FACTOR = 10.0
-"""A round may take a tenth of the time: in a large cluster rounds come less often."""
+WHOLE_SHARE = 0.005
+"""A round over all nodes takes so much of the time at most: in a large cluster it comes less often than one over those
+that moved and those that the ledger names. What only it can do is to arm, from room that became free, nodes that have
+waited quietly."""
+CALM_SHARE = 0.003
+"""Rounds that only answer heartbeats take so much of the time at most."""
+WHOLE_SECONDS = 30.0
+"""It comes at least so often, where anything moves."""
+WAITING_SEEN = 20
+"""How many of those, nearest their line first, the smaller rounds look at: they come before second allowances."""
 SOON_SECONDS = 1.0
 IDLE_SECONDS = 10.0
 
@@ -43,21 +54,42 @@ class Rounds:
         self._memories = memories
         self._clock = clock
         self._settings = settings
+        self._looked_version = -1  # registry.nodes_version when every node had been looked at
         self._due: dict[str, float] = {}
         self._ran: dict[str, float] = {}
-        self._took: dict[str, float] = {}
         self._limits: dict[str, Limits] = {}
         self._indexes: dict[str, tuple[Ledger, dict[str, tuple[Entry, ...]]]] = {}
+        self._chosen: dict[str, tuple[str, Mode]] = {}  # node -> policy and mode when it was last looked at
+        self._in_force_of: dict[str, tuple[int, dict[str, Mode]]] = {}  # policy -> what `_in_force` found, and when
+        self._took: dict[str, float] = {}  # processor time of each policy's last round, in seconds
+        self._moved: dict[str, set[str]] = {}  # policy -> nodes looked at since its last round
+        self._whole: dict[str, tuple[float, object]] = {}  # when its next round over all is due, if this is the same
         self.results: dict[str, Result] = {}
 
-    def touch(self, policy: str, node: str) -> None:
-        """A node of the policy was looked at: its round, and that of every ledger that names the node, is due."""
+    def chose(self, node: str, selection: Selection) -> None:
+        """A policy was found to be in force on the node: where that is news, the nodes in force are counted anew."""
+        choice = selection.policy.name if selection.policy is not None else "", selection.mode
+        if self._chosen.get(node) != choice:
+            self._chosen[node] = choice
+            self._in_force_of.clear()
+
+    def touch(self, policy: str, node: str, *, calm: bool = False) -> None:
+        """A node of the policy was looked at: its round, and that of every ledger that names the node, is due.
+
+        `calm`: nothing but a heartbeat is to be answered, which may wait for others to come along.
+        """
         now = self._clock()
         for name, store in self._budgets.stores.items():
             if name == policy or self._entries(store, node):
-                self._due[name] = min(self._due.get(name, now), now)
+                self._make_due(name, now, calm=calm)
+                self._moved.setdefault(name, set()).add(node)
         if policy:
-            self._due[policy] = min(self._due.get(policy, now), now)
+            self._make_due(policy, now, calm=calm)
+            self._moved.setdefault(policy, set()).add(node)
+
+    def _make_due(self, policy: str, now: float, *, calm: bool) -> None:
+        wait = min(self._took.get(policy, 0.0) / CALM_SHARE, IDLE_SECONDS) if calm else 0.0
+        self._due[policy] = min(self._due.get(policy, now + wait), now + wait)
 
     def is_armed(self, node: str) -> bool:
         """Whether an allowance of the node may be out: by a ledger, by one that cannot be read, by its state.
@@ -102,9 +134,7 @@ class Rounds:
 
     def run(self, policies: Mapping[str, Policy]) -> None:
         """The rounds that are due. Raises ApiUnreachable; what else the API server refuses delays one policy only."""
-        with self._registry.lock:
-            nodes = set(self._registry.tables.nodes)
-        if not nodes <= self._memories.keys():
+        if not self._all_looked_at():
             return  # a node that was not looked at yet would count as one without a policy
         for store in list(self._budgets.stores.values()):
             if store.version or store.checked_at is None:
@@ -114,8 +144,7 @@ class Rounds:
         for name in sorted(enforced | self._budgets.stores.keys()):
             ran = self._ran.get(name)
             due = self._due.get(name, now if ran is None else ran + IDLE_SECONDS)
-            gap = max(GAP_SECONDS, GAP_FACTOR * self._took.get(name, 0.0))
-            if now < due or (ran is not None and now - ran < gap):
+            if now < due or (ran is not None and now - ran < GAP_SECONDS):
                 continue
             self._ran[name] = now
             self._due.pop(name, None)
@@ -136,9 +165,17 @@ class Rounds:
             if result.armed is None and before is not None:
                 result.armed = before.armed
             self.results[name] = result
-            self._took[name] = self._clock() - now
             if result.again:
                 self._due[name] = now + SOON_SECONDS
+
+    def _all_looked_at(self) -> bool:
+        with self._registry.lock:
+            nodes, version = self._registry.tables.nodes, self._registry.nodes_version
+            if version != self._looked_version or len(self._memories) < len(nodes):
+                if not nodes.keys() <= self._memories.keys():
+                    return False
+                self._looked_version = version
+        return True
 
     def _round(self, name: str, policy: Policy | None) -> Result:
         store = self._budgets.store(name)
@@ -146,11 +183,23 @@ class Rounds:
             self._limits[name] = policy.limits
         limits = self._limits.get(name) or limits_from({})
         self._budgets.refresh(store, lambda: self._adopt(name, limits.grant_seconds))
-        facts, states = self._facts(name, store)
-        in_force = sum(each.mode is not Mode.DISABLED for each in facts.values())
+        in_force = self._in_force(name)
+        nodes, whole = self._nodes(name, store, policy, in_force)
+        began = time.thread_time()
+        facts, states = self._facts(name, nodes, len(in_force))
+        armable = sum(mode is not Mode.DISABLED for mode in in_force.values())
         enforced = policy is not None and policy.mode is Mode.ENFORCE
-        limits = for_nodes(limits, in_force, self._settings) if enforced else no_limits(limits)
-        result = self._granting.round(store, limits, policy, facts, states, in_force)
+        limits = for_nodes(limits, armable, self._settings) if enforced else no_limits(limits)
+        result = self._granting.round(store, limits, policy, facts, states, armable)
+        took = self._took[name] = time.thread_time() - began
+        if result.armed is None or (result.again and not whole):  # what has moved is looked at again
+            self._moved.setdefault(name, set()).update(nodes)
+        if whole and result.armed is not None:
+            self._whole[name] = (self._clock() + min(took / WHOLE_SHARE, WHOLE_SECONDS), (policy, len(in_force)))
+        elif not whole:
+            before = self.results.get(name)
+            others = before.waiting if before is not None else {}
+            result.waiting = {node: why for node, why in others.items() if node not in nodes} | dict(result.waiting)
         self._budgets.write_lazily(store)
         desk = store.desk
         if policy is None and desk is not None:
@@ -159,30 +208,55 @@ class Rounds:
                 self._budgets.discard(store)
         return result
 
-    def _facts(self, name: str, store: Store) -> tuple[dict[str, NodeFacts], dict[str, StateView]]:
-        desk = store.desk
-        named = {entry.node for entry in desk.ledger.entries} if desk is not None else set()
-        modes: dict[str, Mode] = {}
-        for node, memory in self._memories.items():
-            selection = memory.selection
-            if selection is not None and selection.policy is not None and selection.policy.name == name:
-                modes[node] = selection.mode
+    def _in_force(self, name: str) -> dict[str, Mode]:
+        """The nodes on which the policy is in force, and how; looked up anew when any node's choice has moved."""
+        version = self._registry.nodes_version
+        known = self._in_force_of.get(name)
+        if known is not None and known[0] == version:
+            return known[1]
+        with self._registry.lock:
+            nodes = self._registry.tables.nodes
+            selections = {n: m.selection for n, m in self._memories.items() if m.selection is not None and n in nodes}
+        found = {n: s.mode for n, s in selections.items() if s.policy is not None and s.policy.name == name}
+        self._in_force_of[name] = (version, found)
+        return found
+
+    def _nodes(
+        self, name: str, store: Store, policy: Policy | None, in_force: Mapping[str, Mode]
+    ) -> tuple[set[str], bool]:
+        """The nodes of this round, and whether they are all.
+
+        A round over fewer decides the same for them: those that the ledger names are always among them, and all others
+        are as they were when they were last looked at.
+        """
+        moved = self._moved.pop(name, set())
+        named = {entry.node for entry in store.desk.ledger.entries} if store.desk is not None else set()
+        again_at, scope = self._whole.get(name, (0.0, None))
+        before = self.results.get(name)
+        unknown = store.desk is None or (named and not store.desk.seen)  # just read
+        if unknown or before is None or scope != (policy, len(in_force)) or self._clock() >= again_at:
+            return named | in_force.keys(), True
+        waiting = itertools.islice(before.waiting, WAITING_SEEN)
+        return named | (in_force.keys() & (moved | set(waiting))), False
+
+    def _facts(self, name: str, nodes: set[str], in_force: int) -> tuple[dict[str, NodeFacts], dict[str, StateView]]:
         with self._registry.lock:
             tables = self._registry.tables
-            states = {node: tables.states[node] for node in named | modes.keys() if node in tables.states}
+            states = {node: tables.states[node] for node in nodes if node in tables.states}
             plans = {node: tables.plans.get(node) for node in states}
         facts = {}
-        slot_free, held_elsewhere = self._slot_free(name, len(modes)), self._held_elsewhere(name)
+        slot_free, held_elsewhere = self._slot_free(name, in_force), self._held_elsewhere(name)
         for node in states:
             memory = self._memories.get(node) or NodeMemory()
             plan = plans[node]
             selection = memory.selection
             policy = selection.policy if selection is not None else None
+            here = selection is not None and policy is not None and policy.name == name
             current = plan is not None and plan.policy == name
             newest = plan is not None and policy is not None and plan.policy_generation == policy.generation
             facts[node] = NodeFacts(
                 node=node,
-                mode=modes.get(node, Mode.DISABLED),
+                mode=selection.mode if here and selection is not None else Mode.DISABLED,
                 plan_uid=plan.uid if plan is not None and current else "",
                 plan_generation=plan.generation if plan is not None and current else 0,
                 plan_current=current,

@@ -45,6 +45,9 @@ class Settings:
     metrics_port: int = _option(8080, "Port of /metrics; 0 takes a free one and logs it.", 0, 65535)
     health_port: int = _option(8081, "Port of /healthz and /readyz; 0 takes a free one and logs it.", 0, 65535)
     log_level: str = _option("info", "debug, info, warning or error.")
+    decision_log: str = _option(
+        "", "File that gets a line for each look at a node: monotonic seconds, node, resourceVersion of its report."
+    )
 
     dry_run_only: bool = _option(False, "Treats every Enforce policy as DryRun: no grant, taint or eviction at all.")
     max_kills_per_hour: int = _option(-1, "Caps killsPerHour of every policy; can only lower it. -1: no cap.", -1)
@@ -82,6 +85,9 @@ class Settings:
     coalesce_seconds: float = _option(0.2, "How long changes of one node are collected before it is looked at.", 0, 60)
     resync_seconds: float = _option(300.0, "Each node is looked at at least this often.", 1, 3600)
     status_seconds: float = _option(2.0, "Shortest time between two status writes of one policy.", 0.1, 600)
+    unready_seconds: float = _option(
+        10.0, "Age of a failure (requests refused or not answered) from which /readyz fails and names it.", 0, 3600
+    )
     stuck_seconds: float = _option(
         60.0, "Age of the last pass of the decision loop beyond which /healthz fails.", 1, 3600
     )

@@ -1,6 +1,7 @@
 """Policies' statuses, their Events and gauges: gathered from all nodes from time to time, written when they changed."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
@@ -24,6 +25,10 @@ from memorypressure_operator.status import Facts
 from memorypressure_operator.tallies import Tallies, Tally
 
 log = logging.getLogger(__name__)
+
+
+SHARE = 0.003
+"""Looking through all nodes takes so much of the time at most: in a large cluster statuses come less often."""
 
 
 class Surveyor:
@@ -53,15 +58,16 @@ class Surveyor:
         self._settings = settings
         self._wall = wall
         self._at: float | None = None
+        self._took = 0.0  # processor time of the last one, in seconds
         self._survey: tuple[object, Survey] | None = None
         self._without_candidates: frozenset[str] = frozenset()
 
     def write(self, policies: Mapping[str, Policy], memories: Mapping[str, NodeMemory], tallies: Tallies) -> None:
         """Writes what changed, at most every `status_seconds`. Raises ApiUnreachable."""
         now = self._clock()
-        if self._at is not None and now - self._at < self._settings.status_seconds:
+        if self._at is not None and now - self._at < max(self._settings.status_seconds, self._took / SHARE):
             return
-        self._at = now
+        self._at, began = now, time.thread_time()
         with self._registry.lock:
             entries = list(self._registry.tables.policies.values())
             nodes = dict(self._registry.tables.nodes)
@@ -74,6 +80,7 @@ class Surveyor:
         for entry in entries:
             self._one(entry, policies.get(entry.name), found, live.get(entry.name, (0, 0)), tallies.of(entry.name))
         self._echo()
+        self._took = time.thread_time() - began
 
     def _echo(self) -> None:
         """A status that was written comes back through kopf; if it never does, kopf's watch is silent."""
@@ -84,9 +91,10 @@ class Surveyor:
     def _surveyed(self, policies: Mapping[str, Policy]) -> Survey:
         with self._registry.lock:
             version = (self._registry.nodes_version, id(policies))
+            if self._survey is not None and self._survey[0] == version:
+                return self._survey[1]
             labels = {name: node.labels for name, node in self._registry.tables.nodes.items()}
-        if self._survey is None or self._survey[0] != version:
-            self._survey = (version, survey(policies.values(), labels))
+        self._survey = (version, survey(policies.values(), labels))
         return self._survey[1]
 
     def _live(self, memories: Mapping[str, NodeMemory]) -> dict[str, tuple[int, int]]:

@@ -65,7 +65,10 @@ def test_a_node_is_armed_only_after_the_ledger_was_written(lab: Lab) -> None:
     assert state is not None
     assert int(ledger["metadata"]["resourceVersion"]) < int(state["metadata"]["resourceVersion"])
     assert f'"{agent.incarnation}"' in ledger["data"]["ledger"]
-    wait_for(lambda: lab.get_policy()["status"]["exposure"]["standingKills"] == 1, "the exposure is shown")
+    wait_for(
+        lambda: lab.get_policy().get("status", {}).get("exposure", {}).get("standingKills") == 1,
+        "the exposure is shown",
+    )
     assert lab.get_policy()["status"]["nodes"]["armed"] == 1
 
 

@@ -31,7 +31,7 @@ from memorypressure_operator.reports import (
 from memorypressure_operator.settings import Settings
 from memorypressure_operator.status import Counts, Facts
 from memorypressure_operator.tainter import KEY, TaintInput
-from memorypressure_operator.views import PodView, Taint
+from memorypressure_operator.views import PodTraits, PodView, Taint
 
 OURS = Taint(KEY, "NoSchedule")
 FOREIGN = Taint("example.com/x", "NoExecute", value="v", time_added="2026-01-01T00:00:00Z")
@@ -362,26 +362,31 @@ def test_without_reported_figures_nobody_is_evicted_unless_no_relief_is_asked_fo
 
 
 def pod(uid: str, node: str, owner: str = "StatefulSet/w", **changes: Any) -> PodView:
-    base = PodView(
-        uid=uid,
-        namespace="ns",
-        name=uid,
-        node=node,
-        phase="Running",
-        qos_class="Burstable",
-        priority=0,
-        request_bytes=0,
-        create_time="2026-01-01T00:00:00Z",
-        labels={},
-        owner=owner,
-        static=False,
-        daemon_set=False,
-        local_storage=False,
-        annotated=False,
-        terminating=False,
-        grace_period_seconds=None,
-    )
-    return PodView(**{name: changes.get(name, getattr(base, name)) for name in PodView.__struct_fields__})
+    traits: dict[str, Any] = {
+        "namespace": "ns",
+        "phase": "Running",
+        "qos_class": "Burstable",
+        "priority": 0,
+        "request_bytes": 0,
+        "owner": owner,
+        "static": False,
+        "daemon_set": False,
+        "local_storage": False,
+        "annotated": False,
+        "label_words": (),
+    }
+    own: dict[str, Any] = {
+        "uid": uid,
+        "name": uid,
+        "node": node,
+        "created": 1_767_225_600.0,
+        "terminating": False,
+        "grace_period_seconds": None,
+    }
+    assert changes.keys() <= traits.keys() | own.keys()
+    own |= {name: value for name, value in changes.items() if name in own}
+    traits |= {name: value for name, value in changes.items() if name in traits}
+    return PodView(traits=PodTraits(**traits), **own)
 
 
 def planner(*pods: PodView, pressed: str = "") -> Planner:

@@ -8,19 +8,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from memorypressure.reasons import Reason
 from memorypressure_operator import cli, evictor, settings
 from memorypressure_operator.api import Answer, Api, Credentials
+from memorypressure_operator.dirty import Dirty
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable, CredentialsError, SettingsError
 from memorypressure_operator.events import Event, EventWriter, pod_subject
 from memorypressure_operator.evictor import Outcome
 from memorypressure_operator.handlers import Backoffs
-from memorypressure_operator.health import Health
-from memorypressure_operator.registry import Dirty, Registry
+from memorypressure_operator.registry import SINKS, Registry
 from memorypressure_operator.reports import decode_plan, decode_state, digest
-from memorypressure_operator.streams import Source, Stream
+from memorypressure_operator.streams import Meta, Source, Stream
 from memorypressure_operator.views import decode_budget, decode_node, decode_pod
 
 
@@ -207,16 +208,61 @@ def test_a_node_is_not_ready_only_where_it_says_so() -> None:
 # --- registry ---
 
 
-def test_urgent_nodes_come_first_and_changes_are_coalesced() -> None:
+def taken(dirty: Dirty) -> list[str]:
+    """Everything that is due, in order."""
+    return [found[0] for found in iter(dirty.take, None)]
+
+
+def test_new_pressure_comes_first_then_reports_then_what_is_due_and_changes_are_coalesced() -> None:
     clock = Clock()
     dirty = Dirty(clock, 0.2)
     dirty.add(["a", "b"])
     dirty.add(["a"])
-    assert dirty.take(10) == []
+    assert dirty.take() is None
     clock.now += 0.2
-    dirty.add(["c"], urgent=True)
-    assert dirty.take(10) == ["c", "a", "b"]
+    dirty.report("d", urgent=False)
+    dirty.report("c", urgent=True)
+    dirty.report("b", urgent=False)
+    assert [dirty.take() for _ in range(5)] == [("c", True), ("d", True), ("b", True), ("a", False), None]
     assert len(dirty) == 0
+
+
+def test_a_node_of_which_only_the_report_moved_keeps_its_plan() -> None:
+    clock = Clock()
+    dirty = Dirty(clock, 0.2)
+    dirty.report("a", urgent=False)
+    dirty.add(["b"], light=True, delay_seconds=0.0)
+    dirty.add(["b"])
+    assert taken(dirty) == ["a", "b"]
+    assert not dirty.thorough("a")
+    assert dirty.thorough("b")
+    assert not dirty.thorough("b")
+
+
+def test_an_earlier_due_time_stays_and_a_node_is_taken_once() -> None:
+    clock = Clock()
+    dirty = Dirty(clock, 0.2)
+    for delay in (5.0, 1.0, 3.0):
+        dirty.add(["a"], delay_seconds=delay)
+    clock.now += 1.5
+    assert dirty.waiting() == 1
+    assert taken(dirty) == ["a"]
+    clock.now += 10
+    assert taken(dirty) == []
+    assert len(dirty) == 0
+
+
+def test_no_node_counts_as_dirty_before_every_table_is_complete() -> None:
+    clock = Clock()
+    registry = Registry(clock, 0.2)
+    registry.put_node("n", decode_node(b'{"metadata": {"name": "n", "uid": "u"}, "spec": {}}'))
+    assert len(registry.dirty) == 0
+    for table in SINKS:
+        assert not registry.complete()
+        registry.mark_synced(table)
+    assert registry.complete()
+    clock.now += 1
+    assert registry.dirty.take() == ("n", False)
 
 
 def state_json(version: str, *triggers: str) -> bytes:
@@ -339,15 +385,17 @@ def streaming(tmp_path: Path) -> Iterator[Callable[..., tuple[Server, Sink, list
         )
         api = Api(Credentials(str(config), 60, Clock()), 2.0)
 
-        def decode(raw: bytes) -> str:
-            name = str(json.loads(raw)["metadata"]["name"])
-            if name.startswith("bad"):
+        class Thing(msgspec.Struct):
+            metadata: Meta
+
+        def view(thing: Thing) -> str:
+            if thing.metadata.name.startswith("bad"):
                 raise ValueError("not understood")
-            return name.upper()
+            return thing.metadata.name.upper()
 
         stream = Stream(
             api,
-            Source("things", "/things", lambda meta: meta.name, decode, strict=strict),
+            Source("things", "/things", key=lambda meta: meta.name, model=Thing, view=view, strict=strict),
             sink,
             lifetime_seconds=60,
             read_timeout_seconds=2,
@@ -562,31 +610,7 @@ def test_a_long_note_is_cut_to_what_the_api_takes() -> None:
     assert len(posts.bodies[0]["note"].encode()) <= 1024
 
 
-# --- health ---
-
-
-def test_health_tells_a_dead_thread_a_stuck_loop_and_a_silent_watch() -> None:
-    clock = Clock()
-    health = Health(clock, stuck_seconds=60)
-    assert health.live()[0]
-    health.threads["decisions"] = lambda: False
-    assert "thread decisions has ended" in str(health.live()[1])
-    health.threads.clear()
-    health.last_reconcile = clock.now
-    clock.now += 61
-    assert "made no pass for 61 s" in str(health.live()[1])
-    health.last_reconcile = clock.now
-    health.policy_echo_due = clock.now - 151
-    assert "silent" in str(health.live()[1])
-
-
-def test_readiness_names_the_tables_that_are_not_complete() -> None:
-    health = Health(Clock(), stuck_seconds=60)
-    health.phase = "running"
-    health.streams["pods"] = lambda: False
-    ready, facts = health.ready()
-    assert not ready
-    assert facts["not_ready"] == ["pods not synced"]
+# --- kopf ---
 
 
 def test_kopf_never_runs_out_of_backoffs() -> None:

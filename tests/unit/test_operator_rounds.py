@@ -1,0 +1,160 @@
+"""Over which nodes a round of grants goes: over all when something general moved, else over those that it concerns."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from support.fakecluster import Clock, FakeCluster
+
+from memorypressure.desk import Seen
+from memorypressure.ledger import Entry, Ledger
+from memorypressure.reasons import Reason
+from memorypressure.selection import select
+from memorypressure.spec import Policy, parse_policy
+from memorypressure_operator import rounds as rounds_module
+from memorypressure_operator import settings as settings_module
+from memorypressure_operator.budget import Budgets
+from memorypressure_operator.granting import Result
+from memorypressure_operator.memory import NodeMemory
+from memorypressure_operator.registry import Registry
+from memorypressure_operator.reports import StateStatus, StateView
+from memorypressure_operator.rounds import Rounds
+from memorypressure_operator.views import NodeView
+
+NODES = [f"n{number:02d}" for number in range(40)]
+WAITING = dict.fromkeys(NODES[10:], (Reason.STANDING_LIMIT, "all are out"))
+
+
+def policy(generation: int = 1) -> Policy:
+    return parse_policy(
+        {
+            "apiVersion": "memorypressure.dev/v1alpha1",
+            "kind": "MemoryPressurePolicy",
+            "metadata": {"name": "p", "generation": generation},
+            "spec": {
+                "mode": "Enforce",
+                "nodeSelector": {},
+                "triggers": [{"name": "low", "type": "ZoneWatermark", "zoneWatermark": {"line": "Min"}}],
+                "ladder": [{"action": "Kill", "triggers": ["low"], "afterSeconds": 0}],
+            },
+        }
+    )
+
+
+class Granting:
+    """Notes for which nodes it was asked; the first ten hold allowances, the others wait."""
+
+    def __init__(self) -> None:
+        self.asked: list[set[str]] = []
+        self.ended = True
+        self.again = False
+
+    def round(self, store: Any, _limits: Any, _policy: Any, facts: dict[str, Any], *_: Any) -> Result:
+        self.asked.append(set(facts))
+        entries = tuple(Entry(name, f"i-{name}", 1, 0, 1, 900) for name in NODES[:10])
+        store.desk = _desk(store.desk, entries)
+        waiting = {name: why for name, why in WAITING.items() if name in facts}
+        return Result(armed=10 if self.ended else None, again=self.again, waiting=waiting)
+
+
+def _desk(desk: Any, entries: tuple[Entry, ...]) -> Any:
+    return replace(desk, ledger=Ledger(entries=entries), seen={each.incarnation: Seen(1, 0) for each in entries})
+
+
+class World:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.registry = Registry(self.clock, 0.0)
+        cluster: Any = FakeCluster()
+        self.budgets = Budgets(cluster, "own", "ledger", self.clock, lambda: None)
+        self.granting = Granting()
+        self.policy = policy()
+        self.memories: dict[str, NodeMemory] = {}
+        for name in NODES:
+            self.registry.put_node(name, NodeView(name, f"uid-{name}", {}, (), ready=True))
+            self.registry.put_state(name, StateView(name, "s", 1, "1", f"uid-{name}", {}, StateStatus()))
+            self.memories[name] = NodeMemory(selection=select([self.policy], {}))
+        granting: Any = self.granting
+        settings = settings_module.parse({"namespace": "own"}, {})
+        self.rounds = Rounds(granting, self.budgets, self.registry, self.memories, self.clock, settings)
+
+    def run(self, *touched: str) -> set[str]:
+        """The nodes of the next round, after these were looked at."""
+        self.clock.now += 1
+        for name in touched:
+            self.rounds.touch("p", name)
+        self.rounds.run({"p": self.policy})
+        return self.granting.asked[-1]
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(rounds_module, "WHOLE_SHARE", 1e-9)  # whole rounds as rare as they may be
+    return World()
+
+
+def test_the_first_round_is_over_all(world: World) -> None:
+    assert world.run() == set(NODES)
+
+
+def test_the_next_is_over_those_that_moved_those_of_the_ledger_and_the_first_that_wait(world: World) -> None:
+    world.run()
+    found = world.run("n35")
+    assert found == set(NODES[:10]) | {"n35"} | set(NODES[10 : 10 + rounds_module.WAITING_SEEN])
+    assert world.run("n36") & {"n35", "n36"} == {"n36"}
+
+
+def test_who_waits_is_remembered_over_smaller_rounds(world: World) -> None:
+    world.run()
+    world.run("n35")
+    assert world.rounds.results["p"].waiting.keys() == WAITING.keys()
+
+
+def test_one_over_all_comes_again_after_a_while(world: World) -> None:
+    world.run()
+    world.clock.now += rounds_module.WHOLE_SECONDS
+    assert world.run("n35") == set(NODES)
+
+
+def test_another_generation_of_the_policy_is_a_matter_of_all(world: World) -> None:
+    world.run()
+    world.policy = policy(2)
+    assert world.run("n35") == set(NODES)
+
+
+def test_a_node_more_or_less_is_a_matter_of_all(world: World) -> None:
+    world.run()
+    world.registry.remove_node("n39")
+    del world.memories["n39"]
+    assert world.run("n35") == set(NODES[:39])
+
+
+def test_a_ledger_that_was_read_anew_is_a_matter_of_all(world: World) -> None:
+    world.run()
+    desk = world.budgets.store("p").desk
+    assert desk is not None
+    world.budgets.store("p").desk = replace(desk, seen={})
+    assert world.run("n35") == set(NODES)
+
+
+def test_nodes_of_a_round_that_was_not_ended_are_looked_at_again(world: World) -> None:
+    world.run()
+    world.granting.ended = False
+    world.run("n35")
+    world.granting.ended = True
+    assert "n35" in world.run()
+
+
+def test_a_node_that_fell_to_another_policy_is_counted_out_at_once(world: World) -> None:
+    world.run()
+    other = select([], {})
+    world.memories["n39"].selection = other
+    world.rounds.chose("n39", other)
+    assert world.run("n35") == set(NODES[:39])
+
+
+def test_no_round_runs_while_a_node_was_not_looked_at(world: World) -> None:
+    world.registry.put_node("new", NodeView("new", "uid", {}, (), ready=True))
+    world.clock.now += 1
+    world.rounds.run({"p": world.policy})
+    assert world.granting.asked == []
