@@ -134,20 +134,25 @@ def test_wrong_settings_end_with_2_and_name_the_setting(
 # --- the API server goes away ---
 
 
-def test_an_outage_stops_every_act_and_afterwards_all_goes_on(own_lab: Lab) -> None:
+@pytest.mark.parametrize("seconds", [20, pytest.param(600, marks=pytest.mark.soak)])
+def test_an_outage_stops_every_act_and_afterwards_all_goes_on(own_lab: Lab, seconds: int) -> None:
     install_crds(own_lab)
     node = bare_node(own_lab, "n1")
-    operator = own_lab.running()
+    operator = own_lab.running("--unready-seconds", "1")
     own_lab.policy()
     agent = own_lab.agent(node)
     wait_for(lambda: own_lab.allowed(agent) == 1, "an allowance")
     own_lab.plane.stop_apiserver()
+    ends = time.monotonic() + seconds
     wait_for(lambda: not operator.probe("/healthz")[1]["leader"], "the Lease runs out by the own clock")
-    time.sleep(2)
-    assert operator.child.poll() is None
-    assert operator.probe("/healthz")[0] == 200
+    wait_for(lambda: "WATCH nodes fails for" in str(operator.probe("/readyz")[1]["not_ready"]), "the probe names it")
+    while time.monotonic() < ends:
+        assert operator.child.poll() is None
+        assert operator.probe("/healthz")[0] == 200
+        time.sleep(1)
     own_lab.plane.start_apiserver()
     operator.leads(40)
+    operator.ready()
     agent.beat += 1
     agent.report()
     wait_for(lambda: own_lab.grant(node).get("beat") == agent.beat, "the renewal goes on", 40)

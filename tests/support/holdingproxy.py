@@ -33,6 +33,8 @@ class Passed:
 class HoldingProxy:
     """`hold` decides about each request (method, path, body); after the first that it holds all others pass."""
 
+    handler: "type[Handler] | None" = None
+
     def __init__(self, plane: ControlPlane, hold: Callable[[str, str, bytes], bool]) -> None:
         self.hold = hold
         self.held = threading.Event()
@@ -43,7 +45,7 @@ class HoldingProxy:
         pair = plane.authority.issue("holding-proxy", "holding-proxy", names=["127.0.0.1"])
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pair.certificate, pair.key)
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _Server(("127.0.0.1", 0), self.handler or Handler)
         self._server.proxy = self
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, name="holding-proxy", daemon=True)
@@ -70,13 +72,22 @@ class _Server(ThreadingHTTPServer):
         """A client that went away is the purpose of this proxy, and no error."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
+
+    def answered(self, body: bytes) -> bool:
+        """Whether the request was dealt with here, and goes no further."""
+        return False
+
+    def done(self) -> None:
+        """The API server has answered; the client has not heard of it yet."""
 
     def _forward(self) -> None:
         proxy = self.server.proxy
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.answered(body):
+            return
         late = not proxy.held.is_set() and proxy.hold(self.command, self.path, body)
         if late:
             proxy.held.set()
@@ -88,6 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self.command != "GET":
                 proxy.written.append(Passed(self.command, self.path, body, answer.status, late))
             self.close_connection = True
+            self.done()
             self.send_response(answer.status)
             for name, value in answer.getheaders():
                 if name.lower() not in _HOP_BY_HOP:
