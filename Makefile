@@ -18,13 +18,14 @@ NODES ?= 1
 NODE ?=
 RUN ?=
 export RUN
+# Cluster sizes of `make scale`, in nodes.
+SIZES ?= 100,1000,5000
 export PYTHONPATH := $(CURDIR)/tools
 LOCK := $(BIN)/uv pip compile --quiet --no-annotate --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench lab fuzz soak images tools controlplane cluster demo-cluster cluster-shell cluster-status \
-	cluster-down generate lock clean
+.PHONY: help setup demo test lint format bench lab scale fuzz soak images tools controlplane cluster demo-cluster cluster-shell cluster-status cluster-down generate lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +61,9 @@ lab: setup ## a kernel under a flood, guarded by the agent and its peers: RUNS=n
 
 fuzz: setup ## the parsers under coverage-guided fuzzing for five minutes; ARGS="--target orders --seconds 3600"
 	@PYTHONPATH=tests:tools $(BIN)/python -m fuzz.engine $(or $(ARGS),--seconds 300)
+
+scale: setup tools ## the operator on clusters of 100, 1,000 and 5,000 nodes (SIZES=100,1000; 12 GiB): a report in build/scale
+	@$(BIN)/python -m memorypressure_tools.scale --sizes $(SIZES) $(ARGS)
 
 soak: setup tools ## the tests that run for long
 	@$(BIN)/pytest -m soak $(ARGS)

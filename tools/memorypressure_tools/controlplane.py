@@ -152,6 +152,15 @@ class ControlPlane:
         return self._admin_identity
 
     @property
+    def admin_identity(self) -> Pair:
+        """The administrator's certificate and key."""
+        return self._admin_identity
+
+    def etcd_client(self) -> ApiClient:
+        """A client for etcd's JSON gateway: fixtures of thousands of objects are written past the API server."""
+        return self._client(self.etcd_url, identity=self.etcd_identity)
+
+    @property
     def pids(self) -> dict[str, int]:
         """Process id of each part that was started."""
         return {name: child.pid for name, child in self._children.items()}
