@@ -46,6 +46,9 @@ class Dirty:
                 if known is None or due < known:
                     self._due[name] = due
                     heapq.heappush(self._heap, (due, name))
+            if len(self._heap) > 2 * len(self._due) + 1000:  # mostly overtaken
+                self._heap = [(due, name) for name, due in self._due.items()]
+                heapq.heapify(self._heap)
             if urgent or earlier:
                 self._changed.notify()
 

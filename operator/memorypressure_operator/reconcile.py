@@ -218,6 +218,7 @@ class DecisionLoop(threading.Thread):
         if node is None:
             self.memories.pop(name, None)
             self._behind.pop(name, None)
+            self._registry.dirty.thorough(name)
             return None
         memory = self.memories.get(name)
         quick = quick and memory is not None and state is not None

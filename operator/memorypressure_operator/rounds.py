@@ -216,6 +216,7 @@ class Rounds:
             return known[1]
         with self._registry.lock:
             nodes = self._registry.tables.nodes
+            self._chosen = {n: choice for n, choice in self._chosen.items() if n in nodes}
             selections = {n: m.selection for n, m in self._memories.items() if m.selection is not None and n in nodes}
         found = {n: s.mode for n, s in selections.items() if s.policy is not None and s.policy.name == name}
         self._in_force_of[name] = (version, found)

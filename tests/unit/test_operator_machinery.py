@@ -252,6 +252,16 @@ def test_an_earlier_due_time_stays_and_a_node_is_taken_once() -> None:
     assert len(dirty) == 0
 
 
+def test_due_times_that_were_overtaken_do_not_pile_up() -> None:
+    clock = Clock()
+    dirty = Dirty(clock, 0.2)
+    for _ in range(5000):
+        dirty.add(["a"], delay_seconds=300)
+        dirty.report("a", urgent=False)
+        assert dirty.take() == ("a", True)
+    assert len(dirty._heap) <= 1003
+
+
 def test_no_node_counts_as_dirty_before_every_table_is_complete() -> None:
     clock = Clock()
     registry = Registry(clock, 0.2)
