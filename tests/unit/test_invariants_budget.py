@@ -85,6 +85,7 @@ class Operator:
     desk: Desk | None = None
     ledger_version: int | None = None
     cached: dict[str, int] = field(default_factory=dict)
+    taken: dict[str, object] = field(default_factory=dict)  # what the nodes' views were in this desk's last round
 
 
 @dataclass
@@ -201,6 +202,7 @@ class Simulation:
     def open(self, index: int) -> bool:
         operator = self.operators[index]
         operator.cached.clear()
+        operator.taken.clear()
         if self.api.ledger is None:
             operator.ledger_version = None
             fresh = ledger.adopted((), used_before=self.api.ever_granted, grant_seconds=GRANT_SECONDS)
@@ -231,13 +233,20 @@ class Simulation:
             views.append(NodeView(name, mode, state.grant, state.lease, "plan", 1, True, pressed, float(ord(name))))
         return views, frozenset(absent), seen
 
-    def round(self, index: int, lag: int, stop_after: int, doubt: bool) -> None:
-        """One round; after `stop_after` writes the process pauses for ever, its next write still under way."""
+    def round(self, index: int, lag: int, stop_after: int, doubt: bool, whole: bool = True) -> None:
+        """One round; after `stop_after` writes the process pauses for ever, its next write still under way.
+
+        One that is not `whole` leaves out the nodes that the ledger does not name and that are as they were.
+        """
         operator = self.operators[index]
         if operator.desk is None:
             self.open(index)
         assert operator.desk is not None
         views, absent, seen = self.views(index, lag)
+        looks = {view.node: (seen[view.node].version, view.mode, view.under_pressure) for view in views}
+        if not whole and operator.taken:
+            named = {entry.node for entry in operator.desk.ledger.entries}
+            views = [v for v in views if v.node in named or operator.taken.get(v.node) != looks[v.node]]
         desk = allotment.settled(operator.desk, views, absent, self.now_ns)
         result = allotment.decide(desk, views, self.limits, len(NODES))
         if result.write_ledger_first:
@@ -252,7 +261,9 @@ class Simulation:
         operator.desk = result.desk
         worst = ledger.exposure(result.desk.ledger, self.limits, len(NODES)).worst_case_hour
         self.shown.append((self.now_ns, index, worst))
+        operator.taken |= {view.node: looks[view.node] for view in views}
         for number, write in enumerate(result.writes, start=1):
+            del operator.taken[write.node]  # it moves by this, or the write has failed: it is looked at again
             self.write(operator, write, seen[write.node], paused=number > stop_after, doubt=doubt)
 
     def write(self, operator: Operator, write: GrantWrite, seen: State, paused: bool, doubt: bool) -> None:
@@ -535,9 +546,10 @@ class Budget(RuleBasedStateMachine):
         lag=lags,
         stop_after=st.sampled_from([9, 9, 9, 0, 1, 2]),
         doubt=st.sampled_from([False] * 4 + [True]),
+        whole=st.booleans(),
     )
-    def operator_round(self, index: int, lag: int, stop_after: int, doubt: bool) -> None:
-        self.simulation.round(index, lag, stop_after, doubt)
+    def operator_round(self, index: int, lag: int, stop_after: int, doubt: bool, whole: bool) -> None:
+        self.simulation.round(index, lag, stop_after, doubt, whole)
 
     @rule(index=indexes)
     def operator_restarts(self, index: int) -> None:
@@ -624,7 +636,8 @@ def wild_run(seed: int, steps: int) -> Simulation:
         lag = random.choice([1, 2, 4, 8]) if wild() else 0
         if draw < 0.3:
             stop_after = random.choice([0, 1, 2]) if wild() else 9
-            simulation.round(random.choice([0, 1]), lag, stop_after, doubt=random.random() < chaos / 2)
+            whole = random.random() < 0.3
+            simulation.round(random.choice([0, 1]), lag, stop_after, random.random() < chaos / 2, whole)
         elif draw < 0.55:
             simulation.deliver(name, lag)
             simulation.report(name, arrives=not wild())
