@@ -8,6 +8,7 @@ import contextlib
 import copy
 import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -102,7 +103,7 @@ class Credentials:
 
 
 class Lines:
-    """The lines of one streamed answer; `close` may come from another thread and ends the iteration."""
+    """The lines of one streamed answer; `wake` may come from another thread and ends the iteration."""
 
     def __init__(self, response: Any) -> None:
         self._response = response
@@ -118,14 +119,23 @@ class Lines:
             # ValueError and AttributeError: urllib3 2 on a response that was closed by another thread.
             raise ApiUnreachable(f"stream broke: {type(error).__name__}: {error}") from None
 
-    def close(self) -> None:
-        """Ends the stream; wakes a reader that waits for the next line."""
+    def wake(self) -> None:
+        """Ends the stream for its reader, from another thread: it may be blocked, and holds what `close` needs."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            connection = self._response.connection
-            if connection is not None and connection.sock is not None:
-                connection.sock.shutdown(2)  # wakes a reader that is blocked in recv
+            self._socket().shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Ends the stream; for the thread that reads it."""
+        self.wake()
         with contextlib.suppress(OSError, ValueError, AttributeError):
             self._response.close()
+
+    def _socket(self) -> Any:
+        """The socket: the connection's, or the answer's own where the server said `Connection: close`."""
+        connection = self._response.connection
+        if connection is not None and connection.sock is not None:
+            return connection.sock
+        return self._response._fp.fp.raw._sock  # noqa: SLF001  urllib3 and http.client have no other way
 
 
 class Api:

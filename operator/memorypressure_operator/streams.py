@@ -164,7 +164,7 @@ class Stream(threading.Thread):
         self._stopping.set()
         lines = self._open
         if lines is not None:
-            lines.close()
+            lines.wake()
 
     def run(self) -> None:
         """Streams until `stop`."""

@@ -88,23 +88,25 @@ def storm(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Itera
     lab = Lab(crds, "storm-", "storm", tmp_path_factory.mktemp("storm"))
     admin.must("POST", f"/api/v1/namespaces/{lab.home}/serviceaccounts", {"metadata": {"name": "op"}})
     admin.must("POST", RBAC, binding(lab))
-    with contextlib.closing(FaultProxy(crds)) as proxy:
-        config = crds.write_kubeconfig("storm", server=proxy.url, token=crds.token(lab.home, "op"))
-        operator = lab.operator(*settings(), kubeconfig=config)
-        operator.ready()
-        operator.leads()
-        node = lab.node()
-        lab.policy()
-        agent = lab.agent(node)
-        wait_for(lambda: lab.allowed(agent) == 1, "an allowance")
-        storm = Storm(lab, proxy, config, operator, node, agent)
-        yield storm
-        proxy.heal()
-        assert storm.operator.stop() == 0
+    try:
+        with contextlib.closing(FaultProxy(crds)) as proxy:
+            config = crds.write_kubeconfig("storm", server=proxy.url, token=crds.token(lab.home, "op"))
+            operator = lab.operator(*settings(), kubeconfig=config)
+            operator.ready()
+            operator.leads()
+            node = lab.node()
+            lab.policy()
+            agent = lab.agent(node)
+            wait_for(lambda: lab.allowed(agent) == 1, "an allowance")
+            storm = Storm(lab, proxy, config, operator, node, agent)
+            yield storm
+            proxy.heal()
+            assert storm.operator.stop() == 0
+    finally:
         lab.close()
-    for namespace in ("storm", lab.home):
-        remove_namespace(admin, namespace)
-    remove_prefixed(admin, "storm-")
+        for namespace in ("storm", lab.home):
+            remove_namespace(admin, namespace)
+        remove_prefixed(admin, "storm-")
 
 
 def writes_but_the_lease(method: str, path: str) -> bool:

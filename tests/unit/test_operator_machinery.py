@@ -321,11 +321,22 @@ class Server:
         outer = self
         self.queries: list[str] = []
         self.scripts = scripts
+        self.held = threading.Event()
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.queries.append(self.path.partition("?")[2])
                 script = outer.scripts.pop(0) if outer.scripts else (503, b"{}")
+                if script[:1] == ("hold",):
+                    self.protocol_version = "HTTP/1.1"
+                    self.send_response(200)
+                    self.send_header("Connection", script[1])
+                    self.send_header("Transfer-Encoding", "chunked")
+                    self.end_headers()
+                    self.wfile.write(b"%x\r\n%b\r\n" % (len(script[2]), script[2]))
+                    outer.held.wait(60)
+                    self.close_connection = True
+                    return
                 status, body = script if isinstance(script, tuple) else (200, b"".join(x + b"\n" for x in script))
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
@@ -379,7 +390,9 @@ def bookmark(version: int, *, end: bool = False) -> bytes:
 def streaming(tmp_path: Path) -> Iterator[Callable[..., tuple[Server, Sink, list[str]]]]:
     closing: list[Callable[[], None]] = []
 
-    def start(scripts: list[Any], *, strict: bool = False, rows: dict[str, str] | None = None) -> Any:
+    def start(
+        scripts: list[Any], *, strict: bool = False, rows: dict[str, str] | None = None, read_timeout_seconds: float = 2
+    ) -> Any:
         server, sink, restarts = Server(scripts), Sink(), []
         sink.rows.update(rows or {})
         config = tmp_path / "config"
@@ -408,7 +421,7 @@ def streaming(tmp_path: Path) -> Iterator[Callable[..., tuple[Server, Sink, list
             Source("things", "/things", key=lambda meta: meta.name, model=Thing, view=view, strict=strict),
             sink,
             lifetime_seconds=60,
-            read_timeout_seconds=2,
+            read_timeout_seconds=read_timeout_seconds,
             page_size=2,
             backoff_seconds=0.01,
             backoff_limit_seconds=0.02,
@@ -416,10 +429,15 @@ def streaming(tmp_path: Path) -> Iterator[Callable[..., tuple[Server, Sink, list
         )
 
         def close() -> None:
-            stream.stop()
+            stopping = threading.Thread(target=stream.stop)
+            stopping.start()
+            stopping.join(5)
             stream.join(5)
+            ended = not stopping.is_alive() and not stream.is_alive()
+            server.held.set()
             server.close()
-            assert not stream.is_alive()
+            stopping.join(5)
+            assert ended, "stop does not wait for the server"
 
         closing.append(close)
         stream.start()
@@ -434,6 +452,14 @@ def streaming(tmp_path: Path) -> Iterator[Callable[..., tuple[Server, Sink, list
     yield start
     for close in closing:
         close()
+
+
+@pytest.mark.parametrize("ending", ["keep-alive", "close"])
+def test_a_stream_that_waits_for_its_next_line_ends_when_it_is_told_to(streaming: Any, ending: str) -> None:
+    """With `Connection: close`, as servers that shut down say, the connection's socket belongs to the answer."""
+    lines = event("ADDED", "a", 1) + b"\n" + bookmark(5, end=True) + b"\n"
+    _, sink, _ = streaming([("hold", ending, lines)], read_timeout_seconds=60)
+    assert sink.complete == 1  # the fixture ends the thread, and fails where it goes on
 
 
 def test_the_initial_state_replaces_what_was_held(streaming: Any) -> None:
