@@ -1,0 +1,51 @@
+"""Recordings of the flood lab, replayed under the default policy: a flood makes it kill, a control never does.
+
+Each is a run of `make lab`: a flood without a killer (`none`), a control under our agent, or (`hog-300`) a flood with
+enough memory, in which the reserve was never short. Read one by hand:
+
+    zcat FILE | memorypressure-agent replay --policy crds/samples/default.yaml -
+"""
+
+import gzip
+import io
+from pathlib import Path
+
+import pytest
+
+from memorypressure.spec_values import Action, Policy
+from memorypressure_agent.policy_file import load_policy
+from memorypressure_agent.replay.player import play
+from memorypressure_agent.replay.report import Replayed
+from memorypressure_tools.lab.scenarios import SCENARIOS
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RECORDINGS = sorted((REPOSITORY / "tests" / "fixtures" / "lab").glob("*.csv.gz"))
+DEFAULT = load_policy(REPOSITORY / "crds" / "samples" / "default.yaml").policy
+
+
+class Silent:
+    """A report that nobody reads."""
+
+    def decision(self, _decision: object) -> None:
+        return
+
+
+def replayed(path: Path, policy: Policy = DEFAULT) -> Replayed:
+    content = gzip.decompress(path.read_bytes())
+    return play(policy, path.name, io.BytesIO(content), 0, 4096, Silent())  # type: ignore[arg-type]
+
+
+def scenario_of(path: Path) -> str:
+    return path.name.split("_")[0]
+
+
+def test_there_are_recordings_of_floods_and_of_controls() -> None:
+    kinds = [SCENARIOS[scenario_of(path)].is_control for path in RECORDINGS]
+    assert kinds.count(True) >= 3
+    assert kinds.count(False) >= 2
+
+
+@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.name)
+def test_the_default_policy_kills_in_a_flood_and_in_no_control(path: Path) -> None:
+    kills = replayed(path).decided.get(Action.KILL, [])
+    assert bool(kills) is not SCENARIOS[scenario_of(path)].is_control
