@@ -120,22 +120,6 @@ def step(rules: Rules, state: EngineState, inputs: Inputs) -> Result:
     return Result(EngineState(rules.triggers, seen, next_ladder), decision)
 
 
-def at_rest(rules: Rules, before: Result, sample: Sample, now_ns: int) -> Result | None:
-    """What `step` returns for a sample of shut gates while nothing is going on; None: ask `step`.
-
-    The decision is the one before, to the letter but for its time and the sample's age: with the same rules, and with
-    neither pressure nor anything to wait for, there is nothing that could have become another. Only right under the
-    rules that `before` was made with, and without outcomes of a kill. It exists because near a line it is asked every
-    10 ms.
-    """
-    state = before.state
-    seen = triggers.at_rest(rules.triggers, state.triggers, sample) if state.watched == rules.triggers else None
-    calm = ladder.at_rest(state.ladder, now_ns) if seen is not None else None
-    if seen is None or calm is None or before.decision.action is not None:
-        return None
-    return Result(EngineState(state.watched, seen, calm), before.decision)
-
-
 def ranking(rules: Rules, inputs: Inputs, pressed_nodes: frozenset[int]) -> Ranking:
     """The candidates in the order in which they would be stopped, to relieve these NUMA nodes (empty: the machine)."""
     return rank(

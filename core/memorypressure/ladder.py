@@ -129,48 +129,6 @@ class Observation:
     lock_held: bool = False
 
 
-def at_rest(state: LadderState, now_ns: int) -> LadderState | None:
-    """What `advance` returns while no trigger is active or runs, nothing is waited for and no time is up; else None.
-
-    For the same `LadderConfig` as at the step before, and triggers of which `triggers.at_rest` says that they rest.
-    """
-    if (
-        state.phase is not Phase.CLEAR
-        or state.kill is not None
-        or state.born_ns is not None
-        or state.running is not None
-        or state.last_ns is None
-        or state.clear_since_ns is None
-        or now_ns < state.cooldown_until_ns
-        or not 0 <= now_ns - state.last_ns <= MAX_SILENCE_NS
-        or not (state.calm or now_ns - state.clear_since_ns < FUTILE_CALM_NS)
-    ):
-        return None
-    hour_ago_ns = now_ns - HOUR_NS
-    if (state.kills and state.kills[0] <= hour_ago_ns) or (state.shadow_kills and state.shadow_kills[0] <= hour_ago_ns):
-        return None
-    for timer in state.timers:
-        if timer.since_ns is not None:
-            return None
-    return LadderState(
-        Phase.CLEAR,
-        now_ns,
-        state.timers,
-        state.episode,
-        state.episodes,
-        state.actions,
-        state.clear_since_ns,
-        None,
-        state.kills,
-        state.shadow_kills,
-        state.calm,
-        state.ended_ns,
-        state.cooldown_until_ns,
-        state.futile_until_ns,
-        None,
-    )
-
-
 def advance(config: LadderConfig, state: LadderState, seen: Observation) -> tuple[LadderState, Decision]:
     """The state after one sample and what to do. `seen.now_ns` never goes back."""
     state = _after_outcomes(config, state, seen)

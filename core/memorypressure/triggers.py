@@ -35,7 +35,7 @@ ZONES_GAP_NS = 250_000_000
 SLOW_GAP_NS = 3_000_000_000
 CLEAR_NS = 2_000_000_000
 
-_MACHINE = -1
+MACHINE = -1
 """Key of a window that is not one NUMA node's."""
 
 
@@ -65,7 +65,7 @@ class TriggerState:
     @property
     def nodes(self) -> frozenset[int]:
         """NUMA nodes that make the trigger true and have not been clear for 2 s; empty for memory and PSI."""
-        return frozenset(key for key, _ in self.pressed if key != _MACHINE)
+        return frozenset(key for key, _ in self.pressed if key != MACHINE)
 
     @property
     def running(self) -> bool:
@@ -169,50 +169,6 @@ def advance(triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample)
     )
 
 
-def at_rest(triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample) -> TriggersState | None:
-    """What `advance` returns for a sample of shut gates and nothing else while no window runs; None: ask `advance`.
-
-    Only the times go on then. It is asked a hundred times a second near a line, and costs a tenth of `advance`.
-    """
-    zones, now = sample.zones, sample.time_ns
-    before = state.zone_times
-    if (
-        not isinstance(zones, GateShut)
-        or not before
-        or not (sample.memory is sample.psi_node is sample.psi_pods is None)
-    ):
-        return None
-    if state.below_low or state.time_ns is None or now <= state.time_ns:
-        return None
-    for times in (state.memory_times, state.psi_node_times, state.psi_pods_times):
-        if times and restarted(times, now, SLOW_GAP_NS):
-            return None
-    numbers = [node.number for node in zones.info.nodes if node.counted]
-    for trigger, of in zip(triggers, state.triggers, strict=True):
-        if of.pressed or of.holds or of.status is TriggerStatus.ACTIVE:
-            return None
-        for _, window in of.windows:
-            if window.flags or window.stretches:
-                return None
-        zone = trigger.zone_watermark
-        if zone is not None:  # memory and PSI stay as they are while they are not read
-            keys = [key for key, _ in of.windows]
-            judged = numbers if zone.nodes is NodesScope.ANY_NODE else [_MACHINE]
-            if of.status is not TriggerStatus.CLEAR or keys != judged:
-                return None
-    times = with_sample(before, now, restart=restarted(before, now, ZONES_GAP_NS))
-    return TriggersState(
-        state.triggers,
-        now,
-        below_low=False,
-        zone_times=times,
-        memory_times=state.memory_times,
-        psi_node_times=state.psi_node_times,
-        psi_pods_times=state.psi_pods_times,
-        zone_signature=state.zone_signature,
-    )
-
-
 _CLEARS_BY = {
     Line.HIGH: (Line.HIGH,),
     Line.LOW: (Line.LOW, Line.HIGH),
@@ -302,7 +258,7 @@ def _zone_condition(
         return _Condition(tuple(under), above, needed_ns, within_ns)
     all_below = bool(under) and all(node_below for _, node_below in under)
     pressing = tuple([node.number for node in nodes])
-    return _Condition(((_MACHINE, all_below),), above, needed_ns, within_ns, pressing)
+    return _Condition(((MACHINE, all_below),), above, needed_ns, within_ns, pressing)
 
 
 def _below(node: NumaNode, line: Line, margin_percent: int, cache: _BelowCache) -> bool:
@@ -321,7 +277,7 @@ def _memory_condition(settings: AvailableMemory, memory: MemInfo | Unknown | Abs
     if memory.swap_total_bytes and settings.swap_free_percent is not None:
         free, mark = memory.swap_free_bytes * 100, memory.swap_total_bytes * settings.swap_free_percent
         scarce, plenty = scarce and free < mark, plenty or free * 10 >= mark * 11
-    return _Condition(((_MACHINE, scarce),), {_MACHINE: plenty})
+    return _Condition(((MACHINE, scarce),), {MACHINE: plenty})
 
 
 def _psi_condition(settings: PsiSettings, psi: Psi | Unknown | Absent | None) -> _Condition:
@@ -331,7 +287,7 @@ def _psi_condition(settings: PsiSettings, psi: Psi | Unknown | Absent | None) ->
     if average is None:
         return _Condition((), {}, unknown=f"the kernel prints no '{settings.kind.lower()}' line")
     low = average * 10 < settings.threshold_percent * 9
-    return _Condition(((_MACHINE, average >= settings.threshold_percent),), {_MACHINE: low})
+    return _Condition(((MACHINE, average >= settings.threshold_percent),), {MACHINE: low})
 
 
 _NOT_READ = f"not read in the last {SLOW_GAP_NS // 1_000_000_000} s"

@@ -10,6 +10,7 @@ from memorypressure.engine import Inputs, Result, Rules
 from memorypressure.grants import Permit
 from memorypressure.ladder import LadderState, Outcome, OutcomeKind
 from memorypressure.reasons import Reason
+from memorypressure.rest import at_rest
 from memorypressure.signals import Absent, GateShut, MemInfo, Psi, PsiLine, Sample, Unknown
 from memorypressure.spec import parse_policy
 from memorypressure.spec_values import Mode
@@ -101,7 +102,7 @@ def compare(rules: Rules, steps: list[tuple[int, object, object, object]]) -> in
         given_inputs = inputs(sample, before)
         after = engine.step(rules, state, given_inputs)
         if before is not None and not given_inputs.outcomes:
-            quick = engine.at_rest(rules, before, sample, now)
+            quick = at_rest(rules, before, sample, now)
             if quick is not None:
                 answered += 1
                 assert quick.state == after.state

@@ -20,6 +20,7 @@ from memorypressure.grants import Leave, Permit, Refusal, beat_due, begin_beat, 
 from memorypressure.ladder import Outcome, OutcomeKind
 from memorypressure.reasons import Reason
 from memorypressure.records import Decision
+from memorypressure.rest import at_rest
 from memorypressure.signals import GateShut, Sample
 from memorypressure.spec_values import Action
 from memorypressure.triggers import watched_lines
@@ -174,7 +175,7 @@ class Sampler:
         """The round's result when nothing is going on; None: it takes a whole step."""
         if self._before is None or self._publish or self._pending is not None or self._helper.has_outcomes:
             return None
-        return engine.at_rest(self.rules, self._before, sample, now)
+        return at_rest(self.rules, self._before, sample, now)
 
     def _whole_round(self, sample: Sample, began: int) -> int:
         permit = self._permit()

@@ -1,0 +1,117 @@
+"""The short way of a round: what the whole step would return while nothing is going on, or None.
+
+Near a line a round comes every 10 ms, and in nearly all of them the gates are shut and only times go on. Each function
+says what the one it stands for would say, to the letter, or nothing; random histories compare them
+(`tests/unit/test_engine_at_rest.py`).
+"""
+
+from memorypressure.dwell import restarted, with_sample
+from memorypressure.engine import EngineState, Result, Rules
+from memorypressure.ladder import FUTILE_CALM_NS, HOUR_NS, MAX_SILENCE_NS
+from memorypressure.ladder_state import LadderState
+from memorypressure.records import Phase
+from memorypressure.signals import GateShut, Sample
+from memorypressure.spec_values import NodesScope, Trigger
+from memorypressure.triggers import MACHINE, SLOW_GAP_NS, ZONES_GAP_NS, TriggersState, TriggerStatus
+
+
+def at_rest(rules: Rules, before: Result, sample: Sample, now_ns: int) -> Result | None:
+    """What `engine.step` returns for a sample of shut gates while nothing is going on; None: ask `step`.
+
+    The decision is the one before, to the letter but for its time and the sample's age: with the same rules, and with
+    neither pressure nor anything to wait for, there is nothing that could have become another. Only right under the
+    rules that `before` was made with, and without outcomes of a kill. It exists because near a line it is asked every
+    10 ms.
+    """
+    state = before.state
+    seen = triggers_at_rest(rules.triggers, state.triggers, sample) if state.watched == rules.triggers else None
+    calm = ladder_at_rest(state.ladder, now_ns) if seen is not None else None
+    if seen is None or calm is None or before.decision.action is not None:
+        return None
+    return Result(EngineState(state.watched, seen, calm), before.decision)
+
+
+def triggers_at_rest(triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample) -> TriggersState | None:
+    """What `triggers.advance` returns for shut gates and nothing else while no window runs; None: ask it.
+
+    Only the times go on then. It is asked a hundred times a second near a line, and costs a tenth of `advance`.
+    """
+    zones, now = sample.zones, sample.time_ns
+    before = state.zone_times
+    if (
+        not isinstance(zones, GateShut)
+        or not before
+        or not (sample.memory is sample.psi_node is sample.psi_pods is None)
+    ):
+        return None
+    if state.below_low or state.time_ns is None or now <= state.time_ns:
+        return None
+    for times in (state.memory_times, state.psi_node_times, state.psi_pods_times):
+        if times and restarted(times, now, SLOW_GAP_NS):
+            return None
+    numbers = [node.number for node in zones.info.nodes if node.counted]
+    for trigger, of in zip(triggers, state.triggers, strict=True):
+        if of.pressed or of.holds or of.status is TriggerStatus.ACTIVE:
+            return None
+        for _, window in of.windows:
+            if window.flags or window.stretches:
+                return None
+        zone = trigger.zone_watermark
+        if zone is not None:  # memory and PSI stay as they are while they are not read
+            keys = [key for key, _ in of.windows]
+            judged = numbers if zone.nodes is NodesScope.ANY_NODE else [MACHINE]
+            if of.status is not TriggerStatus.CLEAR or keys != judged:
+                return None
+    times = with_sample(before, now, restart=restarted(before, now, ZONES_GAP_NS))
+    return TriggersState(
+        state.triggers,
+        now,
+        below_low=False,
+        zone_times=times,
+        memory_times=state.memory_times,
+        psi_node_times=state.psi_node_times,
+        psi_pods_times=state.psi_pods_times,
+        zone_signature=state.zone_signature,
+    )
+
+
+def ladder_at_rest(state: LadderState, now_ns: int) -> LadderState | None:
+    """What `ladder.advance` returns while no trigger is active or runs and nothing is waited for; None: ask it.
+
+    For the same `LadderConfig` as at the step before, and triggers of which `triggers_at_rest` says that they rest.
+    """
+    if (
+        state.phase is not Phase.CLEAR
+        or state.kill is not None
+        or state.born_ns is not None
+        or state.running is not None
+        or state.last_ns is None
+        or state.clear_since_ns is None
+        or now_ns < state.cooldown_until_ns
+        or not 0 <= now_ns - state.last_ns <= MAX_SILENCE_NS
+        or not (state.calm or now_ns - state.clear_since_ns < FUTILE_CALM_NS)
+    ):
+        return None
+    hour_ago_ns = now_ns - HOUR_NS
+    if (state.kills and state.kills[0] <= hour_ago_ns) or (state.shadow_kills and state.shadow_kills[0] <= hour_ago_ns):
+        return None
+    for timer in state.timers:
+        if timer.since_ns is not None:
+            return None
+    return LadderState(
+        Phase.CLEAR,
+        now_ns,
+        state.timers,
+        state.episode,
+        state.episodes,
+        state.actions,
+        state.clear_since_ns,
+        None,
+        state.kills,
+        state.shadow_kills,
+        state.calm,
+        state.ended_ns,
+        state.cooldown_until_ns,
+        state.futile_until_ns,
+        None,
+    )
