@@ -7,7 +7,6 @@ import re
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -122,7 +121,7 @@ class Cluster:
         self.say(f"images, kernel {guest_kernel.release} and the nodes' root image are there")
         names = [f"node-{number}" for number in range(1, self.options.nodes + 1)]
         addresses = _addresses(names)
-        self.plane = self._stack.enter_context(_control_plane(addresses, self._stack))
+        self.plane = self._stack.enter_context(_control_plane(addresses))
         self.say(f"control plane: Kubernetes {self.version()} at {self.plane.url}")
         for index, name in enumerate(names, 1):
             node = Node(
@@ -317,18 +316,16 @@ def pod_ready(pod: Mapping[str, Any]) -> bool:
     return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
-def _control_plane(addresses: Mapping[str, str], stack: contextlib.ExitStack) -> ControlPlane:
+def _control_plane(addresses: Mapping[str, str]) -> ControlPlane:
     """A control plane whose API server finds the kubelets by node names, in an /etc/hosts that only it sees."""
-    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memory-pressure-hosts-")))
-    hosts = directory / "hosts"
     lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in addresses.items())]
-    hosts.write_text("\n".join(lines) + "\n", encoding="ascii")
-    mount = 'mount --make-rprivate / && mount --bind "$0" /etc/hosts && exec "$@"'
+    # The server is started in the run directory, which is removed with it.
+    mount = 'printf %s "$0" > hosts && mount --make-rprivate / && mount --bind hosts /etc/hosts && exec "$@"'
     return ControlPlane(
         Options(
             server_names=[GUEST_VIEW_OF_HOST],
             node_grace_seconds=NODE_GRACE_SECONDS,
-            apiserver_wrapper=["unshare", "--mount", "sh", "-c", mount, str(hosts)],
+            apiserver_wrapper=["unshare", "--mount", "sh", "-c", mount, "\n".join(lines) + "\n"],
             apiserver_flags=["--kubelet-preferred-address-types=Hostname"],
         )
     )
