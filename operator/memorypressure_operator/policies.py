@@ -1,6 +1,7 @@
 """The policies that are valid now, for the decision loop; and which nodes come first when one of them changed."""
 
 import threading
+from collections import deque
 from collections.abc import Callable
 
 from memorypressure.selection import select
@@ -40,6 +41,7 @@ class Policies:
         self._default_final = not settings.default_policy_configmap
         self._default_at: float | None = None
         self.valid: dict[str, Policy] = {}
+        self.moved: deque[str] = deque()  # nodes whose state may show what is not in force any more
 
     def recheck(self) -> None:
         """Lists the policies at the next `refresh`. Safe from any thread."""
@@ -91,6 +93,7 @@ class Policies:
             if state is not None and is_less(select(self.valid.values(), labels).mode, state)
         ]
         self._registry.dirty.add(falling, urgent=True)
+        self.moved.extend(dict.fromkeys([*falling, *names]))
         if everywhere:
             self._registry.dirty.add([name for name in names if armed(name)], urgent=True)
 

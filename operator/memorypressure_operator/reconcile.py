@@ -29,6 +29,7 @@ from memorypressure_operator.health import Health
 from memorypressure_operator.leader import Leader
 from memorypressure_operator.memory import Cleanup, NodeMemory, now_text
 from memorypressure_operator.metrics import Metrics
+from memorypressure_operator.moves import Moves
 from memorypressure_operator.planning import Draft, Planner, TokenBucket
 from memorypressure_operator.policies import Policies, is_less
 from memorypressure_operator.registry import Registry
@@ -85,6 +86,7 @@ class DecisionLoop(threading.Thread):
         self._granting = Granting(api, self.budgets, leader.holds, clock, put_own_state)
         self._teller = Teller(events, self._tallies.of)
         self.rounds = Rounds(self._granting, self.budgets, registry, self.memories, clock, settings)
+        self._moves = Moves(api, registry)
         self._policies = Policies(api, registry, metrics, clock, settings)
         self._planner = Planner(registry, settings.namespace, self._urgency, self.rounds.is_armed)
         actor = Actor(api, self.budgets, events, metrics, leader.holds, clock, self._tallies.of)
@@ -150,6 +152,7 @@ class DecisionLoop(threading.Thread):
         self._policies.refresh(self.rounds.is_armed)
         self._planner.begin_pass()
         self._metrics.plan_staleness.set(self._staleness_seconds())
+        self._moves.run(self._policies.moved, self._policies.valid)
         for _ in range(NODES_A_PASS):
             if self._stopping.is_set() or not self._leader.holds():
                 return
@@ -229,7 +232,7 @@ class DecisionLoop(threading.Thread):
         self.rounds.chose(name, selection)
         policy, mode = selection.policy, selection.mode
         if state is not None and is_less(mode, state):
-            state = self._write_state(node, state, policy, mode, plan)  # before a plan, which may have to wait
+            state = self._moves.write(node, state, policy, mode, plan)  # before a plan, which may have to wait
             if state is None:
                 return RETRY_SECONDS
         wait, written = self._settings.resync_seconds, state
@@ -244,7 +247,7 @@ class DecisionLoop(threading.Thread):
                 plan, wait = self._write_plan(node, memory, plan, policy, draft)
                 if wait >= self._settings.resync_seconds:
                     memory.planned_at, memory.planned_for = self._clock(), policy
-            written = self._write_state(node, state, policy, mode, plan)
+            written = self._moves.write(node, state, policy, mode, plan)
         if written is None:
             return RETRY_SECONDS
         look = Look(node, memory, policy, mode, pods, plan, written, now_ns)
@@ -311,20 +314,6 @@ class DecisionLoop(threading.Thread):
     def _urgency(self, name: str) -> float:
         memory = self.memories.get(name)
         return 0.0 if memory is not None and memory.watch.pressed else 1.0
-
-    def _write_state(
-        self, node: NodeView, state: StateView | None, policy: Policy | None, mode: Mode, plan: PlanView | None
-    ) -> StateView | None:
-        """The state with the orders of this pass; None if it could not be written now."""
-        ours = plan if policy is not None and plan is not None and plan.policy == policy.name else None
-        wanted = objects.state_spec(node.name, mode.value, policy.name if policy else "", ours)
-        same = state is not None and all(state.spec.get(key) == value for key, value in wanted.items())
-        if state is not None and same and state.owner_uid == node.uid:
-            return state
-        stored = objects.write_state(self._api, node, state, wanted)
-        if stored is not None:
-            self._registry.put_state(node.name, stored, ours=True)
-        return stored
 
     def _watch(self, look: Look) -> float:
         """Takes the report in: steps, episode, actions to be told and kills to be cleaned up after."""

@@ -70,6 +70,8 @@ class FakeCluster:
             return Answer(
                 200, json.dumps({"apiVersion": "memorypressure.dev/v1alpha1", "items": self.policies}).encode()
             )
+        if "/nodememorystates/" in path:
+            return self._state(path.rsplit("/", 1)[1], body)
         if "/configmaps" in path:
             return self._config_map(method, path.partition("/configmaps")[2].strip("/"), body)
         if path.endswith("/eviction"):
@@ -80,6 +82,13 @@ class FakeCluster:
         if method == "DELETE":
             self.deletes.append(uid)
         return Answer(200, json.dumps(self.pods[uid]).encode())
+
+    def _state(self, name: str, patch: Any) -> Answer:
+        """A state as patched; what it was before is the caller's to know."""
+        self.version += 1
+        spec = {key: value for key, value in patch["spec"].items() if value is not None}
+        meta = {**patch["metadata"], "name": name, "uid": "s", "generation": 2, "resourceVersion": str(self.version)}
+        return Answer(200, json.dumps({"metadata": meta, "spec": spec}).encode())
 
     def _evict(self, uid: str, body: Any) -> Answer:
         self.evictions.append(uid)

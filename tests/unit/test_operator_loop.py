@@ -7,7 +7,7 @@ import pytest
 from support.fakecluster import Clock, FakeCluster
 
 from memorypressure_operator import settings as settings_module
-from memorypressure_operator.errors import LeaseLost
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable, LeaseLost
 from memorypressure_operator.health import Health
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.reconcile import DecisionLoop
@@ -130,3 +130,61 @@ def test_a_deleted_node_is_forgotten(world: World) -> None:
     world.registry.remove_node("a")
     assert world.pass_over() == ["a"]
     assert len(world.registry.dirty) == 0
+
+
+def moved(world: World) -> list[str]:
+    return sorted(path.rsplit("/", 1)[1] for method, path in world.cluster.writes if method == "PATCH")
+
+
+def test_many_moves_are_written_before_anything_else_is_done_about_their_nodes(world: World) -> None:
+    world.cluster.policies = [policy("DryRun")]
+    names = [f"n{number}" for number in range(8)]
+    for name in names:
+        world.node(name, "Enforce", {"a": "b"})
+    world.node("elsewhere", "Disabled")
+    seen: list[int] = []
+
+    def before(method: str, path: str) -> None:
+        if method == "PATCH":
+            seen.append(len(world.loop.seen))
+
+    world.cluster.before = before
+    world.pass_over()
+    assert moved(world) == names
+    assert set(seen) == {0}
+    states = world.registry.tables.states
+    assert {states[name].spec["mode"] for name in names} == {"DryRun"}
+    assert {states[name].spec["policyName"] for name in names} == {"p"}
+
+
+def test_a_move_that_is_refused_is_left_to_the_nodes_own_pass(world: World) -> None:
+    world.cluster.policies = [policy("DryRun")]
+    for number in range(8):
+        world.node(f"n{number}", "Enforce", {"a": "b"})
+
+    def before(method: str, path: str) -> None:
+        if method == "PATCH" and path.endswith("/n3"):
+            raise ApiRefused(422, "Invalid", "no")
+
+    world.cluster.before = before
+    assert len(world.pass_over()) == 8
+    assert moved(world) == [f"n{number}" for number in range(8) if number != 3]
+    assert world.registry.tables.states["n3"].spec["mode"] == "Enforce"
+
+
+def test_without_the_api_server_every_node_keeps_its_turn(world: World) -> None:
+    world.cluster.policies = [policy("DryRun")]
+    for number in range(8):
+        world.node(f"n{number}", "Enforce", {"a": "b"})
+
+    def before(method: str, path: str) -> None:
+        if method == "PATCH":
+            raise ApiUnreachable("away")
+
+    world.cluster.before = before
+    with pytest.raises(ApiUnreachable):
+        world.loop.once()
+    assert world.loop.seen == []
+    world.cluster.before = lambda method, path: None
+    world.clock.now += 3
+    assert len(world.pass_over()) == 8
