@@ -119,6 +119,7 @@ def test_a_killed_pod_is_evicted_afterwards_also_when_no_eviction_is_left(lab: L
     pods = lab.workload(node, "web")
     agent.press("reserve", top=top(pods[0]))
     with lab.reporting(agent):
+        wait_for(lambda: lab.allowed(agent) == 1, "it may kill")
         agent.kill(pods[0])
         wait_for(lambda: lab.evicted(pods[0]), "the killed pod is evicted")
         killed = wait_for(lambda: lab.events("Killed", kind="Pod"), "the kill is explained")
@@ -143,6 +144,7 @@ def test_a_node_that_says_it_killed_a_protected_pod_does_not_get_it_evicted(lab:
     wait_for(lambda: "kept-0" not in lab.planned(node), "the protected pod is off the plan")
     agent.press("reserve")
     with lab.reporting(agent):
+        wait_for(lambda: lab.allowed(agent) == 1, "it may kill")
         agent.kill(pods[0])
         wait_for(lambda: lab.events("Annotated", kind="Pod"), "why it stays is told")
     assert not lab.evicted(pods[0])
@@ -155,6 +157,7 @@ def test_a_killed_pod_with_a_budget_stays_and_its_eviction_is_tried_again(lab: L
     budget(lab, "held", "held", 0)
     agent.press("reserve")
     with lab.reporting(agent):
+        wait_for(lambda: lab.allowed(agent) == 1, "it may kill")
         agent.kill(pods[0])
         wait_for(lambda: lab.events("DisruptionBudget", kind="Pod"), "the refusal is told")
         assert not lab.evicted(pods[0])
@@ -199,7 +202,7 @@ def test_dry_run_only_makes_enforce_a_dry_run(lab: Lab) -> None:
     assert state is not None
     assert state["spec"]["mode"] == "DryRun"
     assert not any(lab.evicted(pod) for pod in pods)
-    assert "--dry-run-only" in lab.condition("Ready")["message"]
+    wait_for(lambda: "--dry-run-only" in lab.condition("Ready").get("message", ""), "the policy says so")
 
 
 def test_protected_pods_are_neither_planned_nor_evicted(lab: Lab) -> None:

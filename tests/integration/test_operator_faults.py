@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.operator_lab import GROUP, Agent, Lab, OperatorProcess, wait_for
 
-from memorypressure_tools.apiclient import MERGE_PATCH
+from memorypressure_tools.apiclient import MERGE_PATCH, ApiError
 from memorypressure_tools.controlplane import ControlPlane, Options
 
 CRDS = sorted((Path(__file__).parents[2] / "crds").glob("*.yaml"))
@@ -108,6 +108,35 @@ def test_a_foreign_token_is_named_and_a_valid_one_in_its_place_is_taken_up(own_l
     )
     operator.ready()
     assert operator.stop() == 0
+
+
+def test_a_policy_that_an_older_definition_let_in_is_named_and_the_others_go_on(own_lab: Lab) -> None:
+    install_crds(own_lab)
+    node = bare_node(own_lab, "old")
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/memorypressurepolicies.memorypressure.dev"
+    ladder = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/ladder/x-kubernetes-validations"
+    own_lab.admin.must("PATCH", path, [{"op": "remove", "path": ladder}], "application/json-patch+json")
+    twice = [{"action": "Taint", "triggers": ["low"]}] * 2
+
+    def accepted() -> bool:
+        try:
+            own_lab.policy("old", priority=9, ladder=twice)
+        except ApiError:  # the old rules are still in force
+            return False
+        return True
+
+    wait_for(accepted, "a policy that the present definition refuses")
+    own_lab.policy("new")
+    install_crds(own_lab)
+    operator = own_lab.running()
+    wait_for(lambda: own_lab.condition("Accepted", "old").get("status") == "False", "it is not carried out")
+    assert "spec.ladder" in own_lab.condition("Accepted", "old")["message"]
+    assert own_lab.condition("Ready", "old")["status"] == "False"
+    wait_for(lambda: (own_lab.state(node) or {"spec": {}})["spec"].get("policyName") == "own-new", "the other one is")
+    assert operator.child.poll() is None
+    assert operator.stop() == 0
+    for name in ("own-old", "own-new"):
+        own_lab.admin.must("DELETE", f"{GROUP}/memorypressurepolicies/{name}")
 
 
 @pytest.mark.parametrize(

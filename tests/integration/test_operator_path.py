@@ -1,5 +1,8 @@
 """The operator's ordinary path on the real API server: objects, grants, taint, eviction, status, Events."""
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,3 +112,51 @@ def test_pressure_taints_and_evicts_and_the_taint_goes_after_the_hold_time(lab: 
     wait_for(lambda: lab.events("MemoryPressureCleared"), "the end of pressure is told")
     assert operator.stop() == 0
     assert "Traceback" not in operator.text()
+
+
+def explained(lab: Lab, *arguments: str) -> tuple[int, str]:
+    """Exit code and output of `explain`."""
+    command = [str(Path(sys.executable).parent / "memorypressure-operator"), "explain", *arguments]
+    places = ["--kubeconfig", str(lab.plane.kubeconfig), "--namespace", lab.home]
+    done = subprocess.run([*command, *places], capture_output=True, text=True, check=False, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_explain_says_of_every_pod_of_a_node_whether_it_may_be_stopped_and_why(lab: Lab) -> None:
+    node, other = lab.node(), lab.node("n2")
+    lab.policy(limits={"maxVictimsPerWorkload": 1, "maxStandingKills": 1})
+    lab.policy("low", priority=-5)
+    lab.workload(node, "web")
+    lab.pod(node, "bare")
+    lab.workload(node, "shy", annotations={"memorypressure.dev/protected": "true"})
+    lab.workload(node, "wide", replicas=1)
+    lab.workload(other, "wide", replicas=1, first=1)
+    operator = lab.running()
+    agent = lab.agent(node)
+    wait_for(lambda: lab.allowed(agent) == 1, "an allowance")
+    wait_for(lambda: len(lab.planned(node) | lab.planned(other)) == 3, "plans")
+    code, found = explained(lab, node, "--output", "json")
+    assert code == 0, found
+    facts = json.loads(found)
+    assert (facts["policy"], facts["mode"]) == (lab.prefix + "p", "Enforce")
+    assert facts["other_policies"][lab.prefix + "low"] == "superseded: priority -5"
+    assert facts["facts"]["grant"] == "kills left: 1; done by this journal: 0"
+    pods = {pod["name"]: (pod["may_be_stopped"], pod["reason"]) for pod in facts["pods"]}
+    wide = ("yes", "OnPlan") if "wide-0" in lab.planned(node) else ("soon", "WorkloadLimit")
+    assert pods == {
+        "web-0": ("yes", "OnPlan"),
+        "web-1": ("yes", "OnPlan"),
+        "bare": ("no", "UnmanagedPod"),
+        "shy-0": ("no", "Annotated"),
+        "shy-1": ("no", "Annotated"),
+        "wide-0": wide,
+    }
+    code, found = explained(lab, node)
+    assert code == 0
+    assert "may be stopped" in found
+    assert "UnmanagedPod" in found
+    assert explained(lab, "no-such-node") == (
+        1,
+        "memorypressure-operator: there is no node no-such-node; kubectl get nodes lists them\n",
+    )
+    assert operator.stop() == 0
