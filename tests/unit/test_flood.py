@@ -25,6 +25,7 @@ ZONES = """t,node,zone,free,boost,min,low,high,managed
 FACTS = Facts(
     victims=["hog"],
     deaths=[],
+    killed_by_us=[],
     below_line=[10.0, 11.0],
     condition_held=True,
     atomic_failures=3,
@@ -114,6 +115,10 @@ def test_atomic_failures_may_use_the_reserve_and_cannot_wait() -> None:
         ({"deaths": [Death("web", 11.5)]}, Outcome.WRONG_VICTIM),
         ({"deaths": [Death("hog", 11.5), Death("web", 11.6)]}, Outcome.WRONG_VICTIM),
         ({"deaths": [Death("web", 11.5)], "below_line": None}, Outcome.WRONG_VICTIM),
+        # What the agent itself says counts, whatever else was lost or came beside it.
+        ({"killed_by_us": ["web"], "below_line": None}, Outcome.WRONG_VICTIM),
+        ({"killed_by_us": ["hog", "web"], "kernel_oom_kills": 2}, Outcome.WRONG_VICTIM),
+        ({"killed_by_us": ["hog"], "kernel_oom_kills": 2, "deaths": [Death("web", 1.0)]}, Outcome.KERNEL_OOM_KILL),
         ({"flooded": False, "below_line": []}, Outcome.NOTHING_KILLED),
         (
             {"flooded": False, "below_line": [], "deaths": [Death("hog", 11.5)], "atomic_failures": 0},

@@ -4,12 +4,13 @@ import contextlib
 import itertools
 import json
 import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from memorypressure_tools.cluster.cluster import Cluster
 from memorypressure_tools.flood import load, measurements
@@ -20,6 +21,8 @@ from memorypressure_tools.guest import programs
 from memorypressure_tools.guest.shell import GuestError, Shell
 from memorypressure_tools.helm import NAMESPACE as OUR_NAMESPACE
 from memorypressure_tools.processes import Child
+
+_T = TypeVar("_T")
 
 RESULTS: Final = Path("build/runs")
 SAMPLER_SECONDS: Final = 300
@@ -206,7 +209,8 @@ class FloodRun:
 
     def _collect(self) -> dict[str, str]:
         """The files of the run; of a node that does not answer, those that could be had."""
-        end_load(self.shell)
+        with contextlib.suppress(GuestError):
+            end_load(self.shell)
         script = f"cd {PLACE}; kill $(cat sampler.pid canary.pid) 2>/dev/null"
         script += "; n=0; while [ -d /proc/$(cat sampler.pid) -o -d /proc/$(cat canary.pid) ] && [ $n -lt 200 ]"
         self._try(script + "; do sleep 0.1; n=$((n+1)); done")
@@ -245,17 +249,20 @@ class FloodRun:
     ) -> Result:
         to_here, to_wall = clocks
         flood_at = self._times["flood"] - to_here
-        zones = measurements.zone_samples(evidence.get("sampled.zones.csv", ""))
+        zones = _read(evidence, "sampled.zones.csv", measurements.zone_samples) or []
         below = [sample.at for sample in zones if sample.below(measurements.LINE)]
         after = measurements.gave_up(evidence["gave_up"])
         failed = {flags: count - gave_up_before.get(flags, 0) for flags, count in after.items()}
         atomic = measurements.atomic_failures(failed) if evidence["gave_up"] else None
-        rows = measurements.file_timeline(evidence["sampled.files.csv"])[1] if "sampled.files.csv" in evidence else []
+        rows = (_read(evidence, "sampled.files.csv", measurements.file_timeline) or ([], []))[1]
         loaded_until = self._times["flood ended"] + self.scenario.after_seconds - to_here
         deaths = died([each.pod for each in watched], rows, until=loaded_until)
+        actions = self._actions(to_wall, self._times["started"] - to_here)
+        kills = [(at, each) for at, each in actions if _is_kill(each)]
         facts = Facts(
             victims=self.scenario.victims,
             deaths=deaths,
+            killed_by_us={app_of(each["pod"]["name"]) for _, each in kills},
             below_line=below if zones else None,
             condition_held=bool(measurements.times_drained(zones)),
             atomic_failures=atomic,
@@ -264,20 +271,15 @@ class FloodRun:
             flooded=self.scenario.frames_per_second > 0,
         )
         verdict = judge(facts)
-        actions = self._actions(to_wall, self._times["started"] - to_here)
-        kill_at = next(
-            (at for at, action in actions if action["action"] == "Kill" and action["mode"] == "Enforce"), None
-        )
-        stalls = measurements.stalls(evidence["canary.txt"]) if "canary.txt" in evidence else []
+        kill_at = kills[0][0] if kills else None
+        stalls = _read(evidence, "canary.txt", measurements.stalls) or []
         document |= {
             "verdict": {"outcome": verdict.outcome, "valid": verdict.valid, "why": verdict.why},
             "reserve": asdict(measurements.reserve_figures(zones)) if zones else None,
             "atomic_failures": atomic,
             "gave_up_by_flags": {hex(flags): count for flags, count in failed.items() if count},
             "kernel_oom_kills": facts.kernel_oom_kills,
-            "counters": measurements.counters(evidence["sampled.vmstat.csv"])
-            if "sampled.vmstat.csv" in evidence
-            else {},
+            "counters": _read(evidence, "sampled.vmstat.csv", measurements.counters),
             "worst_stall_seconds": stalls[0].seconds if stalls else None,
             "stalls": [{"at": round(each.at - flood_at, 2), "seconds": each.seconds} for each in stalls[:5]],
             "deaths": [{"pod": each.pod, "at": each.at and round(each.at - flood_at, 2)} for each in deaths],
@@ -305,6 +307,25 @@ class FloodRun:
         found = answer.body.get("status", {}).get("recentActions", []) if answer.status == 200 else []
         timed = [(datetime.fromisoformat(each["time"]).timestamp() - to_wall, each) for each in found]
         return sorted(((at, each) for at, each in timed if at >= since), key=lambda pair: pair[0])
+
+
+def _read(evidence: Mapping[str, str], name: str, parse: Callable[[str], _T]) -> _T | None:
+    """The file parsed; None for one that could not be had, or only in part: the run lacks it, and may be void."""
+    try:
+        return parse(evidence[name]) if name in evidence else None
+    except ValueError as error:
+        print(f"flood: {name}: {error}", file=sys.stderr, flush=True)
+        return None
+
+
+def _is_kill(action: Mapping[str, Any]) -> bool:
+    """Whether the agent killed, or tried to, and not only would have."""
+    return action["action"] == "Kill" and action.get("mode") == "Enforce" and action.get("result") != "Denied"
+
+
+def app_of(pod_name: str) -> str:
+    """The app of a pod of a Deployment: its name without the two parts that Kubernetes adds."""
+    return pod_name.rsplit("-", 2)[0]
 
 
 def died(names: Sequence[str], rows: Sequence[tuple[float, list[int]]], *, until: float) -> list[Death]:

@@ -53,6 +53,8 @@ class Facts:
     #: pods that may be killed, by name
     victims: Collection[str]
     deaths: Sequence[Death]
+    #: whom the node's agent says that it killed
+    killed_by_us: Collection[str]
     #: times, in seconds since boot, of samples below the policy's line; None: the timeline was lost
     below_line: Sequence[float] | None
     #: whether it lasted: whether a policy that asks for 30 of 50 ms has to see it
@@ -80,11 +82,12 @@ class Verdict:
 
 def judge(facts: Facts) -> Verdict:
     """The verdict; wrong kills before anything that would make the run void."""
-    wrong = [death for death in facts.deaths if death.pod not in facts.victims]
-    if wrong and not facts.kernel_oom_kills:
-        return Verdict(
-            Outcome.WRONG_VICTIM, f"{', '.join(each.pod for each in wrong)} was stopped, which nobody wanted"
-        )
+    wrong = set(facts.killed_by_us)
+    if not facts.kernel_oom_kills:  # else a death may have been the kernel's doing
+        wrong |= {death.pod for death in facts.deaths}
+    wrong -= set(facts.victims)
+    if wrong:
+        return Verdict(Outcome.WRONG_VICTIM, f"{', '.join(sorted(wrong))} was stopped, which nobody wanted")
     if facts.kernel_oom_kills:
         return Verdict(Outcome.KERNEL_OOM_KILL, f"the kernel's OOM killer came {facts.kernel_oom_kills} times")
     if facts.below_line is None or facts.kernel_oom_kills is None:
