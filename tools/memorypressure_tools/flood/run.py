@@ -45,7 +45,7 @@ class Scenario:
     flood_seconds: int = 15
     #: the flood starts when the hog has this share of its memory, in RAM and swap together
     fill_share: float = 0.9
-    fill_seconds: int = 90
+    fill_seconds: int = 180
     #: how long is observed after the flood, for slow ends
     after_seconds: int = 10
     #: whom a policy may stop
