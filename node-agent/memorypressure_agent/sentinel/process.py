@@ -21,9 +21,6 @@ REALTIME_PRIORITY: Final = 10
 WANTED_DESCRIPTORS: Final = 16384
 """250 candidates of 8 containers with 7 files each."""
 
-RESERVED_SMALL_BYTES: Final = 16 << 10
-RESERVED_LARGE_BYTES: Final = 16 << 10
-
 _MRELEASE_ATTEMPTS = 20
 _MRELEASE_PAUSE_SECONDS = 0.005
 
@@ -100,18 +97,6 @@ def give_back_startup_pages() -> int:
     for start, end in mappings:
         call("madvise", start, end - start, MADV_DONTNEED)
     return max(0, before - _resident_kib())
-
-
-def reserve_heap() -> None:
-    """Touches a little more of the heap than is used, to be kept by `lock_memory`: small objects and large ones.
-
-    The C library gives free memory at the heap's end back only above MALLOC_TRIM_THRESHOLD_, which `main` sets.
-    """
-    small = [bytes(size) for size in range(16, 512, 16) for _ in range(RESERVED_SMALL_BYTES // 31 // size)]
-    large = [bytearray(RESERVED_LARGE_BYTES // 16) for _ in range(16)]
-    for block in large:
-        block[::4096] = b"\1" * len(block[::4096])
-    del small, large
 
 
 def mrelease_capability() -> str:

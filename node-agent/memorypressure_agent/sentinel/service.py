@@ -168,7 +168,6 @@ class Service:
     def _settle(self) -> None:
         """Makes the process small and keeps it in memory; what is not allowed becomes a capability that is missing."""
         process.give_back_startup_pages()
-        process.reserve_heap()
         self._rehearse()
         locked = process.lock_memory()
         if self._sampler.journal is not None:
