@@ -1,6 +1,7 @@
 """Guests: what QEMU is told, what is kept in the cache, what the shell makes of answers. No machine is started."""
 
 import itertools
+import json
 import os
 import socket
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from memorypressure_tools import toolcache
-from memorypressure_tools.guest import kernel, packages, store, tree
+from memorypressure_tools.guest import control, kernel, packages, store, tree
 from memorypressure_tools.guest.machine import Disk, FloodCard, Forward, Machine, qemu_command
 from memorypressure_tools.guest.shell import GuestError, GuestTimeoutError, Shell
 
@@ -214,3 +215,52 @@ def test_a_link_of_a_tree_is_replaced_and_never_written_through(tmp_path: Path) 
     root.link("lib", str(outside))
     with pytest.raises(ValueError, match=r"lib/x: .* is a link out of the tree"):
         root.text("lib/x", "never")
+
+
+@pytest.fixture
+def qemu(tmp_path: Path) -> Iterator[Callable[[dict[str, object]], tuple[Path, list[dict[str, object]]]]]:
+    """A control socket whose far end says an event between the answers, and the list of the commands that it heard."""
+    path = tmp_path / "n.qmp"
+    heard: list[dict[str, object]] = []
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def start(answer: dict[str, object]) -> tuple[Path, list[dict[str, object]]]:
+            def loop() -> None:
+                connection, _ = server.accept()
+                with connection, connection.makefile("rw") as stream:
+                    for said in ({"QMP": {}}, {"return": {}}, answer):
+                        event = {} if "QMP" in said else {"event": "RTC_CHANGE"}
+                        stream.writelines(json.dumps(each) + "\n" for each in (event, said) if each)
+                        stream.flush()
+                        heard.append(json.loads(stream.readline() or "{}"))
+
+            threading.Thread(target=loop, daemon=True).start()
+            return path, heard
+
+        yield start
+
+
+def test_a_disk_s_limit_is_changed_over_the_control_socket(
+    qemu: Callable[[dict[str, object]], tuple[Path, list[dict[str, object]]]],
+) -> None:
+    path, heard = qemu({"return": {}})
+    control.set_disk_limit(path, "swap", 20_000_000)
+    assert [each.get("execute") for each in heard][:2] == ["qmp_capabilities", "block_set_io_throttle"]
+    assert heard[1]["arguments"] == {
+        "device": "swap", "bps": 20_000_000, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": 0
+    }  # fmt: skip
+
+
+def test_what_qemu_refuses_is_an_error_with_its_words(
+    qemu: Callable[[dict[str, object]], tuple[Path, list[dict[str, object]]]],
+) -> None:
+    path, _ = qemu({"error": {"class": "GenericError", "desc": "Device 'swap' not found"}})
+    with pytest.raises(control.ControlError, match="Device 'swap' not found"):
+        control.set_disk_limit(path, "swap", 1)
+
+
+def test_a_machine_that_is_gone_is_an_error_that_names_its_socket(tmp_path: Path) -> None:
+    with pytest.raises(control.ControlError, match=r"gone\.qmp: block_set_io_throttle"):
+        control.set_disk_limit(tmp_path / "gone.qmp", "swap", 1)

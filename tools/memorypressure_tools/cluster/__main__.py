@@ -18,6 +18,7 @@ from memorypressure_tools.cluster.cluster import Cluster, ClusterError, ClusterO
 from memorypressure_tools.cluster.node import NodeOptions
 from memorypressure_tools.cluster.nodeimage import NodeImageError
 from memorypressure_tools.controlplane import ControlPlaneError
+from memorypressure_tools.guest.control import ControlError
 from memorypressure_tools.guest.images import ImageError
 from memorypressure_tools.guest.shell import GuestError, Shell
 from memorypressure_tools.helm import HelmError
@@ -34,6 +35,7 @@ ERRORS: Final = (
     GuestError,
     HelmError,
     ImageBuildError,
+    ControlError,
     ImageError,
     NodeImageError,
     RunsAlreadyError,

@@ -28,6 +28,8 @@ RESULTS: Final = Path("build/runs")
 SAMPLER_SECONDS: Final = 300
 """The sampler's memory is for so long; it is ended before."""
 EVIDENCE_ATTEMPTS: Final = 3
+FILL_BYTES_PER_SECOND: Final = 20_000_000
+"""Of the swap disk while the hog fills: at the speed of the flood's time that alone takes one to two minutes."""
 PLACE: Final = "/run/flood"
 GAVE_UP: Final = "/sys/kernel/tracing/events/kprobes/gave_up/hist"
 
@@ -112,8 +114,12 @@ class FloodRun:
             clocks = self._start_measuring(hog, watched)
             before = measurements.gave_up(self.shell.run(f"cat {GAVE_UP}", attempts=3))
             self._times["started"] = time.time()
+            self.node.machine.set_disk_limit("swap", FILL_BYTES_PER_SECOND)
             self.shell.run(f"touch {load.START_FILE}", attempts=3)
-            filled = self._fill(hog)
+            try:
+                filled = self._fill(hog)
+            finally:
+                self.node.machine.set_disk_limit("swap", self.node.options.swap_bytes_per_second)
             self._times["flood"] = time.time()
             sent = self._flood() if filled and self.scenario.frames_per_second else {}
             self._times["flood ended"] = time.time()

@@ -80,7 +80,10 @@ class Machine:
 
 
 def qemu_command(machine: Machine, serial_log: Path) -> list[str]:
-    """The command that runs the machine; what the guest writes to its serial console is appended to the log."""
+    """The command that runs the machine; what the guest writes to its serial console is appended to the log.
+
+    It has to be started in the machine's directory, where it makes its control socket: a path may be too long for one.
+    """
     words = [QEMU, "-name", machine.name, "-accel", "tcg,thread=multi", "-nodefaults", "-display", "none", "-no-reboot"]
     if machine.low_memory_mib:
         words += ["-machine", f"pc,max-ram-below-4g={machine.low_memory_mib}M"]
@@ -88,6 +91,7 @@ def qemu_command(machine: Machine, serial_log: Path) -> list[str]:
     words += ["-kernel", str(machine.kernel.image), "-initrd", str(machine.initrd)]
     words += ["-append", " ".join([*APPEND, *machine.append])]
     words += ["-chardev", f"file,id=serial,path={_option(serial_log)},append=on", "-serial", "chardev:serial"]
+    words += ["-qmp", f"unix:{control_name(machine)},server=on,wait=off"]
     for disk in machine.disks:
         words += _disk(disk)
     forwards = "".join(f",hostfwd=tcp:{each.address}:{each.port}-:{each.guest_port}" for each in machine.forwards)
@@ -95,6 +99,11 @@ def qemu_command(machine: Machine, serial_log: Path) -> list[str]:
     if machine.flood is not None:
         words += _flood(machine.flood)
     return [*words, "-device", "virtio-rng-pci"]
+
+
+def control_name(machine: Machine) -> str:
+    """The file name of the machine's control socket."""
+    return f"{machine.name}.qmp"
 
 
 def _numa(machine: Machine) -> list[str]:

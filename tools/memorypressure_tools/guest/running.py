@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from memorypressure_tools.guest import images
-from memorypressure_tools.guest.machine import LOOPBACK, Disk, Forward, Machine, qemu_command
+from memorypressure_tools.guest import control, images
+from memorypressure_tools.guest.machine import LOOPBACK, Disk, Forward, Machine, control_name, qemu_command
 from memorypressure_tools.guest.shell import PORT as SHELL_PORT
 from memorypressure_tools.guest.shell import GuestError, GuestTimeoutError, Shell
 from memorypressure_tools.processes import Child, ChildDiedError
@@ -108,6 +108,10 @@ class Running:
     def alive(self) -> bool:
         """True while QEMU runs."""
         return self.child.alive()
+
+    def set_disk_limit(self, serial: str, bytes_per_second: int) -> None:
+        """Changes the limit of a disk's reads and writes together; 0: none. ControlError when QEMU refuses."""
+        control.set_disk_limit(self.directory / control_name(self.machine), serial, bytes_per_second)
 
     def stop(self) -> None:
         """Ends the machine as pulling its plug does; returns when QEMU is gone."""
