@@ -25,7 +25,8 @@ LOCK := $(BIN)/uv pip compile --quiet --no-annotate --universal --python-version
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench lab scale fuzz soak images tools controlplane cluster demo-cluster cluster-shell cluster-status cluster-down generate lock clean
+.PHONY: help setup demo test lint format bench bench-cluster lab scale fuzz soak e2e images tools controlplane cluster demo-cluster \
+	cluster-shell cluster-status cluster-down generate lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -68,6 +69,9 @@ scale: setup tools ## the operator on clusters of 100, 1,000 and 5,000 nodes (SI
 soak: setup tools ## the tests that run for long
 	@$(BIN)/pytest -m soak $(ARGS)
 
+e2e: setup ## floods on a real node with the chart installed (NODES=1|2); the short form: ARGS="-k drained"
+	@NODES=$(NODES) $(BIN)/pytest -m e2e -o testpaths=tests/e2e $(ARGS)
+
 images: setup ## the agent's and the operator's image as OCI archives in build/images (root, buildah, mmdebstrap)
 	@PYTHONPATH=tools:core $(BIN)/python -m memorypressure_tools.images $(ARGS)
 
@@ -82,6 +86,9 @@ cluster: setup ## a real cluster: control plane here, nodes in VMs, our chart (N
 
 demo-cluster: setup ## a real flood on a real node, live: without a policy, then with one, and a table of both
 	@$(BIN)/python -m memorypressure_tools.flood.demo --nodes $(NODES) $(ARGS)
+
+bench-cluster: setup ## that flood five times without a policy and five times with one: a page of figures (ARGS=--help)
+	@$(BIN)/python -m memorypressure_tools.flood.bench $(ARGS)
 
 cluster-shell: setup ## a shell with kubectl and helm for that cluster, or with NODE=node-1 root's in a node (RUN='...')
 	@$(BIN)/python -m memorypressure_tools.cluster shell --node "$(NODE)" --command "$$RUN"

@@ -1,0 +1,45 @@
+"""One real cluster for the session: the chart, fresh, and a load that waits on node-1."""
+
+import os
+from collections.abc import Generator, Iterator
+
+import pytest
+from support.e2elab import Lab
+
+from memorypressure_tools.cluster.cluster import Cluster, ClusterOptions, prepare
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """The cluster; NODES=2 runs the operator in the chart's pod on an idle second node."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():  # the progress has to be seen
+        lacking = prepare()
+        if lacking:
+            pytest.skip("; ".join(lacking))
+        running = Cluster(ClusterOptions(nodes=int(os.environ.get("NODES", "1")))).start()
+    yield running
+    with capture.global_and_fixture_disabled():
+        running.say("ends")
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def lab(cluster: Cluster, request: pytest.FixtureRequest) -> Lab:
+    """The cluster with its load: everything waits, nothing is filled yet."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        return Lab(cluster, capture)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What the cluster shows is part of a failure's report: it is gone when the session ends."""
+    report = yield
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if report.when == "call" and report.failed and isinstance(lab, Lab):
+        described = lab.cluster.plane.kubectl("describe", "mpp,nms", check=False).stdout
+        report.sections.append(("cluster", f"{described}\n{lab.cluster.evidence()}"))
+    return report

@@ -1,0 +1,106 @@
+"""A policy that is enforced on a real node: the right pod is evicted, and killed when the reserve drains."""
+
+import pytest
+from support.e2elab import NODE, Lab
+
+from memorypressure_tools.flood import load
+from memorypressure_tools.flood.observer import TAINT, Observer
+from memorypressure_tools.flood.run import Result
+from memorypressure_tools.flood.verdict import Outcome
+from memorypressure_tools.flood.workloads import end_load
+
+pytestmark = pytest.mark.e2e
+
+TAINT_LIFTED_SECONDS = 180.0
+FILLING = {
+    "name": "filling",
+    "type": "AvailableMemory",
+    "availableMemory": {"percent": 25, "swapFreePercent": 98},
+}
+
+
+def test_a_node_that_fills_up_is_tainted_and_the_right_pod_is_evicted(lab: Lab) -> None:
+    """The guarded pod would be first by every rule; its budget allows no disruption."""
+    ladder = [
+        {"action": "Taint", "triggers": ["filling"], "taint": {"effect": "NoSchedule", "holdSeconds": 20}},
+        {"action": "Evict", "triggers": ["filling"], "afterSeconds": 0, "evict": {"gracePeriodSeconds": 1}},
+    ]
+    lab.renew()
+    lab.apply(load.policy("filling", triggers=[FILLING], ladder=ladder))
+    before = lab.innocents()
+    hogs = {pod["metadata"]["uid"] for pod in lab.pods("hog") if pod["spec"].get("nodeName")}
+    with lab.watching():
+        lab.node.shell.run(f"touch {load.START_FILE}", attempts=3)
+
+        def evicted() -> bool:
+            return not hogs & {pod["metadata"]["uid"] for pod in lab.pods("hog")}
+
+        lab.cluster.wait_for("the hog to be evicted and gone", evicted, 180)
+        assert lab.taints() == [f"{TAINT}:NoSchedule"]
+        assert all(pod["spec"].get("nodeName") is None for pod in lab.pods("hog")), "a successor is on a tainted node"
+        end_load(lab.node.shell)
+        lab.cluster.wait_for("the taint to be lifted", lambda: lab.taints() == [], TAINT_LIFTED_SECONDS)
+    events = lab.events("EvictedForMemory", "Pod")
+    assert {event["regarding"]["uid"] for event in events} == hogs
+    assert lab.events("Tainted", "Node") != []
+    assert lab.innocents() == before
+    lab.cluster.plane.kubectl("delete", "mpp", "filling")
+
+
+def test_a_drained_reserve_ends_by_one_kill_that_is_explained_and_cleaned_up(lab: Lab) -> None:
+    lab.apply(load.policy("flood"))
+    lab.wait_for_allowance()
+
+    def after(result: Result, _observer: Observer) -> None:
+        if result.verdict.outcome is not Outcome.KILLED:
+            return
+        lab.cluster.wait_for("the taint to be lifted", lambda: lab.taints() == [], TAINT_LIFTED_SECONDS)
+        lab.cluster.wait_for("the Event of the kill", lambda: lab.events("Killed", "Pod"), 60)
+
+    before, state = lab.innocents(), lab.state()
+    result = lab.flood("enforced", after)
+
+    assert result.verdict.outcome is Outcome.KILLED, result.verdict.why
+    _killed_within_its_grant(lab, result, int(state["status"]["lease"]["killsTotal"]))
+    _explained_and_cleaned_up(lab, result)
+    assert lab.innocents() == before
+    assert lab.cluster.node_ready(NODE)
+
+
+def _killed_within_its_grant(lab: Lab, result: Result, kills_before: int) -> None:
+    (action,) = [each for each in result.document["actions"] if each["action"] == "Kill"]
+    assert (action["mode"], action["result"], action["reason"]) == ("Enforce", "Success", "AtomicReserveBreached")
+    assert action["pod"]["name"].startswith("hog-")
+    assert action["freedBytes"] > 64 << 20
+    lease = lab.status()["lease"]
+    assert lease["killsTotal"] - kills_before >= 1
+    assert lease["killsTotal"] <= lease["ceilingSeen"]
+    assert result.document["kernel_oom_kills"] == 0
+
+
+def _explained_and_cleaned_up(lab: Lab, result: Result) -> None:
+    killed = next(each for each in result.document["actions"] if each["action"] == "Kill")["pod"]
+    (event,) = [each for each in lab.events("Killed", "Pod") if each["regarding"]["uid"] == killed["uid"]]
+    assert "its containers end with exit code 137" in event["note"]
+    assert "bytes were freed" in event["note"]
+    assert [each for each in lab.events("Killed", "Node") if killed["name"] in each["note"]] != []
+    evicted = [each for each in lab.events("EvictedForMemory", "Pod") if each["regarding"]["uid"] == killed["uid"]]
+    assert evicted != [], "the clean-up is not explained"
+    assert killed["uid"] not in {pod["metadata"]["uid"] for pod in lab.pods("hog")}, "the killed pod is still there"
+    assert lab.events("Tainted", "Node") != []
+    assert lab.events("Untainted", "Node") != []
+    changes = result.document["changes"]
+    tainted = [each["at"] for each in changes if each["what"] == "taint" and each["now"].startswith(TAINT)]
+    lifted = [each["at"] for each in changes if each["what"] == "taint" and each["now"] == "none" and each["at"] > 0]
+    assert tainted != []
+    assert lifted != []
+    # While the taint was there no other hog got a place: nothing ran in it between its end and the taint's.
+    placed = [
+        each
+        for each in changes
+        if each["what"].startswith("pod hog-")
+        and killed["name"] not in each["what"]
+        and tainted[0] < each["at"] < lifted[-1] - 0.5
+        and each["now"].startswith("Running")
+    ]
+    assert placed == []
