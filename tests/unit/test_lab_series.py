@@ -202,3 +202,49 @@ def test_what_is_not_known_is_refused_with_what_is(
 def test_a_report_without_results_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--report-only", "--output", str(tmp_path)]) == 2
     assert "nothing to report" in capsys.readouterr().err
+
+
+class FakeLab:
+    """Answers each run with the next figures; None: void."""
+
+    def __init__(self, *answers: dict[str, float] | None) -> None:
+        self.answers = list(answers)
+        self.asked: list[str] = []
+
+    def run(self, cell: Cell) -> Result:
+        self.asked.append(cell.scenario)
+        answer = self.answers.pop(0)
+        return replace(result(cell), figures=None) if answer is None else result(cell, **answer)
+
+
+KILLED = {"kills": 1, "kill_to_memory_back_ms": 200.0}
+CALM = {"kills": 0}
+
+
+@pytest.mark.parametrize(
+    ("answers", "code", "said"),
+    [
+        ([KILLED, CALM], 0, "ok  control: no pod was killed"),
+        ([CALM, KILLED, CALM], 0, "the reserve was never short in attempt 1"),
+        ([CALM, CALM, CALM, CALM], 1, "FAILED  flood: a pod was killed"),
+        ([KILLED | {"innocent_kills": 1}, CALM], 1, "FAILED  flood: it was the right one"),
+        ([{"kills": 0, "below_reserve_seconds": 0.2}, CALM], 1, "FAILED  flood: a pod was killed"),
+        ([KILLED, KILLED], 1, "FAILED  control: no pod was killed"),
+        ([KILLED | {"kernel_oom_kills": 1}, CALM], 1, "FAILED  flood: the kernel's OOM killer had nothing to do"),
+        ([None, CALM], 1, ""),
+        ([KILLED, None], 1, ""),
+    ],
+)
+def test_the_short_form_fails_unless_the_right_pod_dies_in_the_flood_and_nobody_in_the_control(
+    answers: list[dict[str, float] | None],
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    lab = FakeLab(*answers)
+    monkeypatch.setattr("memorypressure_tools.lab.__main__._Lab", lambda *_: lab)
+    assert main(["--short", "--output", str(tmp_path)]) == code
+    assert lab.asked[-1] == "control-pressure"
+    assert said in capsys.readouterr().out
