@@ -94,8 +94,9 @@ def zoneinfo(data: bytes) -> None:
         assert zone.managed_pages <= MAX_PAGES
     assert info.counted_nodes
     for node in info.counted_nodes:
-        marks = [node.below(line) for line in (Line.HIGH, Line.LOW, Line.MIN, Line.ATOMIC_RESERVE)]
-        assert marks == sorted(marks, reverse=True)  # below a line is below every higher one
+        lines_down = (Line.HIGH, Line.LOW, Line.MIN, Line.ATOMIC_RESERVE)
+        marks = [node.below(line) for line in lines_down if node.headroom_pages(line) is not None]
+        assert marks == sorted(marks, reverse=True)  # below a line is below every higher one that is not closed
         for counted in node.counted:
             lines = counted.lines
             assert lines.atomic_floor <= lines.atomic_reserve <= lines.min <= lines.low <= lines.high

@@ -127,8 +127,8 @@ def test_a_node_gets_its_orders_reports_pressure_and_loses_its_orders_with_the_p
     before = node.state()["metadata"]["uid"]
     node.delete_state()
     node.make_state()
-    wait_for(lambda: node.state()["status"].get("lease"), "the status of the object that was made anew")
-    assert node.state()["metadata"]["uid"] != before
+    wait_for(lambda: node.state()["metadata"].get("uid", before) != before, "the object that was made anew")
+    wait_for(lambda: node.state()["status"].get("lease"), "its status")
     assert [each["id"] for each in node.state()["status"]["recentActions"]] == [action["id"]]
     assert "Traceback" not in node.said()
 

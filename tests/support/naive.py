@@ -19,20 +19,23 @@ class NaiveZone:
 def read(text: bytes) -> list[NaiveZone]:
     """The blocks of a text that is taken to be well-formed."""
     zones: list[NaiveZone] = []
-    head = True
+    head = False
     for line in text.decode().splitlines():
         words = line.split()
+        head = head and not words[0].startswith("nr_")
         if words[0] == "Node":
             zones.append(NaiveZone(int(words[1].rstrip(",")), words[3]))
-            head = True
+            head = False
         elif words[0] == "pages" and words[1] == "free":
             zones[-1].numbers["free"] = int(words[2])
-        elif words[0] == "nr_free_cma" or (words[0] in _HEAD_FIELDS and head):
+            head = True  # until the counters, which may have any name, these too
+        elif head and words[0] in _HEAD_FIELDS:
             zones[-1].numbers[words[0]] = int(words[1])
+        elif words[0] == "nr_free_cma":
+            zones[-1].numbers["nr_free_cma"] = int(words[1])
         elif words[0] == "protection:":
-            zones[-1].protection = tuple(int(word.strip("(),")) for word in words[1:])
-        elif words[0] == "pagesets":
             head = False
+            zones[-1].protection = tuple(int(word.strip("(),")) for word in words[1:])
         elif words[:2] == ["vm", "stats"]:
             zones[-1].thresholds.append(int(words[3]))
     return zones
