@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.samplerbench import MS, SECOND, Bench
 
+from memorypressure.zone_values import Line
 from memorypressure_agent.host.flight_reader import rings
 from memorypressure_agent.host.journal_reader import JournalReader
 
@@ -55,6 +56,20 @@ def test_a_faster_loss_than_any_before_shortens_the_period_at_once(bench: Bench)
     for _ in range(10):
         assert bench.round(10, 90_000) > 500 * MS
     assert bench.round(10, 50_000) < 20 * MS, "4 million pages a second, 30,000 left to the gate"
+
+
+def test_orders_with_other_lines_between_two_ticks_are_followed_from_a_full_reading_on(bench: Bench) -> None:
+    settle(bench)
+    for _ in range(5):
+        bench.round(10, 90_000)
+    full = bench.readings.full_reads
+    bench.readings.watch(((Line.HIGH, 0),))
+    bench.round(10, 90_000)
+    assert bench.readings.full_reads == full + 1
+    bench.readings.watch(())
+    for _ in range(5):
+        bench.round(10, 90_000)
+    assert bench.readings.full_reads == full + 2
 
 
 START = 10_000 * SECOND

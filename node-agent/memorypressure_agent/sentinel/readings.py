@@ -80,6 +80,8 @@ class Readings:
         if lines != self.watched:
             self.watched = lines
             self._gates = ()
+            self._last_free = ()
+            self._gate_shut = False  # so that the next round is no tick over gates that are no more
 
     def tick(self, now: int) -> int | None:
         """Reads the gates and nothing else: nanoseconds to the next reading while they are all shut.
@@ -108,7 +110,7 @@ class Readings:
 
     def sample(self, *, watching: bool, fresh: bool = False) -> Sample:
         """The next sample. `watching`: a window runs or a trigger is active; `fresh`: all of it is read now."""
-        if self._last_tick_ns > self.drains.free_ns and self.info is not None:
+        if self._gates and self._last_tick_ns > self.drains.free_ns and self.info is not None:
             before = zip([node for node, _ in self._gates], self._last_free, strict=True)
             self.drains = observe_gates(self.drains, tuple(before), self._last_tick_ns)
         now = self._now = self._clock()
