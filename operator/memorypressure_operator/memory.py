@@ -49,6 +49,7 @@ class NodeMemory:
     acts: tuple[float, ...] = ()  # evictions and kills since the node was clear for 60 s
     slot: bool = False
     pressed: bool | None = None  # UnderPressure as last told; None = not known yet
+    killed_at: float | None = None  # by the operator's clock; None: no kill of the node's is known
     pressed_at: float | None = None
     cleanups: dict[str, Cleanup] = field(default_factory=dict)  # by the uid of a killed pod
     actions_seen: frozenset[str] | None = None  # ids in the last report; None = none was looked at yet

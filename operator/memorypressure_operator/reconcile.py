@@ -338,6 +338,7 @@ class DecisionLoop(threading.Thread):
             memory.acts = ()
         for kill in self._teller.report(memory, look.node, look.state, look.policy.name if look.policy else ""):
             memory.acted_at = max(memory.acted_at or 0.0, self._clock() - kill.age_seconds)
+            memory.killed_at = max(memory.killed_at or 0.0, self._clock() - kill.age_seconds)
             memory.slot = memory.slot or bool(memory.watch.episode)
             memory.victims += 1
             memory.acts += (self._clock() - kill.age_seconds,)
@@ -374,6 +375,7 @@ class DecisionLoop(threading.Thread):
                 clear_seconds=None if clear_ns is None else (look.now_ns - clear_ns) / pressure.NS,
                 silent_seconds=self._clock() - reported,
                 beat_limit_seconds=pressure.beat_limit_ns(self._grant_seconds(look)) / pressure.NS,
+                killed_seconds=self._killed_seconds(look),
             )
         )
         name = policy.name if policy else ""
@@ -393,6 +395,15 @@ class DecisionLoop(threading.Thread):
                     self._metrics.actions.labels(name, "Taint", Mode.ENFORCE.value, "Success").inc()
             return 1.0
         return decision.again_seconds if decision.again_seconds is not None else self._settings.resync_seconds
+
+    def _killed_seconds(self, look: Look) -> float | None:
+        """Since the node's last kill, where the ladder's Taint and Kill steps have a trigger in common."""
+        taint, kill = look.memory.watch.step(Action.TAINT), look.memory.watch.step(Action.KILL)
+        if look.memory.killed_at is None or taint is None or kill is None:
+            return None
+        if not set(taint.step.triggers) & set(kill.step.triggers):
+            return None
+        return self._clock() - look.memory.killed_at
 
     def _tell_taint(self, look: Look, reason: Reason, note: str, key: str) -> None:
         warning = reason is not Reason.UNTAINTED

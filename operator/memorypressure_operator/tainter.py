@@ -32,6 +32,9 @@ class TaintInput:
     clear_seconds: float | None
     silent_seconds: float
     beat_limit_seconds: float
+    killed_seconds: float | None = None
+    """Since the node's last kill for a trigger of the step; None: there was none. A kill ends the pressure often before
+    the report of it arrives, and its pod's successor is to stay away all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +59,21 @@ def decide(given: TaintInput) -> TaintDecision:
         if given.matches and given.fresh and effect is None:
             return TaintDecision(None, False, Reason.WOULD_TAINT, f"would be tainted {KEY}:{wanted}")
         return _lift(effect, "the policy runs as DryRun")
-    if given.matches and given.fresh:
+    hold = given.step.taint.hold_seconds
+    after_kill = given.killed_seconds is not None and given.killed_seconds < hold and not given.silent
+    if (given.matches and given.fresh) or (after_kill and effect is None):
         if [taint.effect for taint in ours] == [wanted]:
             return TaintDecision(wanted, False, Reason.TAINTED, "")
-        return TaintDecision(wanted, True, Reason.TAINTED, f"tainted {KEY}:{wanted}")
+        why = "" if given.matches else f", after a kill {given.killed_seconds:.0f} s ago"
+        return TaintDecision(wanted, True, Reason.TAINTED, f"tainted {KEY}:{wanted}{why}")
     if effect is None:
         return TaintDecision(None, False, Reason.NO_PRESSURE, "")
-    hold = given.step.taint.hold_seconds
     if given.silent:
         left = given.beat_limit_seconds + hold - given.silent_seconds
         if left <= 0:
             return _lift(effect, f"no report for {given.silent_seconds:.0f} s, three heartbeats and the hold time")
     elif given.clear_seconds is not None:
-        left = hold - given.clear_seconds
+        left = hold - min(given.clear_seconds, hold if given.killed_seconds is None else given.killed_seconds)
         if left <= 0:
             return _lift(effect, f"clear for {given.clear_seconds:.0f} s")
     else:

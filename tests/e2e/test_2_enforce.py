@@ -82,7 +82,7 @@ def _explained_and_cleaned_up(lab: Lab, result: Result) -> None:
     killed = next(each for each in result.document["actions"] if each["action"] == "Kill")["pod"]
     (event,) = [each for each in lab.events("Killed", "Pod") if each["regarding"]["uid"] == killed["uid"]]
     assert "its containers end with exit code 137" in event["note"]
-    assert "bytes were freed" in event["note"]
+    assert " MiB came back" in event["note"]
     assert [each for each in lab.events("Killed", "Node") if killed["name"] in each["note"]] != []
     evicted = [each for each in lab.events("EvictedForMemory", "Pod") if each["regarding"]["uid"] == killed["uid"]]
     assert evicted != [], "the clean-up is not explained"

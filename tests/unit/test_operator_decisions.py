@@ -122,6 +122,31 @@ TAINT_CASES = {
         True,
         Reason.UNTAINTED,
     ),
+    "a kill that ended the pressure before its report came taints": (
+        {"killed_seconds": 10.0},
+        "NoSchedule",
+        True,
+        Reason.TAINTED,
+    ),
+    "the hold time counts from the kill": (
+        {"taints": (OURS,), "clear_seconds": 400.0, "killed_seconds": 299.0},
+        "NoSchedule",
+        False,
+        Reason.STEP_NOT_DUE,
+    ),
+    "the taint of a kill is lifted": (
+        {"taints": (OURS,), "clear_seconds": 400.0, "killed_seconds": 300.0},
+        None,
+        True,
+        Reason.UNTAINTED,
+    ),
+    "a kill before the hold time taints nothing": ({"killed_seconds": 300.0}, None, False, Reason.NO_PRESSURE),
+    "a kill in DryRun taints nothing": (
+        {"mode": Mode.DRY_RUN, "killed_seconds": 10.0},
+        None,
+        False,
+        Reason.NO_PRESSURE,
+    ),
     "DryRun only tells": ({"mode": Mode.DRY_RUN, "matches": True}, None, False, Reason.WOULD_TAINT),
     "DryRun lifts what Enforce left": ({"mode": Mode.DRY_RUN, "taints": (OURS,)}, None, True, Reason.UNTAINTED),
     "without a policy it is lifted": (
