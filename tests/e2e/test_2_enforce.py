@@ -51,10 +51,11 @@ def test_a_drained_reserve_ends_by_one_kill_that_is_explained_and_cleaned_up(lab
     lab.apply(load.policy("flood"))
     lab.wait_for_allowance()
 
-    def after(result: Result, _observer: Observer) -> None:
+    def after(result: Result, observer: Observer) -> None:
         if result.verdict.outcome is not Outcome.KILLED:
             return
-        lab.cluster.wait_for("the taint to be lifted", lambda: lab.taints() == [], TAINT_LIFTED_SECONDS)
+        lab.cluster.wait_for("the taint", lambda: observer.first("taint", starts=TAINT), TAINT_LIFTED_SECONDS)
+        lab.cluster.wait_for("its end", lambda: observer.last("taint") == "none", TAINT_LIFTED_SECONDS)
         lab.cluster.wait_for("the Event of the kill", lambda: lab.events("Killed", "Pod"), 60)
 
     before, state = lab.innocents(), lab.state()
