@@ -1,6 +1,8 @@
 """The lab's pure parts: statistics, recipes, orders, series, bars."""
 
 import json
+import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from memorypressure.orders import decode
 from memorypressure.spec_values import Mode, NodesScope
+from memorypressure_tools.lab import script
 from memorypressure_tools.lab.__main__ import main
 from memorypressure_tools.lab.arms import ARMS, OURS, Killer
 from memorypressure_tools.lab.bars import bars
@@ -19,6 +22,7 @@ from memorypressure_tools.lab.script import guest_script
 from memorypressure_tools.lab.series import Cell, Result, Results, SeriesError, cells, recipe
 from memorypressure_tools.lab.statistics import interval, largest_gap, median, percentile
 
+GUEST = Path(script.__file__).with_name("guest.sh")
 MACHINE = {"cpus": "2", "hostKernel": "6.18", "emulation": "QEMU TCG"}
 
 
@@ -102,6 +106,17 @@ def test_the_script_starts_the_killer_before_anything_is_measured_and_the_flood_
     assert places == sorted(places)
     assert "unshare" not in script
     assert "killer_ours own" in guest_script(SCENARIOS["flood"], ARMS["ours-kill"])
+
+
+def test_every_run_has_a_script_that_a_shell_reads_and_functions_for_all_that_it_calls() -> None:
+    scripts = [guest_script(scenario, arm) for scenario in SCENARIOS.values() for arm in ARMS.values()]
+    functions = GUEST.read_text(encoding="utf-8")
+    for text in (functions, GUEST.with_name("systemd.sh").read_text(encoding="utf-8"), "\n".join(scripts)):
+        checked = subprocess.run(["sh", "-n"], input=text, capture_output=True, text=True, check=False)
+        assert (checked.returncode, checked.stderr) == (0, "")
+    called = {line.split()[0] for text in scripts for line in text.splitlines()[2:]}
+    defined = set(re.findall(r"^([a-z_]+)\(\)", functions, re.MULTILINE))
+    assert called - defined == {"sleep", "cp", "poweroff"}
 
 
 def test_a_series_goes_on_where_it_stopped_and_a_cut_line_is_made_again(tmp_path: Path) -> None:
