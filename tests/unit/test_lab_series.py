@@ -240,14 +240,16 @@ CALM = {"kills": 0}
     ("answers", "code", "said"),
     [
         ([KILLED, CALM], 0, "ok  control: no pod was killed"),
-        ([CALM, KILLED, CALM], 0, "the reserve was never short in attempt 1"),
+        ([CALM, KILLED, CALM], 0, "the flood of attempt 1 of 3 never made the reserve short"),
         ([CALM, CALM, CALM, CALM], 1, "FAILED  flood: a pod was killed"),
         ([KILLED | {"innocent_kills": 1}, CALM], 1, "FAILED  flood: it was the right one"),
         ([{"kills": 0, "below_reserve_seconds": 0.2}, CALM], 1, "FAILED  flood: a pod was killed"),
         ([KILLED, KILLED], 1, "FAILED  control: no pod was killed"),
         ([KILLED | {"kernel_oom_kills": 1}, CALM], 1, "FAILED  flood: the kernel's OOM killer had nothing to do"),
-        ([None, CALM], 1, ""),
-        ([KILLED, None], 1, ""),
+        ([None, KILLED, CALM], 0, "the flood of attempt 1 of 3 was void"),
+        ([None, None, None, CALM], 1, "the flood of attempt 3 of 3 was void"),
+        ([KILLED, None, CALM], 0, "the control of attempt 1 of 3 was void"),
+        ([KILLED, None, None, None], 1, "the control of attempt 3 of 3 was void"),
     ],
 )
 def test_the_short_form_fails_unless_the_right_pod_dies_in_the_flood_and_nobody_in_the_control(

@@ -86,10 +86,15 @@ def _short(results: Results, given: argparse.Namespace) -> int:
     lab = _Lab(results, given)
     for attempt in range(1, SHORT_ATTEMPTS + 1):
         flood = lab.run(Cell(FLOOD, OURS, 0)).figures
-        if flood is None or flood["kills"] or flood["below_reserve_seconds"]:
+        if flood is not None and (flood["kills"] or flood["below_reserve_seconds"]):
             break
-        print(f"lab: the reserve was never short in attempt {attempt}", flush=True)
-    control = lab.run(Cell(CONTROL, OURS, 0)).figures
+        said = "was void" if flood is None else "never made the reserve short"
+        print(f"lab: the flood of attempt {attempt} of {SHORT_ATTEMPTS} {said}", flush=True)
+    for attempt in range(1, SHORT_ATTEMPTS + 1):
+        control = lab.run(Cell(CONTROL, OURS, 0)).figures
+        if control is not None:
+            break
+        print(f"lab: the control of attempt {attempt} of {SHORT_ATTEMPTS} was void", flush=True)
     if flood is None or control is None:
         return EXIT_FAILED
     checks = {
