@@ -46,8 +46,8 @@ def test_a_policy_becomes_a_plan_a_state_and_a_status_and_stays_untouched_itself
     assert state["spec"]["policyName"] == made["metadata"]["name"]
     assert state["spec"]["plan"] == {"uid": plan["metadata"]["uid"], "generation": plan["metadata"]["generation"]}
     wait_for(lambda: lab.condition("Ready").get("status") == "True", "the policy is Ready")
+    wait_for(lambda: lab.get_policy()["status"]["nodes"]["effective"] == 1, "the node is counted")
     status = lab.get_policy()["status"]
-    assert status["nodes"]["effective"] == 1
     assert set(status["actions"].values()) == {0}
     assert status["exposure"] == {"standingKills": 0, "worstCaseHour": 6}
     meta = lab.get_policy()["metadata"]

@@ -1,6 +1,7 @@
 """An image's tree, unpacked, and programs run in it as in a pod: read-only root, no network, a uid, /proc and /sys."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,4 +77,15 @@ class ImageTree:
             try:
                 yield process
             finally:
-                process.kill()
+                if process.poll() is None:
+                    _end(process.pid)
+                    process.kill()
+
+
+def _end(pid: int) -> None:
+    """Ends the first process of the namespace below `unshare`, and with it all others in there.
+
+    --kill-child does not reach it: the kernel forgets the parent-death signal of a process that changes its uid.
+    """
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
+        os.kill(int(child), signal.SIGKILL)
