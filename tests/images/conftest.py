@@ -1,14 +1,20 @@
 """The images, built once for the session (from the cache where nothing changed) and unpacked."""
 
+import contextlib
+
 import pytest
 from support.imagetree import ImageTree
 
+from memorypressure_tools.guest import packages
 from memorypressure_tools.images.build import Request, build, missing
+from memorypressure_tools.toolcache import ToolMissingError
 
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, ImageTree]:
     """Both images by their names."""
+    with contextlib.suppress(ToolMissingError):  # what could not be installed is in `missing`, with the command
+        packages.ensure(packages.IMAGES)
     lacking = missing()
     if lacking:
         pytest.skip("; ".join(lacking))
