@@ -46,8 +46,6 @@ GUEST: Final = (
 """What any guest needs."""
 ROOT_TREE: Final = ("mmdebstrap",)
 """What a Debian root tree in a guest needs on top."""
-IMAGES: Final = ("buildah", "mmdebstrap")
-"""What the building of container images needs."""
 NODE: Final = ("runc", "containernetworking-plugins", "nftables")
 """What a Kubernetes node needs on top."""
 IMAGES: Final = ("buildah", "mmdebstrap")
