@@ -11,9 +11,10 @@ import re
 import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import pytest
+from support import sharing
 
 from memorypressure_tools import toolcache
 from memorypressure_tools.controlplane import ControlPlane
@@ -31,6 +32,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_missing] = {}
     if not hasattr(config, "workerinput"):  # a worker of xdist reports to the process that counts
         config.pluginmanager.register(_Missing(config.stash[_missing]), "missing")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole files to each process, in the order of `pytest_collection_modifyitems`."""
+    return sharing.scheduler(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, the longest files come first."""
+    if hasattr(config, "workerinput"):
+        sharing.longest_first(items)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from memorypressure_tools.sweep import remove_namespace, remove_prefixed
 NAMESPACE, PREFIX = "crashes", "crashes-"
 PODS = 4
 CRASHES_A_NODE = 6
+NODES_AT_ONCE = 5
 LONGEST_LIFE_SECONDS = 1.4
 """The kill comes about a second after both processes have started."""
 OUTSIDER = "0c2b8d7e-1111-4a7e-9f0e-2f8d6a3c1b99"
@@ -122,25 +124,32 @@ class CrashNode:
         self.pods.close()
 
 
-def crashes(lab: PathLab, count: int, seed: int) -> None:
-    chance = random.Random(seed)
-    done = 0
-    while done < count:
-        node = CrashNode(lab, f"n{done}")
-        try:
-            for _ in range(min(CRASHES_A_NODE, count - done)):
-                node.start()
-                end = time.monotonic() + chance.uniform(0.0, LONGEST_LIFE_SECONDS)
-                while time.monotonic() < end:
-                    time.sleep(0.02)
-                    node.check()
-                node.crash(chance)
-                node.check()
-                done += 1
+def crashes_of_a_node(lab: PathLab, number: int, count: int, chance: random.Random) -> None:
+    node = CrashNode(lab, f"n{number}")
+    try:
+        for _ in range(count):
             node.start()
-            node.settled()
-        finally:
-            node.close()
+            end = time.monotonic() + chance.uniform(0.0, LONGEST_LIFE_SECONDS)
+            while time.monotonic() < end:
+                time.sleep(0.02)
+                node.check()
+            node.crash(chance)
+            node.check()
+        node.start()
+        node.settled()
+    finally:
+        node.close()
+
+
+def crashes(lab: PathLab, count: int, seed: int) -> None:
+    """So many in all, a few nodes at once."""
+    with ThreadPoolExecutor(max_workers=NODES_AT_ONCE) as pool:
+        started = [
+            pool.submit(crashes_of_a_node, lab, first, min(CRASHES_A_NODE, count - first), random.Random(seed + first))
+            for first in range(0, count, CRASHES_A_NODE)
+        ]
+    for each in started:
+        each.result()
 
 
 def test_thirty_random_kills_of_the_real_processes_break_nothing(lab: PathLab) -> None:

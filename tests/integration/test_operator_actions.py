@@ -1,4 +1,8 @@
-"""What the operator does to pods and nodes, and what it leaves alone, on the real API server."""
+"""What the operator does to pods and nodes, and what it leaves alone, on the real API server.
+
+Most run at the same time, together with those of test_operator_path.py (support.operatorcases); those that count what
+one operator did, or start one with other options, have one of their own.
+"""
 
 import json
 import re
@@ -9,11 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.atonce import Running
 from support.operator_lab import GROUP, Agent, Lab, wait_for
+from support.operatorcases import cases
 
 from memorypressure_tools import toolcache
 from memorypressure_tools.apiclient import MERGE_PATCH
 from memorypressure_tools.controlplane import ControlPlane
+
+
+@pytest.fixture(scope="module")
+def running(acting: Running[Lab]) -> Running[Lab]:
+    return acting
 
 
 @pytest.fixture
@@ -64,9 +75,10 @@ def test_an_eviction_that_a_budget_refuses_goes_to_the_next_pod(lab: Lab) -> Non
     assert not lab.evicted(held[0])
     assert told[0]["regarding"]["name"] == "held-0"
     assert operator.metric("memorypressure_actions_denied_total", action="Evict", reason="DisruptionBudget") == 1
-    wait_for(lambda: lab.get_policy()["status"]["actions"]["evictions"] == 1, "one eviction is counted")
+    wait_for(lambda: lab.figure("actions", "evictions") == 1, "one eviction is counted")
 
 
+@cases
 def test_two_budgets_on_one_pod_are_a_refusal_not_a_failure(lab: Lab) -> None:
     lab.running()
     node, agent = ready_node(lab)
@@ -79,6 +91,7 @@ def test_two_budgets_on_one_pod_are_a_refusal_not_a_failure(lab: Lab) -> None:
     assert not lab.evicted(held[0])
 
 
+@cases
 def test_one_victim_at_a_time_then_the_cool_down_then_the_next(lab: Lab) -> None:
     operator = lab.running()
     node, agent = ready_node(lab, limits={"cooldownSeconds": 10, "maxVictimsPerEpisode": 2})
@@ -88,13 +101,14 @@ def test_one_victim_at_a_time_then_the_cool_down_then_the_next(lab: Lab) -> None
         wait_for(lambda: lab.evicted(pods[0]), "the first")
         assert [lab.evicted(pod) for pod in pods] == [True, False, False, False]
         wait_for(lambda: lab.evicted(pods[1]), "the second, after the cool-down")
-        text = "EpisodeLimit"
-        wait_for(lambda: text in operator.text(), "the episode's limit is reached", 20)
+        told = re.compile(rf"{node}\b.*EpisodeLimit|EpisodeLimit.*{node}\b")
+        wait_for(lambda: told.search(operator.text()), "the episode's limit is reached", 20)
     assert [lab.evicted(pod) for pod in pods] == [True, True, False, False]
     ledger = json.loads(lab.admin.must("GET", lab.ledger_path())["data"]["evictions"])
     assert len(ledger["records"]) == 2
 
 
+@cases
 def test_a_pod_that_outlives_its_grace_is_deleted_again_with_a_shorter_one(lab: Lab) -> None:
     lab.running()
     node, agent = ready_node(
@@ -113,6 +127,7 @@ def test_a_pod_that_outlives_its_grace_is_deleted_again_with_a_shorter_one(lab: 
     lab.admin.must("PATCH", path, {"metadata": {"finalizers": None}}, MERGE_PATCH)
 
 
+@cases
 def test_a_killed_pod_is_evicted_afterwards_also_when_no_eviction_is_left(lab: Lab) -> None:
     lab.running()
     node, agent = ready_node(lab, limits={"evictionsPerHour": 0})
@@ -130,10 +145,11 @@ def test_a_killed_pod_is_evicted_afterwards_also_when_no_eviction_is_left(lab: L
     assert "exit code 137" in note
     assert lab.events("Killed", kind="Node")
     assert not lab.evicted(pods[1])
-    wait_for(lambda: lab.get_policy()["status"]["actions"]["kills"] == 1, "the kill is counted")
+    wait_for(lambda: lab.figure("actions", "kills") == 1, "the kill is counted")
     assert lab.get_policy()["status"]["actions"]["evictions"] == 0, "a clean-up is none"
 
 
+@cases
 def test_a_node_that_says_it_killed_a_protected_pod_does_not_get_it_evicted(lab: Lab) -> None:
     lab.running()
     node, agent = ready_node(lab)
@@ -150,6 +166,7 @@ def test_a_node_that_says_it_killed_a_protected_pod_does_not_get_it_evicted(lab:
     assert not lab.evicted(pods[0])
 
 
+@cases
 def test_a_killed_pod_with_a_budget_stays_and_its_eviction_is_tried_again(lab: Lab) -> None:
     lab.running()
     node, agent = ready_node(lab, limits={"evictionsPerHour": 0})
@@ -166,6 +183,7 @@ def test_a_killed_pod_with_a_budget_stays_and_its_eviction_is_tried_again(lab: L
         wait_for(lambda: lab.evicted(pods[0]), "the next try succeeds", 40)
 
 
+@cases
 def test_dry_run_tells_once_an_episode_and_touches_nothing(lab: Lab) -> None:
     operator = lab.running()
     node, agent = ready_node(lab, mode="DryRun")
@@ -177,7 +195,7 @@ def test_dry_run_tells_once_an_episode_and_touches_nothing(lab: Lab) -> None:
         wait_for(lambda: lab.events("WouldEvict", kind="Pod"), "WouldEvict")
         agent.kill(pods[0], mode="DryRun")
         wait_for(lambda: lab.events("WouldKill", kind="Pod"), "WouldKill")
-        wait_for(lambda: lab.get_policy()["status"]["actions"]["dryRun"] == 3, "three would-be actions are counted")
+        wait_for(lambda: lab.figure("actions", "dryRun") == 3, "three would-be actions are counted")
     assert lab.admin.must("GET", f"/api/v1/nodes/{node}")["spec"] == before
     assert not any(lab.evicted(pod) for pod in pods)
     assert len(lab.events("WouldEvict", kind="Pod")) == 1
@@ -205,6 +223,7 @@ def test_dry_run_only_makes_enforce_a_dry_run(lab: Lab) -> None:
     wait_for(lambda: "--dry-run-only" in lab.condition("Ready").get("message", ""), "the policy says so")
 
 
+@cases
 def test_protected_pods_are_neither_planned_nor_evicted(lab: Lab) -> None:
     lab.running()
     node, agent = ready_node(lab)
@@ -248,6 +267,7 @@ def make_daemon_set(lab: Lab) -> str:
     return str(made["metadata"]["uid"])
 
 
+@cases
 def test_a_workload_moves_to_the_node_under_pressure_when_the_armed_one_has_taken_its_new_plan(lab: Lab) -> None:
     lab.running()
     nodes = [lab.node("n1"), lab.node("n2")]
@@ -271,6 +291,7 @@ def test_a_workload_moves_to_the_node_under_pressure_when_the_armed_one_has_take
         assert not lab.planned(armed)
 
 
+@cases
 def test_foreign_taints_survive_edits_at_the_same_time(lab: Lab) -> None:
     lab.running()
     node, agent = ready_node(lab)
@@ -302,6 +323,7 @@ def add_taint(lab: Lab, node: str, taint: dict[str, str]) -> bool:
     return lab.admin.request("PATCH", f"/api/v1/nodes/{node}", patch, "application/json-patch+json").status == 200
 
 
+@cases
 def test_the_taint_goes_when_the_policy_goes(lab: Lab) -> None:
     lab.running()
     node, agent = ready_node(lab)
@@ -323,7 +345,7 @@ def test_a_stale_report_acts_on_nothing_after_a_restart(lab: Lab) -> None:
     assert first.stop() == 0
     agent.press("low", top=top(*pods))
     second = lab.running(identity="two")
-    wait_for(lambda: lab.get_policy()["status"]["nodes"]["underPressure"] == 1, "the report was read")
+    wait_for(lambda: lab.figure("nodes", "underPressure") == 1, "the report was read")
     wait_for(lambda: "SampleStale" in second.text() or second.probe("/readyz")[0] == 200, "a pass")
     assert not any(lab.evicted(pod) for pod in pods)
     assert not lab.our_taints(node)
@@ -331,6 +353,7 @@ def test_a_stale_report_acts_on_nothing_after_a_restart(lab: Lab) -> None:
     wait_for(lambda: lab.our_taints(node) and lab.evicted(pods[0]), "acts on a fresh report")
 
 
+@cases
 def test_another_policy_arms_the_node_only_after_the_first_ones_allowance_is_released(lab: Lab) -> None:
     lab.running()
     node, agent = ready_node(lab)
@@ -341,12 +364,13 @@ def test_another_policy_arms_the_node_only_after_the_first_ones_allowance_is_rel
     wait_for(lambda: lab.allowed(agent) <= 0, "the first one's allowance is withdrawn")
     agent.obey(lab.state(node) or {})
     wait_for(lambda: lab.allowed(agent) == 1, "armed by the second, after the acknowledgement")
-    wait_for(lambda: lab.get_policy("p")["status"]["exposure"]["standingKills"] == 0, "the first ledger lets go")
+    wait_for(lambda: lab.figure("exposure", "standingKills", "p") == 0, "the first ledger lets go")
     entries = json.loads(lab.admin.must("GET", lab.ledger_path("q"))["data"]["ledger"])["entries"]
     assert [entry["node"] for entry in entries] == [node]
 
 
 @pytest.mark.needs("promtool")
+@cases
 def test_metrics_are_what_prometheus_wants(lab: Lab) -> None:
     operator = lab.running()
     node, _ = ready_node(lab)

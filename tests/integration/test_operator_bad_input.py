@@ -21,7 +21,7 @@ def lab(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def operator(lab: Lab) -> OperatorProcess:
-    return lab.running()
+    return lab.running("--resync-seconds", "1")  # many passes are waited for
 
 
 @pytest.fixture(autouse=True)

@@ -1,26 +1,28 @@
-"""The operator's ordinary path on the real API server: objects, grants, taint, eviction, status, Events."""
+"""The operator's ordinary path on the real API server: objects, grants, taint, eviction, status, Events.
+
+The cases run at the same time, under one operator (support.operatorcases).
+"""
 
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.atonce import Running
 from support.operator_lab import Lab, wait_for
+from support.operatorcases import cases
 
 from memorypressure_tools.apiclient import MERGE_PATCH
-from memorypressure_tools.controlplane import ControlPlane
 
 
-@pytest.fixture
-def lab(crds: ControlPlane, prefix: str, namespace: str, tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(crds, prefix, namespace, tmp_path)
-    yield made
-    made.close()
+@pytest.fixture(scope="module")
+def running(acting: Running[Lab]) -> Running[Lab]:
+    return acting
 
 
+@cases
 def test_a_node_without_a_policy_has_a_disabled_state_owned_by_the_node(lab: Lab) -> None:
     node = lab.node()
     lab.running()
@@ -31,6 +33,7 @@ def test_a_node_without_a_policy_has_a_disabled_state_owned_by_the_node(lab: Lab
     assert lab.plan(node) is None
 
 
+@cases
 def test_a_policy_becomes_a_plan_a_state_and_a_status_and_stays_untouched_itself(lab: Lab) -> None:
     node = lab.node()
     lab.workload(node, "web")
@@ -46,7 +49,7 @@ def test_a_policy_becomes_a_plan_a_state_and_a_status_and_stays_untouched_itself
     assert state["spec"]["policyName"] == made["metadata"]["name"]
     assert state["spec"]["plan"] == {"uid": plan["metadata"]["uid"], "generation": plan["metadata"]["generation"]}
     wait_for(lambda: lab.condition("Ready").get("status") == "True", "the policy is Ready")
-    wait_for(lambda: lab.get_policy()["status"]["nodes"]["effective"] == 1, "the node is counted")
+    wait_for(lambda: lab.figure("nodes", "effective") == 1, "the node is counted")
     status = lab.get_policy()["status"]
     assert set(status["actions"].values()) == {0}
     assert status["exposure"] == {"standingKills": 0, "worstCaseHour": 6}
@@ -56,6 +59,7 @@ def test_a_policy_becomes_a_plan_a_state_and_a_status_and_stays_untouched_itself
     assert meta["generation"] == 1
 
 
+@cases
 def test_a_node_is_armed_only_after_the_ledger_was_written(lab: Lab) -> None:
     node = lab.node()
     lab.workload(node, "web")
@@ -69,12 +73,13 @@ def test_a_node_is_armed_only_after_the_ledger_was_written(lab: Lab) -> None:
     assert int(ledger["metadata"]["resourceVersion"]) < int(state["metadata"]["resourceVersion"])
     assert f'"{agent.incarnation}"' in ledger["data"]["ledger"]
     wait_for(
-        lambda: lab.get_policy().get("status", {}).get("exposure", {}).get("standingKills") == 1,
+        lambda: lab.figure("exposure", "standingKills") == 1,
         "the exposure is shown",
     )
     assert lab.get_policy()["status"]["nodes"]["armed"] == 1
 
 
+@cases
 def test_pressure_taints_and_evicts_and_the_taint_goes_after_the_hold_time(lab: Lab) -> None:
     node = lab.node()
     pods = lab.workload(node, "web")
@@ -96,7 +101,7 @@ def test_pressure_taints_and_evicts_and_the_taint_goes_after_the_hold_time(lab: 
         assert not lab.evicted(pods[0])
         wait_for(lambda: lab.events("EvictedForMemory", kind="Pod"), "an Event on the pod")
         wait_for(lambda: lab.events("Tainted", kind="Node"), "an Event on the node")
-        wait_for(lambda: lab.get_policy()["status"]["actions"]["evictions"] == 1, "the eviction is counted")
+        wait_for(lambda: lab.figure("actions", "evictions") == 1, "the eviction is counted")
         assert lab.get_policy()["status"]["lastActionTime"]
     agent.clear()
     cleared = time.monotonic()
@@ -110,8 +115,6 @@ def test_pressure_taints_and_evicts_and_the_taint_goes_after_the_hold_time(lab: 
         == 1
     )
     wait_for(lambda: lab.events("MemoryPressureCleared"), "the end of pressure is told")
-    assert operator.stop() == 0
-    assert "Traceback" not in operator.text()
 
 
 def explained(lab: Lab, *arguments: str) -> tuple[int, str]:
@@ -122,6 +125,7 @@ def explained(lab: Lab, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@cases
 def test_explain_says_of_every_pod_of_a_node_whether_it_may_be_stopped_and_why(lab: Lab) -> None:
     node, other = lab.node(), lab.node("n2")
     lab.policy(limits={"maxVictimsPerWorkload": 1, "maxStandingKills": 1})
@@ -131,7 +135,7 @@ def test_explain_says_of_every_pod_of_a_node_whether_it_may_be_stopped_and_why(l
     lab.workload(node, "shy", annotations={"memorypressure.dev/protected": "true"})
     lab.workload(node, "wide", replicas=1)
     lab.workload(other, "wide", replicas=1, first=1)
-    operator = lab.running()
+    lab.running()
     agent = lab.agent(node)
     wait_for(lambda: lab.allowed(agent) == 1, "an allowance")
     wait_for(lambda: len(lab.planned(node) | lab.planned(other)) == 3, "plans")
@@ -159,4 +163,3 @@ def test_explain_says_of_every_pod_of_a_node_whether_it_may_be_stopped_and_why(l
         1,
         "memorypressure-operator: there is no node no-such-node; kubectl get nodes lists them\n",
     )
-    assert operator.stop() == 0

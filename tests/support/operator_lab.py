@@ -226,12 +226,12 @@ class Agent:
 class Lab:
     """A test's corner of the cluster. Use as a context: everything started is stopped."""
 
-    def __init__(self, plane: ControlPlane, prefix: str, namespace: str, directory: Path) -> None:
+    def __init__(self, plane: ControlPlane, prefix: str, namespace: str, directory: Path, home: str = "") -> None:
         self.plane = plane
         self.admin = plane.admin
         self.prefix = prefix
         self.namespace = namespace  # of the workloads
-        self.home = f"{namespace}-op"  # of the operator
+        self.home = home or f"{namespace}-op"  # of the operator
         self.directory = directory
         self.processes: list[OperatorProcess] = []
         self._stack = contextlib.ExitStack()
@@ -410,6 +410,11 @@ class Lab:
     def get_policy(self, name: str = "p") -> Object:
         return self.admin.must("GET", f"{GROUP}/memorypressurepolicies/{self.prefix}{name}")
 
+    def figure(self, part: str, figure: str, name: str = "p") -> int | None:
+        """A figure of a part of the policy's status, None before it is there."""
+        found: int | None = self.get_policy(name).get("status", {}).get(part, {}).get(figure)
+        return found
+
     def condition(self, kind: str, name: str = "p") -> Object:
         conditions = self.get_policy(name).get("status", {}).get("conditions", [])
         return next((c for c in conditions if c["type"] == kind), {})
@@ -495,3 +500,19 @@ class Lab:
         finally:
             stop.set()
             thread.join(10)
+
+
+class Corner(Lab):
+    """A case's own nodes, policies and namespace in a lab whose operator it shares with other cases."""
+
+    def __init__(self, shared: Lab, name: str) -> None:
+        namespace = f"{shared.namespace}-{name}"
+        shared.admin.must("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+        shared.plane.wait_for_service_account(namespace)
+        super().__init__(shared.plane, f"{shared.prefix}{name}-", namespace, shared.directory, shared.home)
+        self._operator = shared.processes[0]
+
+    def running(self, *arguments: str, identity: str = "one") -> OperatorProcess:
+        """The operator of all cases."""
+        assert not arguments, "a case that wants an operator of its own is no case"
+        return self._operator

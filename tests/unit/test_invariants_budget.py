@@ -680,8 +680,8 @@ def disaster(simulation: Simulation, name: str, random: Random) -> None:
 
 
 def test_no_hour_sees_more_kills_than_the_shown_worst_case_in_wild_runs() -> None:
-    kills = sum(len(wild_run(seed, steps=300).kills) for seed in range(1200))
-    assert kills > 1000, "the runs must get as far as kills, or they show nothing"
+    kills = sum(len(wild_run(seed, steps=300).kills) for seed in range(400))
+    assert kills > 330, "the runs must get as far as kills, or they show nothing"
 
 
 @pytest.mark.soak

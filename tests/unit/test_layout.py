@@ -38,7 +38,7 @@ FORBIDDEN = [
 def _files() -> Iterator[Path]:
     for directory, folders, names in os.walk(REPOSITORY):
         folders[:] = [name for name in folders if name not in NOT_OURS and not name.endswith((".egg-info", "_cache"))]
-        yield from (Path(directory) / name for name in names)
+        yield from (Path(directory) / name for name in names if name != ".git")  # a file in a work tree of git's
 
 
 def _imports(tree: ast.AST) -> Iterator[str]:

@@ -119,10 +119,11 @@ LOW_LINES = "t,node,zone,free,boost,min,low,high"
 
 
 def under_and_over(columns: str, tail: str, seconds_clear: float) -> tuple[str, list[str]]:
-    """100 ms under AtomicReserve, then clear, then 100 ms under it again."""
-    ticks = int(seconds_clear * 100)
-    free = [40] * 10 + [5000] * ticks + [40] * 10
-    return columns, [f"{tick / 100:.2f},0,Normal,{pages},0,100{tail}" for tick, pages in enumerate(free)]
+    """100 ms under AtomicReserve, then clear, sampled ten times a second, then 100 ms under it again."""
+    clear_ticks = int(seconds_clear * 100)
+    ticks = [*range(10), *range(10, clear_ticks + 10, 10), *range(clear_ticks + 10, clear_ticks + 20)]
+    low = range(10, clear_ticks + 10)
+    return columns, [f"{tick / 100:.2f},0,Normal,{5000 if tick in low else 40},0,100{tail}" for tick in ticks]
 
 
 def test_with_low_an_episode_ends_after_120_seconds_of_clear_and_the_next_kills_again(tmp_path: Path) -> None:
