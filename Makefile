@@ -99,8 +99,9 @@ cluster-status: setup ## what of that cluster runs
 cluster-down: setup ## ends that cluster and removes everything of it
 	@$(BIN)/python -m memorypressure_tools.cluster down
 
-generate: setup ## what is made of other files: the chart's copy of crds/, the tables of its README
+generate: setup ## what is made of other files: the chart's copy of crds/, its dashboards, the tables of its README
 	@$(BIN)/python tools/sync_crds.py
+	@$(BIN)/python tools/dashboards.py
 	@$(BIN)/python tools/chart_readme.py
 
 lock: setup ## requirements/*.txt made anew from pyproject.toml, newest versions

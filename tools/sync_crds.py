@@ -60,7 +60,7 @@ def wanted() -> dict[Path, str]:
 def drift() -> dict[Path, str | None]:
     """What has to change: a file and its content, or None for a copy whose original is gone."""
     files = wanted()
-    present = {*(CHART / "files").rglob("*.yaml"), SCHEMA}
+    present = {*(CHART / "files/crds").glob("*.yaml"), *(CHART / "files/samples").glob("*.yaml"), SCHEMA}
     changed = {path: text for path, text in files.items() if path not in present or path.read_text("utf-8") != text}
     return {**changed, **dict.fromkeys(present - files.keys())}
 

@@ -35,6 +35,7 @@ SUBCOMMANDS = {
     "record": Subcommand("memorypressure_agent.record.main", "write a recording of this machine for replay"),
     "sentinel": Subcommand("memorypressure_agent.sentinel.main", "the deciding process of a node (DaemonSet)"),
     "reporter": Subcommand("memorypressure_agent.reporter.main", "the node's link to the API server (DaemonSet)"),
+    "kernel-log": Subcommand("memorypressure_agent.kernel_log.main", "count failed allocations of the log (DaemonSet)"),
 }
 
 DESCRIPTION = "Decides on one node, in milliseconds, when memory pressure has to end and who may be stopped for it."

@@ -1,4 +1,7 @@
-"""The operator's metrics. No pod and no node names in labels; series that exist are written from the start, as 0."""
+"""The operator's metrics. Series that exist are written from the start, as 0.
+
+No label names a pod, and one a node: that of nodes which carry the taint, only while they do.
+"""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -118,9 +121,15 @@ class Metrics:
         self.denied = self._counter(
             "memorypressure_actions_denied", "Evictions that were due and not done, by reason.", "action reason"
         )
-        self.tainted = self._gauge(
+        self._tainted = self._gauge(
             "memorypressure_operator_nodes_tainted", "Nodes that carry the operator's taint.", ""
         )
+        self._node_tainted = self._gauge(
+            "memorypressure_node_tainted",
+            "Nodes that carry the operator's taint, by name; no series: not tainted.",
+            "node",
+        )
+        self._tainted_names: frozenset[str] = frozenset()
         self.reconcile_errors = self._counter(
             "memorypressure_operator_reconcile_errors",
             "Passes of the decision loop over a node that failed, by cause.",
@@ -228,6 +237,15 @@ class Metrics:
             self.ledger_valid,
         ):
             gauge.remove_by_labels({"policy": policy})
+
+    def set_tainted(self, names: frozenset[str]) -> None:
+        """The nodes that carry the taint."""
+        for name in self._tainted_names - names:
+            self._node_tainted.remove(name)
+        for name in names - self._tainted_names:
+            self._node_tainted.labels(name).set(1)
+        self._tainted_names = names
+        self._tainted.set(len(names))
 
     def set_policies(self, modes: Iterable[str]) -> None:
         """How many policies there are of each mode."""

@@ -42,8 +42,8 @@ class Settings:
         "", "ConfigMap in the own namespace whose key policy.yaml is created as a policy, once. Default: none."
     )
     bind_address: str = _option("0.0.0.0", "Address of the metrics and health ports.")  # noqa: S104  a pod's own address
-    metrics_port: int = _option(8080, "Port of /metrics; 0 takes a free one and logs it.", 0, 65535)
-    health_port: int = _option(8081, "Port of /healthz and /readyz; 0 takes a free one and logs it.", 0, 65535)
+    metrics_port: int = _option(9465, "Port of /metrics; 0 takes a free one and logs it.", 0, 65535)
+    health_port: int = _option(8080, "Port of /healthz and /readyz; 0 takes a free one and logs it.", 0, 65535)
     log_level: str = _option("info", "debug, info, warning or error.")
     decision_log: str = _option(
         "", "File that gets a line for each look at a node: monotonic seconds, node, resourceVersion of its report."

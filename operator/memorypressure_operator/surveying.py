@@ -76,7 +76,8 @@ class Surveyor:
         found = self._surveyed(policies)
         live = self._live(memories)
         self._without_candidates = self._policies_without_candidates(found)
-        self._metrics.tainted.set(sum(any(t.key == tainter.KEY for t in node.taints) for node in nodes.values()))
+        tainted = (name for name, node in nodes.items() if any(taint.key == tainter.KEY for taint in node.taints))
+        self._metrics.set_tainted(frozenset(tainted))
         for entry in entries:
             self._one(entry, policies.get(entry.name), found, live.get(entry.name, (0, 0)), tallies.of(entry.name))
         self._echo()

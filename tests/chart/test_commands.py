@@ -14,6 +14,7 @@ from memorypressure_tools.helm import Manifest
 COMMANDS = (
     ("DaemonSet", "sentinel", ("memorypressure-agent", "sentinel")),
     ("DaemonSet", "reporter", ("memorypressure-agent", "reporter")),
+    ("DaemonSet", "kernel-log", ("memorypressure-agent", "kernel-log")),
     ("Deployment", "operator", ("memorypressure-operator", "run")),
     ("Job", "remove-taints", ("memorypressure-operator", "cleanup")),
 )

@@ -132,6 +132,29 @@ def test_only_the_reporter_has_a_token_and_it_is_bound_and_short(helm: Helm) -> 
     assert set(by_name(containers["sentinel"]["volumeMounts"])) == {"orders", "journal", "pods-cgroup"}
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_kernel_log_is_read_by_a_container_that_can_do_nothing_else(helm: Helm, profile: str) -> None:
+    values = {"agent.profile": profile, "agent.kernelLog.enabled": True}
+    spec = pod_spec(find(helm.template(values), "DaemonSet"))
+    without = pod_spec(find(helm.template({"agent.profile": profile}), "DaemonSet"))
+    containers, before = by_name(spec["containers"]), by_name(without["containers"])
+    assert set(containers) - set(before) == {"kernel-log"}
+    added = containers["kernel-log"]
+    assert added["volumeMounts"] == [{"name": "kernel-log", "mountPath": "/run/kernel-log"}]
+    context = added["securityContext"]
+    assert context["capabilities"] == {"drop": ["ALL"], "add": ["SYSLOG"]}
+    assert (context["runAsUser"], context["privileged"], context["allowPrivilegeEscalation"]) == (0, False, False)
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["seccompProfile"] == context["appArmorProfile"] == {"type": "RuntimeDefault"}
+    assert added["resources"]["requests"] == added["resources"]["limits"]
+    assert containers["sentinel"] == before["sentinel"]
+    assert by_name(containers["reporter"]["volumeMounts"])["kernel-log"]["readOnly"] is True
+    assert by_name(spec["volumes"])["kernel-log"] == {
+        "name": "kernel-log",
+        "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"},
+    }
+
+
 def test_orders_and_journal_are_two_memory_volumes_each_written_by_one_side(helm: Helm) -> None:
     spec = pod_spec(find(helm.template(), "DaemonSet"))
     volumes, containers = by_name(spec["volumes"]), by_name(spec["containers"])

@@ -17,6 +17,7 @@ SCENARIOS = (
     "kill",
     "kill-fast-realtime",
     "minimal",
+    "monitoring",
     "network",
     "node-in-container",
     "own-accounts",
@@ -120,7 +121,7 @@ def test_the_default_policies_of_the_scenarios_are_accepted_by_the_definition(
     path = "/apis/memorypressure.dev/v1alpha1/memorypressurepolicies?dryRun=All&fieldValidation=Strict"
     accepted = []
     for scenario, manifests in rendered.items():
-        for configuration in (m for m in manifests if m["kind"] == "ConfigMap"):
+        for configuration in (m for m in manifests if "policy.yaml" in m.get("data", {})):
             crds.admin.must("POST", path, yaml.safe_load(configuration["data"]["policy.yaml"]))
             accepted.append(scenario)
     assert sorted(accepted) == sorted(set(SCENARIOS) - {"minimal"})

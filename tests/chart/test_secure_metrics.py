@@ -87,24 +87,15 @@ def test_an_issuer_makes_the_certificate_for_the_services_name(helm: Helm) -> No
     assert volume["secret"]["secretName"] == certificate["secretName"] == f"{SERVICE}-tls"
 
 
-@pytest.mark.parametrize("secure", [{}, SECURE, ISSUED], ids=["clear", "own secret", "cert-manager"])
-def test_a_service_monitor_selects_the_service_and_names_the_node(helm: Helm, secure: dict[str, Any]) -> None:
-    manifests = helm.template(
-        {**secure, "agent.metrics.serviceMonitor": {"enabled": True, "labels": {"release": "p"}, "interval": "30s"}}
-    )
-    monitor = find(manifests, "ServiceMonitor")
-    service = find(manifests, "Service", SERVICE)
-    assert monitor["metadata"]["labels"]["release"] == "p"
-    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-    assert monitor["spec"]["namespaceSelector"]["matchNames"] == [service["metadata"]["namespace"]]
-    (endpoint,) = monitor["spec"]["endpoints"]
-    assert (endpoint["port"], endpoint["interval"]) == (service["spec"]["ports"][0]["name"], "30s")
-    assert endpoint["relabelings"] == [{"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "node"}]
-    assert endpoint.get("scheme", "http") == ("https" if secure else "http")
-    assert ("bearerTokenFile" in endpoint) == bool(secure)
-    if secure:
-        secret = "own-tls" if secure is SECURE else f"{SERVICE}-tls"
-        assert endpoint["tlsConfig"] == {
-            "serverName": f"{SERVICE}.memory-pressure.svc",
-            "ca": {"secret": {"name": secret, "key": "ca.crt"}},
-        }
+@pytest.mark.parametrize(("secure", "secret"), [(SECURE, "own-tls"), (ISSUED, f"{SERVICE}-tls")])
+def test_a_service_monitor_trusts_the_certificates_ca_and_sends_prometheuss_own_token(
+    helm: Helm, secure: dict[str, Any], secret: str
+) -> None:
+    manifests = helm.template({**secure, "agent.metrics.serviceMonitor.enabled": True})
+    (endpoint,) = find(manifests, "ServiceMonitor")["spec"]["endpoints"]
+    assert endpoint["scheme"] == "https"
+    assert endpoint["bearerTokenFile"] == "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    assert endpoint["tlsConfig"] == {
+        "serverName": f"{SERVICE}.memory-pressure.svc",
+        "ca": {"secret": {"name": secret, "key": "ca.crt"}},
+    }

@@ -39,7 +39,7 @@ def error_of(helm: Helm, values: dict[str, Any]) -> str:
         ({"agent.profil": "Kill"}, "at '/agent': additional properties 'profil' not allowed"),
         ({"agent.profile": "kill"}, "at '/agent/profile': value must be one of 'Observe', 'Kill', 'KillFast'"),
         ({"agent.realtime": "yes"}, "at '/agent/realtime': got string, want boolean"),
-        ({"agent.kernelLog": True}, "additional properties 'kernelLog' not allowed"),
+        ({"agent.kernellog": True}, "additional properties 'kernellog' not allowed"),
         ({"agent.cgroupDriver": "auto"}, "at '/agent/cgroupDriver': value must be one of 'systemd', 'cgroupfs'"),
         ({"agent.podsCgroup": "/sys/fs/cgroup"}, "at '/agent/podsCgroup': "),
         ({"agent.podsCgroup": "/sys/fs/cgroup/system.slice"}, "at '/agent/podsCgroup': "),

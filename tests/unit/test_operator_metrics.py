@@ -26,6 +26,7 @@ MAIN = {
     "memorypressure_operator_policies": {"mode"},
     "memorypressure_operator_policy_conflicts": {"policy"},
     "memorypressure_operator_nodes": {"policy", "state"},
+    "memorypressure_node_tainted": {"node"},
     "memorypressure_operator_budget_remaining": {"policy", "action"},
     "memorypressure_operator_budget_limit": {"policy", "action"},
     "memorypressure_operator_reconcile_errors_total": {"reason"},
@@ -58,6 +59,7 @@ def metrics() -> Metrics:
     made.exposure.labels("default", "Standing").set(3)
     made.exposure.labels("default", "WorstCaseHour").set(8)
     made.ledger_valid.labels("default").set(1)
+    made.set_tainted(frozenset({"worker-7"}))
     made.actions.labels("default", "Evict", "Enforce", "Success").inc(2)
     made.denied.labels("Evict", Reason.DISRUPTION_BUDGET).inc()
     made.observe_request("PATCH", "200", 0.012)
@@ -99,13 +101,14 @@ def test_the_reference_names_every_metric_and_no_other() -> None:
     assert documented == exported
 
 
-def test_names_and_helps_follow_the_rules_and_nothing_names_a_node_or_a_pod() -> None:
+def test_names_and_helps_follow_the_rules_and_nothing_names_a_pod_and_a_node_only_its_taint() -> None:
     for family in families():
         assert re.fullmatch(r"memorypressure_[a-z0-9_]*[a-z0-9]", family.name), family.name
         assert family.documentation.endswith("."), family.name
         assert len(family.documentation) > 30, family.name
         labels = {label for sample in family.samples for label in sample.labels}
-        assert not labels & {"node", "pod", "namespace", "uid"}, family.name
+        allowed = {"node"} if family.name == "memorypressure_node_tainted" else set()
+        assert not labels & {"node", "pod", "namespace", "uid"} - allowed, family.name
 
 
 def test_both_formats_say_the_same() -> None:
@@ -150,3 +153,12 @@ def test_a_part_that_never_did_anything_has_no_time_stamp() -> None:
     made = Metrics()
     made.registry.register(Ages(Health(lambda: 5.0, 60), lambda: 100.0))
     assert not [line for line in exposition(made).splitlines() if re.match(r"memorypressure_operator_last_", line)]
+
+
+def test_a_node_has_a_series_while_it_is_tainted() -> None:
+    made = Metrics()
+    for names in (frozenset({"a", "b"}), frozenset({"b", "c"}), frozenset[str]()):
+        made.set_tainted(names)
+        text = exposition(made)
+        assert set(re.findall(r'^memorypressure_node_tainted{node="(.)"} 1.0$', text, re.MULTILINE)) == names
+        assert f"memorypressure_operator_nodes_tainted {len(names)}.0" in text

@@ -32,7 +32,9 @@ from support.sentinellab import candidate, grant_for
 from support.sentinellab import orders as orders_of
 
 from memorypressure.reasons import Reason
+from memorypressure_agent.kernel_log.failures import Failures
 from memorypressure_agent.reporter.endpoint import MOST_REQUESTS, Health, metrics, probes, serve
+from memorypressure_agent.reporter.kernel_log import Reading
 from memorypressure_agent.reporter.link import LinkState
 from memorypressure_agent.reporter.metrics import DENIALS, NodeCollector, new_registry
 from memorypressure_agent.reporter.report import View
@@ -43,6 +45,7 @@ REFERENCE = Path(__file__).resolve().parents[2] / "docs/reference/agent-metrics.
 ORDERS = orders_of(
     candidate("pod-1", "secret-pod-name"), policy_name="default", grant=grant_for(INCARNATION, ceiling=2)
 )
+KERNEL_LOG = Reading(Failures(atomic=3, other=1, unknown=769))
 
 MAIN = {
     "memorypressure_zone_free_bytes": {"numa_node", "zone"},
@@ -55,6 +58,7 @@ MAIN = {
     "memorypressure_psi_stalled_seconds_total": {"scope", "kind"},
     "memorypressure_direct_reclaim_stalls_total": {"zone"},
     "memorypressure_kernel_oom_kills_total": set(),
+    "memorypressure_page_allocation_failures_total": {"atomic"},
     "memorypressure_trigger_active": {"policy", "trigger"},
     "memorypressure_actions_total": {"policy", "action", "mode", "result"},
     "memorypressure_actions_denied_total": {"action", "reason"},
@@ -88,17 +92,18 @@ LABELS = {
     "component",
     "capability",
     "le",
+    "atomic",
 }
 
 
-def registry_of(seen: View, link: LinkState) -> CollectorRegistry:
+def registry_of(seen: View, link: LinkState, log: Reading | None = KERNEL_LOG) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(NodeCollector(lambda: seen, lambda: link))
+    registry.register(NodeCollector(lambda: seen, lambda: link, None if log is None else lambda: log))
     return registry
 
 
-def exposition(seen: View, link: LinkState | None = None) -> str:
-    return generate_latest(registry_of(seen, link or link_state(ORDERS))).decode()
+def exposition(seen: View, link: LinkState | None = None, log: Reading | None = KERNEL_LOG) -> str:
+    return generate_latest(registry_of(seen, link or link_state(ORDERS), log)).decode()
 
 
 def series(text: str) -> dict[str, float]:
@@ -128,6 +133,17 @@ def test_the_reference_names_every_metric_and_no_other() -> None:
         for family in parse_text(exposition(view(under_pressure())))
     }
     assert documented == exported
+
+
+def test_failed_allocations_are_exported_where_the_kernel_log_is_read_only() -> None:
+    names = ("page_allocation_failures", 'source="kernel_log"')
+    assert not [name for name in names if name in exposition(view(), log=None)]
+    unreadable = exposition(view(), log=Reading(None, "the kernel log cannot be read: Operation not permitted"))
+    assert 'memorypressure_agent_source_up{source="kernel_log"} 0.0' in unreadable
+    assert "page_allocation_failures" not in unreadable
+    read = exposition(view(status={}))
+    assert 'memorypressure_agent_source_up{source="kernel_log"} 1.0' in read
+    assert 'memorypressure_page_allocation_failures_total{atomic="unknown"} 769.0' in read
 
 
 def test_both_formats_are_read_by_their_parsers_and_say_the_same() -> None:

@@ -31,6 +31,10 @@
 
 {{- define "mpo.agent.metricsService" -}}{{ include "mpo.agent.name" . }}-metrics{{- end -}}
 
+{{- define "mpo.agent.serverName" -}}
+{{- printf "%s.%s.svc" (include "mpo.agent.metricsService" .) (include "mpo.namespace" .) -}}
+{{- end -}}
+
 {{- define "mpo.agent.metricsSecret" -}}
 {{- default (printf "%s-tls" (include "mpo.agent.metricsService" .)) .Values.agent.metrics.secure.secretName -}}
 {{- end -}}
@@ -134,4 +138,40 @@ appArmorProfile: {type: RuntimeDefault}
 
 {{- define "mpo.mayKill" -}}
 {{- if ne .Values.agent.profile "Observe" -}}true{{- end -}}
+{{- end -}}
+
+{{- /* The spec of a ServiceMonitor or PodMonitor. Argument: dict "root" $ "component" ... "kind" ... "monitor" values
+       "job" name of the job, which alerts and dashboards look for "node" whether to add the node's name "connection" dict */ -}}
+{{- define "mpo.monitor" -}}
+selector:
+  matchLabels:
+    {{- include "mpo.selectorLabels" . | nindent 4 }}
+namespaceSelector:
+  matchNames: [{{ include "mpo.namespace" .root }}]
+{{- with .monitor.sampleLimit }}
+sampleLimit: {{ . }}
+{{- end }}
+{{ eq .kind "PodMonitor" | ternary "podMetricsEndpoints" "endpoints" }}:
+- port: metrics
+  {{- with .monitor.interval }}
+  interval: {{ . }}
+  {{- end }}
+  {{- with .monitor.scrapeTimeout }}
+  scrapeTimeout: {{ . }}
+  {{- end }}
+  {{- with .connection }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  relabelings:
+  - {targetLabel: job, replacement: {{ .job }}}
+  {{- if .node }}
+  - {sourceLabels: [__meta_kubernetes_pod_node_name], targetLabel: node}
+  {{- end }}
+  {{- with .monitor.relabelings }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- with .monitor.metricRelabelings }}
+  metricRelabelings:
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end -}}

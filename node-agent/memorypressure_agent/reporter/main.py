@@ -20,6 +20,7 @@ from memorypressure_agent.reporter.certificate import ServingCertificate
 from memorypressure_agent.reporter.client import ApiClient, Endpoint, SettingsError
 from memorypressure_agent.reporter.endpoint import Application, Health, Wrap, metrics, probes, serve
 from memorypressure_agent.reporter.files import take_lock
+from memorypressure_agent.reporter.kernel_log import KernelLogFile
 from memorypressure_agent.reporter.link import Link
 from memorypressure_agent.reporter.log import Log, make_log
 from memorypressure_agent.reporter.metrics import NodeCollector, new_registry
@@ -92,6 +93,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="serve /metrics only to bearer tokens whose user may get the non-resource URL /metrics; the API server is "
         "asked (TokenReview, SubjectAccessReview); needs --metrics-tls-cert",
     )
+    parser.add_argument(
+        "--kernel-log",
+        metavar="FILE",
+        help="what `memorypressure-agent kernel-log` writes, for memorypressure_page_allocation_failures_total "
+        "(default: no such metric)",
+    )
     parser.add_argument("--log-format", choices=["text", "json"], default="text", help="of lines on standard error")
 
 
@@ -101,9 +108,9 @@ def main(arguments: argparse.Namespace) -> int:
     own_pod_uid = _own_pod_uid(arguments.own_pod_uid)
     orders, journal = Path(arguments.orders), Path(arguments.journal)
     for option, path in (("--orders", orders), ("--journal", journal)):
-        if not path.parent.is_dir():
+        if not os.path.isdir(path.parent):
             raise BadInputError(f"{option} {path}: there is no directory {path.parent}; create it or mount it there")
-        if path.is_dir():
+        if os.path.isdir(path):
             raise BadInputError(f"{option} {path}: is a directory; name a file in it, such as {path / path.name}")
     _check_metrics(arguments)
     try:
@@ -125,7 +132,8 @@ def _run(
     agent = f"memorypressure-agent/{VERSION}"
     link = Link(ApiClient(endpoint, agent), node_name, own_pod_uid, orders, log)
     publisher = Publisher(ApiClient(endpoint, agent), node_name, str(journal), link, log)
-    registry = new_registry(NodeCollector(lambda: publisher.view, lambda: link.state))
+    kernel_log = KernelLogFile(Path(arguments.kernel_log)).read if arguments.kernel_log else None
+    registry = new_registry(NodeCollector(lambda: publisher.view, lambda: link.state, kernel_log))
     guard = Access(ApiClient(endpoint, agent, REVIEW_SECONDS), log).verdict if arguments.metrics_authorization else None
     servers = _serving(arguments, metrics(registry, guard), publisher, log)
 

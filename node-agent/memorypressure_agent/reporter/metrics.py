@@ -17,6 +17,8 @@ from prometheus_client.registry import Collector
 from memorypressure.reasons import Reason
 from memorypressure.spec_values import Action
 from memorypressure.version import VERSION
+from memorypressure_agent.kernel_log.failures import Failures
+from memorypressure_agent.reporter.kernel_log import Reading
 from memorypressure_agent.reporter.link import LinkState
 from memorypressure_agent.reporter.report import View, grant_left
 
@@ -72,19 +74,28 @@ def new_registry(collector: Collector) -> CollectorRegistry:
 
 
 class NodeCollector(Collector):
-    """Makes all metrics of the node at a scrape; `view` and `link` give what was read last."""
+    """Makes all metrics of the node at a scrape; `view` and `link` give what was read last, `kernel_log` reads."""
 
-    def __init__(self, view: Callable[[], View], link: Callable[[], LinkState]) -> None:
+    def __init__(
+        self,
+        view: Callable[[], View],
+        link: Callable[[], LinkState],
+        kernel_log: Callable[[], Reading] | None = None,
+    ) -> None:
         self._view = view
         self._link = link
+        self._kernel_log = kernel_log
 
     def collect(self) -> Iterator[Metric]:
         """All metric families. While the sentinel is silent its figures are left out."""
         view, link = self._view(), self._link()
+        log = None if self._kernel_log is None else self._kernel_log()
         build = GaugeMetricFamily(f"{PREFIX}_build_info", "Version of this component.", labels=["version", "component"])
         build.add_metric([VERSION, "agent"], 1)
         yield build
-        yield from _sources(view, link)
+        yield from _sources(view, link, log)
+        if log is not None and log.failures is not None:
+            yield _allocation_failures(log.failures)
         yield from _policy(view, link)
         if view.silent:
             return
@@ -97,7 +108,7 @@ class NodeCollector(Collector):
         yield from _loop(view.status)
 
 
-def _sources(view: View, link: LinkState) -> Iterator[Metric]:
+def _sources(view: View, link: LinkState, log: Reading | None) -> Iterator[Metric]:
     up = GaugeMetricFamily(
         f"{PREFIX}_agent_source_up",
         "1 if a source of figures is read, 0 if it should be there and cannot be read or understood.",
@@ -110,6 +121,8 @@ def _sources(view: View, link: LinkState) -> Iterator[Metric]:
     )
     up.add_metric(["sentinel"], 0 if view.silent else 1)
     up.add_metric(["apiserver"], 1 if link.connected else 0)
+    if log is not None:
+        up.add_metric(["kernel_log"], 0 if log.problem else 1)
     for source in () if view.silent else view.status["sources"]:
         if source["absent"]:
             absent.add_metric([source["name"], source["reason"] or ""], 1)
@@ -231,6 +244,17 @@ def _kernel(status: Mapping[str, Any]) -> Iterator[Metric]:
     if "oom_kill" in counters:
         kills.add_metric([], counters["oom_kill"])
     yield kills
+
+
+def _allocation_failures(failures: Failures) -> Metric:
+    family = CounterMetricFamily(
+        f"{PREFIX}_page_allocation_failures",
+        "Failed page allocations of which the kernel log tells, by whether they were GFP_ATOMIC; a lower bound.",
+        labels=["atomic"],
+    )
+    for atomic, count in (("true", failures.atomic), ("false", failures.other), ("unknown", failures.unknown)):
+        family.add_metric([atomic], count)
+    return family
 
 
 def _actions(status: Mapping[str, Any]) -> Iterator[Metric]:
