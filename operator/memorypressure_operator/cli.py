@@ -20,6 +20,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of all options; values stay strings, `settings.parse` judges them."""
     result = argparse.ArgumentParser(
         prog="memorypressure-operator",
+        usage="%(prog)s [run | explain NODE | cleanup] [options]",
         description="Plans, grants, taints, evicts and explains for every node's memory-pressure policy.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -52,10 +53,10 @@ def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | Non
     arguments = vars(parser().parse_args(argv))
     command, node, output = (arguments.pop(name) for name in ("command", "node", "output"))
     try:
-        settings = settings_module.parse(arguments, os.environ if environment is None else environment)
         if (command == "explain") != (node is not None):
             what = "explain: name the node, as in: explain worker-7" if node is None else f"{command} takes no {node!r}"
             raise SettingsError(what)
+        settings = settings_module.parse(arguments, os.environ if environment is None else environment)
         operator = importlib.import_module("memorypressure_operator.main")  # kopf and kubernetes: not for --help
         code: int
         if command == "explain":

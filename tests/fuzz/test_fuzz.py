@@ -65,7 +65,7 @@ def test_a_bounded_run_over_all_parsers_finds_nothing(tmp_path: Path) -> None:
 )
 def test_a_broken_parser_is_found(tmp_path: Path, target: str, damage: str) -> None:
     start = "import fuzz.engine; sys.exit(fuzz.engine.main())"
-    program = f"from fuzz import targets; real = targets.parse_psi; {damage}; {start}"
+    program = f"from fuzz import kernel_files as targets; real = targets.parse_psi; {damage}; {start}"
     code, output = engine(f"--target={target}", "--runs=3000", "--seed=1", f"--findings={tmp_path}", program=program)
     assert code == FOUND, output
     (crash,) = tmp_path.glob("crash-*")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.operator_lab import wait_for
-from support.pathlab import PathLab, needs_real_pods
+from support.pathlab import PathLab, lab_of, needs_real_pods
 from support.reporterlab import ReporterNode
 from support.sentinellab import PAUSE, RealPods, candidate, cgroup2_mount
 from support.sentinellab import orders as orders_of
@@ -24,9 +24,7 @@ from memorypressure.grants import Grant
 from memorypressure.orders import OrdersError, decode
 from memorypressure_agent.host.journal_format import JournalError
 from memorypressure_tools.controlplane import ControlPlane
-from memorypressure_tools.sweep import remove_namespace, remove_prefixed
 
-NAMESPACE, PREFIX = "crashes", "crashes-"
 PODS = 4
 CRASHES_A_NODE = 6
 NODES_AT_ONCE = 5
@@ -42,13 +40,8 @@ def uid(number: int) -> str:
 @pytest.fixture
 def lab(crds: ControlPlane, tmp_path: Path) -> Iterator[PathLab]:
     needs_real_pods()
-    crds.admin.must("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    made = PathLab(crds, PREFIX, NAMESPACE, tmp_path)
-    yield made
-    made.close()
-    remove_namespace(crds.admin, NAMESPACE)
-    remove_namespace(crds.admin, made.home)
-    remove_prefixed(crds.admin, PREFIX)
+    with lab_of(crds, "crashes", tmp_path) as made:
+        yield made
 
 
 class CrashNode:

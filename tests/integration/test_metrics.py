@@ -10,7 +10,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from support import shapes
 from support.operator_lab import wait_for
-from support.pathlab import PathLab
+from support.pathlab import PathLab, lab_of
 from support.reporterlab import ReporterNode
 from support.sentinellab import candidate
 from support.sentinellab import orders as orders_of
@@ -20,7 +20,6 @@ from memorypressure.spec_values import Mode
 from memorypressure_tools import toolcache
 from memorypressure_tools.controlplane import ControlPlane
 from memorypressure_tools.standin import KubeletStandIn
-from memorypressure_tools.sweep import remove_namespace, remove_prefixed
 
 PREFIX = "metrics-"
 NAMESPACE = "metrics"
@@ -69,13 +68,8 @@ OPERATOR = {
 
 @pytest.fixture(scope="module")
 def lab(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PathLab]:
-    crds.admin.must("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    made = PathLab(crds, PREFIX, NAMESPACE, tmp_path_factory.mktemp(NAMESPACE))
-    yield made
-    made.close()
-    remove_namespace(crds.admin, NAMESPACE)
-    remove_namespace(crds.admin, made.home)
-    remove_prefixed(crds.admin, PREFIX)
+    with lab_of(crds, NAMESPACE, tmp_path_factory.mktemp(NAMESPACE)) as made:
+        yield made
 
 
 def two_nodes_under_the_default_policy(lab: PathLab) -> ReporterNode:

@@ -7,17 +7,17 @@ Rights are those of the chart's ClusterRole; node-bound tokens and admission: te
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from support.atonce import AtOnce, Running
+from support.atonce import Running
 from support.cgrouptree import MIB, CgroupTree, Memory
 from support.holdingproxy import HoldingProxy
 from support.operator_lab import GROUP, Object, wait_for
 from support.pathlab import PathLab, Versions
+from support.reportercases import cases
 from support.reporterlab import ReporterNode, Wire, WrittenJournal, lines_of, signed_again, signing_key, told
 from support.reporting import Lines
 from support.sentinellab import candidate
@@ -31,32 +31,21 @@ from memorypressure_agent.reporter.link import Link
 from memorypressure_tools.apiclient import MERGE_PATCH
 from memorypressure_tools.certificates import Authority
 from memorypressure_tools.controlplane import ControlPlane, Options
-from memorypressure_tools.sweep import remove_namespace, remove_prefixed
 
-PREFIX = "reporter-"
-NAMESPACE = "reporter"
 VICTIM = "8f1f6d1e-6ad0-4a7e-9f0e-2f8d6a3c1b11"
 OUTAGE_SECONDS = 20.0
 LONG_OUTAGE_SECONDS = 600.0
 CRDS = sorted((Path(__file__).parents[2] / "crds").glob("*.yaml"))
-cases: AtOnce[PathLab] = AtOnce()
 
 
 @pytest.fixture(scope="module")
-def lab(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PathLab]:
-    crds.admin.must("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    made = PathLab(crds, PREFIX, NAMESPACE, tmp_path_factory.mktemp(NAMESPACE))
-    yield made
-    made.close()
-    remove_namespace(crds.admin, NAMESPACE)
-    remove_namespace(crds.admin, made.home)
-    remove_prefixed(crds.admin, PREFIX)
+def lab(reporter_lab: PathLab) -> PathLab:
+    return reporter_lab
 
 
 @pytest.fixture(scope="module")
-def running(request: pytest.FixtureRequest, lab: PathLab) -> Iterator[Running]:
-    with cases.running(request, lab, lab.explain) as started:
-        yield started
+def running(reporting: Running[PathLab]) -> Running[PathLab]:
+    return reporting
 
 
 def dry_run(node: ReporterNode) -> Orders:
@@ -275,7 +264,8 @@ def test_tokens_and_cas_that_are_not_accepted_are_named_and_nothing_is_ordered(l
     good = lab.token_file.read_text()
     past = int(time.time()) - 7200
     directory = lab.directory
-    other_ca = Authority(directory / "foreign-pki").certificate_file
+    other_ca = directory / "ca-of-the-agent.crt"
+    other_ca.write_bytes(Authority(directory / "foreign-pki").certificate_file.read_bytes())
     lab.admin.must("POST", f"/api/v1/namespaces/{lab.home}/serviceaccounts", {"metadata": {"name": "without-rights"}})
     tokens = {
         "expired": signed_again(good, signing_key(lab), iat=past, nbf=past, exp=past + 3600),
@@ -313,13 +303,15 @@ def test_tokens_and_cas_that_are_not_accepted_are_named_and_nothing_is_ordered(l
         assert node.reporter.alive()
         assert written_orders(node) is None
         assert "status" not in (lab.state(node.name) or {})
-    # The kubelet puts the token right: no restart is needed.
-    cured = nodes["foreign"]
+    # The kubelet puts token and CA right: no restart is needed.
     (directory / "token-foreign").write_text(good)
-    journal = WrittenJournal(cured.machine.journal_path)
-    wait_for(lambda: cured.state()["status"].get("lease"), "a report with the new token", 45)
-    assert written_orders(cured) is not None
-    journal.close()
+    other_ca.write_bytes(lab.plane.authority.certificate_file.read_bytes())
+    for cured in (nodes["foreign"], nodes["good"]):
+        with contextlib.closing(WrittenJournal(cured.machine.journal_path)):
+            wait_for(
+                lambda cured=cured: cured.state()["status"].get("lease"), f"{cured.name} reports with the new file", 45
+            )
+        assert written_orders(cured) is not None
 
 
 @cases

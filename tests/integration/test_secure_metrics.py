@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.operator_lab import Object, wait_for
-from support.pathlab import PathLab
+from support.pathlab import PathLab, lab_of
 from support.prometheus import Prometheus
 from support.reporterlab import ReporterNode, Wire, WrittenJournal
 from support.sentinellab import candidate
@@ -21,7 +21,6 @@ from support.sentinellab import orders as orders_of
 from memorypressure.spec_values import Mode
 from memorypressure_tools.certificates import Authority
 from memorypressure_tools.controlplane import ControlPlane
-from memorypressure_tools.sweep import remove_namespace, remove_prefixed
 
 PREFIX = "secure-"
 NAMESPACE = "secure"
@@ -110,13 +109,8 @@ def _answer(request: urllib.request.Request, context: ssl.SSLContext | None) -> 
 
 @pytest.fixture(scope="module")
 def lab(crds: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PathLab]:
-    crds.admin.must("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    made = PathLab(crds, PREFIX, NAMESPACE, tmp_path_factory.mktemp(NAMESPACE))
-    yield made
-    made.close()
-    remove_namespace(crds.admin, NAMESPACE)
-    remove_namespace(crds.admin, made.home)
-    remove_prefixed(crds.admin, PREFIX)
+    with lab_of(crds, NAMESPACE, tmp_path_factory.mktemp(NAMESPACE)) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ A `PathNode` has its own machine (files that follow a capture), its own journal 
 cgroup v2 tree for its pods.
 """
 
+import contextlib
 import signal
 import threading
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from memorypressure_tools.apiclient import MERGE_PATCH
 from memorypressure_tools.controlplane import ControlPlane
 from memorypressure_tools.processes import Child
 from memorypressure_tools.standin import KubeletStandIn
+from memorypressure_tools.sweep import remove_namespace, remove_prefixed
 
 SETTLED_SECONDS = 1.0
 """A hundred rounds of 10 ms: what was to be killed would be dead by then."""
@@ -139,6 +141,21 @@ class PathLab(Lab):
         """The ledger's entry of an incarnation, empty where there is none."""
         entries = self.ledger(case)["entries"]
         return next((each for each in entries if each["incarnation"] == incarnation), {})
+
+
+@contextlib.contextmanager
+def lab_of(plane: ControlPlane, name: str, directory: Path) -> Iterator[PathLab]:
+    """A lab in namespaces and under a prefix of its name; at the end all of it is removed."""
+    plane.admin.must("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    plane.wait_for_service_account(name)
+    lab = PathLab(plane, f"{name}-", name, directory)
+    try:
+        yield lab
+    finally:
+        lab.close()
+        remove_prefixed(plane.admin, lab.prefix)
+        for namespace in (name, lab.home):
+            remove_namespace(plane.admin, namespace)
 
 
 class NodeAgent:

@@ -12,6 +12,7 @@ TOGETHER: Final = {
     f"tests/{file}.py": files[0]
     for files in (
         ("integration/test_grants", "integration/test_path_bad_input"),
+        ("integration/test_reporter", "integration/test_reporter_pace"),
         ("integration/test_operator_actions", "integration/test_operator_path"),
         ("chart/test_admission", "chart/test_agent_rights", "chart/test_operator_rights", "chart/test_type_checking"),
     )
@@ -31,7 +32,8 @@ SECONDS: Final = {
         "images/test_images": 80,
         "integration/test_operator_actions": 60,
         "integration/test_operator_path": 60,
-        "integration/test_reporter": 35,
+        "integration/test_reporter": 50,
+        "integration/test_reporter_pace": 50,
         "integration/test_controlplane": 35,
         "integration/test_crds": 35,
         "integration/test_secure_metrics": 25,

@@ -71,17 +71,18 @@ class Versions:
     def _watch(self) -> None:
         timeout = urllib3.Timeout(connect=5, read=600)
         url = f"{self._url}?watch=1&resourceVersion={self._version}"
-        self._answer = self._pool.request("GET", url, preload_content=False, timeout=timeout, retries=False)
-        if self._answer.status != 200:
-            raise urllib3.exceptions.HTTPError(f"{url}: {self._answer.status}")
-        rest = b""
-        for chunk in self._answer.stream(65536):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in filter(None, lines):
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    return  # the version to watch from is too old
-                self._take(event["type"], event["object"])
+        answer = self._answer = self._pool.request("GET", url, preload_content=False, timeout=timeout, retries=False)
+        with contextlib.closing(answer):  # an answer that is not read to its end keeps its connection open
+            if answer.status != 200:
+                raise urllib3.exceptions.HTTPError(f"{url}: {answer.status}")
+            rest = b""
+            for chunk in answer.stream(65536):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in filter(None, lines):
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        return  # the version to watch from is too old
+                    self._take(event["type"], event["object"])
 
     def seen(self) -> list[Object]:
         """The versions so far; deletions are left out."""

@@ -69,11 +69,10 @@ class Image:
 def missing(request: Request | None = None) -> list[str]:
     """What this machine lacks for building, one line each; empty when all is there."""
     commands = ["buildah"] + (["mmdebstrap"] if request is None or request.base is None else [])
-    lacking = [
-        f"{command} (on Debian: apt-get install {_COMMANDS[command]})"
-        for command in commands
-        if shutil.which(command) is None
-    ]
+    absent = [command for command in commands if shutil.which(command) is None]
+    packages = " ".join(_COMMANDS[command] for command in absent)
+    install = f"apt-get install --no-install-recommends {packages}"
+    lacking = [f"{', '.join(absent)} (on Debian: {install})"] if absent else []
     if os.geteuid() != 0:
         lacking.insert(0, "root: a tree with other owners is unpacked and entered")
     return lacking
