@@ -20,9 +20,10 @@ from memorypressure_operator.evictions import Denied, EvictionLog, Room
 from memorypressure_operator.evictor import EvictionAnswer, Outcome
 from memorypressure_operator.memory import NodeMemory, Outstanding, now_text
 from memorypressure_operator.metrics import Metrics
+from memorypressure_operator.pods import PodView
 from memorypressure_operator.reports import PodReference, StateView
 from memorypressure_operator.tallies import Tally
-from memorypressure_operator.views import NodeView, PodView
+from memorypressure_operator.views import NodeView
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from memorypressure_operator.errors import ApiRefused, ApiUnreachable
 from memorypressure_operator.events import Event, EventWriter, node_subject, pod_subject
 from memorypressure_operator.evictor import EvictionAnswer, Outcome
 from memorypressure_operator.memory import Cleanup, NodeMemory
-from memorypressure_operator.views import NodeView, PodView
+from memorypressure_operator.pods import PodView
+from memorypressure_operator.views import NodeView
 
 log = logging.getLogger(__name__)
 

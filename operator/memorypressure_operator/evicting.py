@@ -3,7 +3,6 @@
 import functools
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from memorypressure.spec import Action, Mode, Policy, Step
 from memorypressure_operator import pressure
@@ -11,45 +10,17 @@ from memorypressure_operator.acting import Actor, Situation
 from memorypressure_operator.budget import Store
 from memorypressure_operator.caps import for_nodes
 from memorypressure_operator.cleanups import After, Cleaner
+from memorypressure_operator.look import Look, is_fresh, observe_reaction
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.planning import Planner, ages
 from memorypressure_operator.registry import Registry
-from memorypressure_operator.reports import PlanView, StateView
 from memorypressure_operator.rounds import Rounds
 from memorypressure_operator.settings import Settings
-from memorypressure_operator.views import NodeView, PodView
 
 NO_GRACE_SECONDS = 10
 """Grace of a clean-up where the policy has no Evict step."""
 LOOK_AGAIN_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """One node as a pass sees it; the registry may move on meanwhile."""
-
-    node: NodeView
-    memory: NodeMemory
-    policy: Policy | None
-    mode: Mode
-    pods: dict[str, PodView]
-    plan: PlanView | None
-    state: StateView
-    now_ns: int
-
-
-def is_fresh(registry: Registry, node: str, now_ns: int) -> bool:
-    """Whether the node's last report is young enough to act upon."""
-    changed = registry.changed_at.get(node)
-    return pressure.fresh(None if changed is None else int(changed * pressure.NS), now_ns)
-
-
-def observe_reaction(metrics: Metrics, memory: NodeMemory, now: float) -> None:
-    """Measures the first act after hearing of pressure."""
-    if memory.pressed_at is not None:
-        metrics.reaction_seconds.observe(max(0.0, now - memory.pressed_at))
-        memory.pressed_at = None
 
 
 class Evicting:

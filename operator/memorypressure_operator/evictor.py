@@ -10,7 +10,7 @@ import msgspec
 
 from memorypressure_operator.api import Api, pod_path
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable
-from memorypressure_operator.views import PodView, decode_pod
+from memorypressure_operator.pods import PodView, decode_pod
 
 
 class Outcome(StrEnum):

@@ -20,10 +20,11 @@ from memorypressure_operator.api import Api, node_path, own_path
 from memorypressure_operator.caps import capped
 from memorypressure_operator.errors import ApiRefused, OperatorError
 from memorypressure_operator.planning import Planner
+from memorypressure_operator.pods import PodView, decode_pod
 from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import StateView, decode_state
 from memorypressure_operator.settings import Settings
-from memorypressure_operator.views import NodeView, PodView, decode_budget, decode_namespace, decode_node, decode_pod
+from memorypressure_operator.views import NodeView, decode_budget, decode_namespace, decode_node
 
 YES, SOON, NO = "yes", "soon", "no"
 

@@ -22,21 +22,13 @@ from memorypressure_operator.handlers import make_registry
 from memorypressure_operator.health import Health, HealthServer
 from memorypressure_operator.leader import Leader, LeaderSettings, LeaderThread
 from memorypressure_operator.metrics import Ages, Metrics
+from memorypressure_operator.pods import PodModel, pod_view
 from memorypressure_operator.reconcile import DecisionLoop
 from memorypressure_operator.registry import Registry, TableSink
 from memorypressure_operator.reports import PlanModel, StateModel, plan_view, state_view
 from memorypressure_operator.settings import Settings
 from memorypressure_operator.streams import Source, Stream
-from memorypressure_operator.views import (
-    BudgetModel,
-    NamespaceModel,
-    NodeModel,
-    PodModel,
-    budget_view,
-    namespace_view,
-    node_view,
-    pod_view,
-)
+from memorypressure_operator.views import BudgetModel, NamespaceModel, NodeModel, budget_view, namespace_view, node_view
 
 log = logging.getLogger(__name__)
 

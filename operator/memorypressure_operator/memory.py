@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 from memorypressure.selection import Selection
 from memorypressure.spec import Action, Policy
+from memorypressure_operator.pods import PodView
 from memorypressure_operator.pressure import Watch
-from memorypressure_operator.views import PodView
 
 
 def now_text() -> str:

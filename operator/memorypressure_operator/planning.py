@@ -9,9 +9,11 @@ from memorypressure.protections import OwnPods, PodFacts, Surroundings, allows_d
 from memorypressure.reasons import Reason
 from memorypressure.spec import Policy, Unprotected
 from memorypressure.victims import Candidate
+from memorypressure_operator.pods import PodView, unix_seconds
 from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import digest
-from memorypressure_operator.views import PodView, unix_seconds
+
+_KIND_OF_DAEMON = "/DaemonSet/"
 
 
 class TokenBucket:
@@ -102,6 +104,39 @@ class Planner:
         beyond = sum(each.reason is Reason.PLAN_LIMIT for each in result.excluded)
         return Draft(spec, digest(spec), frozenset(blocked), waits, beyond)
 
+    def unsettled(self, policies: Iterable[Policy]) -> set[str]:
+        """Nodes whose plans may have to change for what happened elsewhere, since this was asked last.
+
+        A workload grew or shrank, so that another number of nodes may name it or its last pod is alone now; or a plan
+        gave one up, so that another node may take it over.
+        """
+        found: set[str] = set()
+        with self.registry.lock:
+            tables = self.registry.tables
+            resized, self.registry.resized = self.registry.resized, {}
+            freed, self.registry.freed = self.registry.freed, set()
+            if not resized and not freed:
+                return found
+            for policy in policies:
+                share = policy.limits.max_victims_per_workload
+                for workload in resized.keys() | freed:
+                    if _KIND_OF_DAEMON in workload and Unprotected.DAEMON_SET_PODS not in policy.victims.unprotected:
+                        continue
+                    before, now = resized.get(workload), self.registry.size(workload)
+                    if before is not None and min(before, now) <= 1 < max(before, now):
+                        found |= tables.workload_nodes.get(workload, {}).keys()
+                    if workload in freed or (before is not None and share.of(before) != share.of(now)):
+                        holders = tables.holders.get(workload, set())
+                        found |= self._allowed_nodes(policy, workload) ^ holders
+        found.discard("")
+        return found
+
+    def _allowed_nodes(self, policy: Policy, workload: str) -> frozenset[str]:
+        """Those that may name the workload's pods once all others have given it up; the registry's lock is held."""
+        placed = {name: count for name, count in self.registry.tables.workload_nodes.get(workload, {}).items() if name}
+        holders = frozenset(self.registry.tables.holders.get(workload, ()))
+        return candidate_nodes(policy.limits.max_victims_per_workload, placed, holders, self.urgency)
+
     def _in_the_way(self, policy: Policy, node: str, workload: str) -> frozenset[str] | None:
         """None if the node may name the workload's pods; else the nodes that have to give it up first (or none).
 
@@ -114,9 +149,7 @@ class Planner:
         key = (policy.name, workload)
         allowed = self._allowed.get(key)
         if allowed is None:
-            placed = {name: count for name, count in nodes.items() if name}
-            allowed = candidate_nodes(share, placed, frozenset(holders), self.urgency)
-            self._allowed[key] = allowed
+            allowed = self._allowed[key] = self._allowed_nodes(policy, workload)
         if node not in allowed:
             return frozenset()
         lingering = self.registry.slots.lingering(workload, nodes) - holders
@@ -132,7 +165,7 @@ class Planner:
         budgets = tables.budgets_by_namespace.get(pod.namespace, {}).values()
         return Surroundings(
             namespace_labels=tables.namespaces.get(pod.namespace),
-            workload_pods=sum(tables.workload_nodes.get(workload, {}).values()) if pod.owner else None,
+            workload_pods=self.registry.size(workload) if pod.owner else None,
             allows_disruption=allows_disruption(pod.namespace, pod.labels, budgets),
         )
 
@@ -166,7 +199,7 @@ class Planner:
     def allowance(self, policy: Policy, workload: str) -> int:
         """How many pods of a workload may be evicted in 10 minutes."""
         with self.registry.lock:
-            pods = sum(self.registry.tables.workload_nodes.get(workload, {}).values())
+            pods = self.registry.size(workload)
         return policy.limits.max_victims_per_workload.of(pods)
 
 

@@ -10,24 +10,25 @@ import logging
 import math
 import threading
 import time
+import zlib
 from collections.abc import Callable
 
-from memorypressure.reasons import Reason
 from memorypressure.selection import select
-from memorypressure.spec import Action, Mode, Policy
-from memorypressure_operator import objects, pressure, tainter
+from memorypressure.spec import Policy
+from memorypressure_operator import objects, pressure
 from memorypressure_operator.acting import Actor
 from memorypressure_operator.api import Api
 from memorypressure_operator.budget import Budgets
 from memorypressure_operator.cleanups import Cleaner
 from memorypressure_operator.decisionlog import DecisionLog
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable, LeaseLost, OperatorError
-from memorypressure_operator.events import Event, EventWriter, node_subject
-from memorypressure_operator.evicting import Evicting, Look, is_fresh, observe_reaction
+from memorypressure_operator.events import EventWriter
+from memorypressure_operator.evicting import Evicting
 from memorypressure_operator.granting import Granting
 from memorypressure_operator.health import Health
 from memorypressure_operator.leader import Leader
-from memorypressure_operator.memory import Cleanup, NodeMemory, now_text
+from memorypressure_operator.look import Look, is_silent
+from memorypressure_operator.memory import Cleanup, NodeMemory
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.moves import Moves
 from memorypressure_operator.planning import Draft, Planner, TokenBucket
@@ -37,6 +38,7 @@ from memorypressure_operator.reports import PlanView, StateView
 from memorypressure_operator.rounds import Rounds
 from memorypressure_operator.settings import Settings
 from memorypressure_operator.surveying import Surveyor
+from memorypressure_operator.tainting import Tainting
 from memorypressure_operator.tallies import Tallies
 from memorypressure_operator.telling import Teller
 from memorypressure_operator.views import NodeView
@@ -44,9 +46,11 @@ from memorypressure_operator.views import NodeView
 log = logging.getLogger(__name__)
 
 NODES_A_PASS = 50
-DEFAULT_GRANT_SECONDS = 900
 RETRY_SECONDS = 2.0
 UNEXPECTED_RETRY_SECONDS = 20.0
+PLANNED_ANEW = 12
+"""After 6 to 12 times the time of a resync a plan is thought over although nothing asked for it: whatever it is made of
+marks its node when it changes, so this is for what that forgot. At 5,000 nodes each plan takes a millisecond."""
 STANDBY_SECONDS = 0.1
 """How often a replica that may not act yet asks whether it may."""
 
@@ -94,6 +98,7 @@ class DecisionLoop(threading.Thread):
         self._evicting = Evicting(
             actor, cleaner, registry, self._planner, self.rounds, self.memories, metrics, clock, settings
         )
+        self._tainting = Tainting(api, registry, leader.holds, events, metrics, self._tallies.of, clock, settings)
         self._behind: dict[str, float] = {}  # node -> since when its plan is not what it should be
         self._surveyor = Surveyor(api, registry, self.budgets, self.rounds, events, metrics, health, clock, settings)
 
@@ -151,6 +156,7 @@ class DecisionLoop(threading.Thread):
             self._begin_term()
         self._policies.refresh(self.rounds.is_armed)
         self._planner.begin_pass()
+        self._registry.dirty.add(self._planner.unsettled(self._policies.valid.values()))
         self._metrics.plan_staleness.set(self._staleness_seconds())
         self._moves.run(self._policies.moved, self._policies.valid)
         for _ in range(NODES_A_PASS):
@@ -253,7 +259,7 @@ class DecisionLoop(threading.Thread):
         look = Look(node, memory, policy, mode, pods, plan, written, now_ns)
         waits = [self._settings.resync_seconds, wait, self._watch(look)]
         self._decision_log.looked(name, written.resource_version)
-        waits.append(self._taint(look))
+        waits.append(self._tainting.run(look))
         waits.append(self._evicting.run(look))
         calm = not thorough and not memory.watch.pressed
         self.rounds.touch(policy.name if policy else "", name, calm=calm)
@@ -267,8 +273,13 @@ class DecisionLoop(threading.Thread):
             or memory.planned_at is None
             or memory.planned_for is not policy
             or pressed != memory.watch.pressed
-            or self._clock() - memory.planned_at >= self._settings.resync_seconds
+            or self._clock() - memory.planned_at >= self._plan_lasts_seconds(name)
         )
+
+    def _plan_lasts_seconds(self, name: str) -> float:
+        """Not the same for all nodes: those that were planned together are not all planned anew at once."""
+        share = 0.5 + zlib.crc32(name.encode()) / (1 << 33)
+        return share * PLANNED_ANEW * self._settings.resync_seconds
 
     def _now_ns(self) -> int:
         return int(self._clock() * pressure.NS)
@@ -332,7 +343,7 @@ class DecisionLoop(threading.Thread):
             memory.acts = ()
             memory.dry = frozenset()
             memory.denials = frozenset()
-        if self._silent(look) or not look.node.ready:
+        if is_silent(self._registry, look) or not look.node.ready:
             memory.slot = False
         if pressure.calm(memory.watch, look.now_ns):
             memory.acts = ()
@@ -348,64 +359,3 @@ class DecisionLoop(threading.Thread):
             left_ns = memory.watch.episode_clear_since_ns + pressure.EPISODE_CLEAR_NS - look.now_ns
             return left_ns / pressure.NS
         return self._settings.resync_seconds
-
-    def _grant_seconds(self, look: Look) -> int:
-        return look.policy.limits.grant_seconds if look.policy else DEFAULT_GRANT_SECONDS
-
-    def _silent(self, look: Look) -> bool:
-        reported = self._registry.reported_at.get(look.node.name)
-        at_ns = None if reported is None else int(reported * pressure.NS)
-        return pressure.silent(at_ns, look.now_ns, self._grant_seconds(look))
-
-    # --- taint ---
-
-    def _taint(self, look: Look) -> float:
-        watch, node, policy = look.memory.watch, look.node, look.policy
-        status = watch.step(Action.TAINT)
-        reported = self._registry.reported_at.get(node.name, self._clock())
-        clear_ns = watch.clear_since_ns.get(Action.TAINT)
-        decision = tainter.decide(
-            tainter.TaintInput(
-                taints=node.taints,
-                mode=look.mode,
-                step=status.step if status else None,
-                matches=bool(status and status.due),
-                fresh=is_fresh(self._registry, node.name, self._now_ns()),
-                silent=self._silent(look),
-                clear_seconds=None if clear_ns is None else (look.now_ns - clear_ns) / pressure.NS,
-                silent_seconds=self._clock() - reported,
-                beat_limit_seconds=pressure.beat_limit_ns(self._grant_seconds(look)) / pressure.NS,
-                killed_seconds=self._killed_seconds(look),
-            )
-        )
-        name = policy.name if policy else ""
-        if decision.reason is Reason.WOULD_TAINT and policy and Action.TAINT not in look.memory.dry:
-            look.memory.dry |= {Action.TAINT}
-            self._tell_taint(look, decision.reason, f"node {node.name} {decision.message}", watch.episode)
-            self._metrics.actions.labels(name, "Taint", Mode.DRY_RUN.value, "Success").inc()
-            self._tallies.of(name).add("dryRun", f"{look.node.uid}/{watch.episode}/Taint", time=now_text())
-        if decision.changes and self._leader.holds():
-            outcome = tainter.apply(self._api, node, decision.effect)
-            if outcome is tainter.TaintOutcome.DONE:
-                log.info("node %s: %s", node.name, decision.message)
-                self._tell_taint(look, decision.reason, f"node {node.name} {decision.message}", str(look.now_ns))
-                if decision.effect is not None:
-                    observe_reaction(self._metrics, look.memory, self._clock())
-                    self._tallies.of(name).add("taints", f"{look.node.uid}/{look.now_ns}", time=now_text())
-                    self._metrics.actions.labels(name, "Taint", Mode.ENFORCE.value, "Success").inc()
-            return 1.0
-        return decision.again_seconds if decision.again_seconds is not None else self._settings.resync_seconds
-
-    def _killed_seconds(self, look: Look) -> float | None:
-        """Since the node's last kill, where the ladder's Taint and Kill steps have a trigger in common."""
-        taint, kill = look.memory.watch.step(Action.TAINT), look.memory.watch.step(Action.KILL)
-        if look.memory.killed_at is None or taint is None or kill is None:
-            return None
-        if not set(taint.step.triggers) & set(kill.step.triggers):
-            return None
-        return self._clock() - look.memory.killed_at
-
-    def _tell_taint(self, look: Look, reason: Reason, note: str, key: str) -> None:
-        warning = reason is not Reason.UNTAINTED
-        event = Event(f"taint/{key}", node_subject(look.node), "TaintNode", reason, note, warning=warning)
-        self._events.tell(event)

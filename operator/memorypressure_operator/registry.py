@@ -12,9 +12,10 @@ from typing import Any
 from memorypressure.protections import DisruptionBudget
 from memorypressure.spec import Policy, SpecError, parse_policy
 from memorypressure_operator.dirty import Dirty
+from memorypressure_operator.pods import PodView
 from memorypressure_operator.reports import PlanView, StateView
 from memorypressure_operator.slots import Slots
-from memorypressure_operator.views import NodeView, PodView
+from memorypressure_operator.views import NodeView
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class Registry:
         self.policies_changed = True
         self.relabelled: set[str] = set()  # nodes that appeared or changed labels, until the decision loop takes them
         self.nodes_version = 0  # moves when a node appears, goes or changes its labels
+        self.resized: dict[str, int] = {}  # workload -> its pods before they became more or fewer, until it is taken
+        self.freed: set[str] = set()  # workloads that left a plan, until they are taken
 
     # --- policies, fed by kopf ---
 
@@ -214,6 +217,8 @@ class Registry:
                 return  # the answer to our own write was newer than this event
             self.slots.plan(name, before, view)
             self.tables.plans[name] = view
+            if before is not None:
+                self.freed |= before.workloads - view.workloads
             if before != view and not ours:
                 self._mark([name])
 
@@ -223,6 +228,7 @@ class Registry:
             before = self.tables.plans.pop(name, None)
             self.slots.plan(name, before, None)
             if before is not None:
+                self.freed |= before.workloads
                 self._mark([name])
 
     # --- pods ---
@@ -233,6 +239,7 @@ class Registry:
             before = self.tables.pods.get(uid)
             if before == view:
                 return
+            self._note_sizes(before, view)
             self._forget(before)
             self.tables.pods[uid] = view
             if view.node:
@@ -246,9 +253,24 @@ class Registry:
         """A pod is gone."""
         with self.lock:
             view = self.tables.pods.pop(uid, None)
+            self._note_sizes(view, None)
             self._forget(view)
             if view is not None and view.node:
                 self._mark([view.node])
+
+    def size(self, workload: str) -> int:
+        """How many pods of the workload run or are about to; the lock is held."""
+        return sum(self.tables.workload_nodes.get(workload, {}).values())
+
+    def _note_sizes(self, before: PodView | None, after: PodView | None) -> None:
+        """Notes the workloads that this change makes larger or smaller: nodes elsewhere plan by their sizes."""
+        if not self._complete.is_set():
+            return
+        was = before.workload if before is not None and before.counts else ""
+        now = after.workload if after is not None and after.counts else ""
+        if was != now:
+            for workload in filter(None, (was, now)):
+                self.resized.setdefault(workload, self.size(workload))
 
     def _forget(self, view: PodView | None) -> None:
         if view is None:
@@ -273,7 +295,7 @@ class Registry:
         with self.lock:
             before = self.tables.namespaces.get(name)
             self.tables.namespaces[name] = labels
-            if before is not None and before != labels:
+            if before != labels:
                 self._touch_namespace(name)
 
     def remove_namespace(self, name: str) -> None:

@@ -22,11 +22,11 @@ from memorypressure_operator.settings import Settings
 log = logging.getLogger(__name__)
 
 GAP_SECONDS = 0.5
-WHOLE_SHARE = 0.005
+WHOLE_SHARE = 0.0025
 """A round over all nodes takes so much of the time at most: in a large cluster it comes less often than one over those
 that moved and those that the ledger names. What only it can do is to arm, from room that became free, nodes that have
 waited quietly."""
-CALM_SHARE = 0.003
+CALM_SHARE = 0.002
 """Rounds that only answer heartbeats take so much of the time at most."""
 WHOLE_SECONDS = 30.0
 """It comes at least so often, where anything moves."""

@@ -27,7 +27,7 @@ from memorypressure_operator.tallies import Tallies, Tally
 log = logging.getLogger(__name__)
 
 
-SHARE = 0.003
+SHARE = 0.002
 """Looking through all nodes takes so much of the time at most: in a large cluster statuses come less often."""
 
 

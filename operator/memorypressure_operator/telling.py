@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from memorypressure.reasons import Reason
 from memorypressure_operator.events import Event, EventWriter, node_subject, pod_subject
 from memorypressure_operator.memory import NodeMemory
+from memorypressure_operator.pods import unix_seconds
 from memorypressure_operator.reports import ReportedAction, StateStatus, StateView
 from memorypressure_operator.tallies import Tally
-from memorypressure_operator.views import NodeView, unix_seconds
+from memorypressure_operator.views import NodeView
 
 log = logging.getLogger(__name__)
 

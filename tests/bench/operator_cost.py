@@ -20,8 +20,8 @@ from support.operator_lab import Lab, wait_for  # noqa: E402
 
 from memorypressure.spec import parse_policy  # noqa: E402
 from memorypressure_operator.planning import Planner  # noqa: E402
+from memorypressure_operator.pods import decode_pod  # noqa: E402
 from memorypressure_operator.registry import Registry  # noqa: E402
-from memorypressure_operator.views import decode_pod  # noqa: E402
 from memorypressure_tools.controlplane import ControlPlane, Options  # noqa: E402
 
 SETTLE_SECONDS = 8.0

@@ -12,7 +12,7 @@ from support.operator_lab import Lab, wait_for
 from memorypressure_operator import evictor
 from memorypressure_operator.api import Api, Credentials
 from memorypressure_operator.evictor import Outcome
-from memorypressure_operator.views import PodView, decode_pod
+from memorypressure_operator.pods import PodView, decode_pod
 from memorypressure_tools.apiclient import MERGE_PATCH
 from memorypressure_tools.controlplane import ControlPlane, Options
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from memorypressure_operator.api import Answer
 from memorypressure_operator.errors import ApiRefused
-from memorypressure_operator.views import PodView, decode_pod
+from memorypressure_operator.pods import PodView, decode_pod
 
 
 class Clock:

@@ -16,6 +16,7 @@ from memorypressure_operator.caps import capped, for_nodes
 from memorypressure_operator.evictions import EvictionLog, Record, RecordError, Room
 from memorypressure_operator.granting import adopt, nearness
 from memorypressure_operator.planning import Planner, TokenBucket
+from memorypressure_operator.pods import PodTraits, PodView
 from memorypressure_operator.pressure import NS, Watch
 from memorypressure_operator.registry import PolicyEntry, Registry
 from memorypressure_operator.reports import (
@@ -31,7 +32,7 @@ from memorypressure_operator.reports import (
 from memorypressure_operator.settings import Settings
 from memorypressure_operator.status import Counts, Facts
 from memorypressure_operator.tainter import KEY, TaintInput
-from memorypressure_operator.views import PodTraits, PodView, Taint
+from memorypressure_operator.views import Taint
 
 OURS = Taint(KEY, "NoSchedule")
 FOREIGN = Taint("example.com/x", "NoExecute", value="v", time_added="2026-01-01T00:00:00Z")

@@ -19,9 +19,10 @@ from memorypressure_operator.events import Event
 from memorypressure_operator.evictions import Denied
 from memorypressure_operator.memory import Cleanup, NodeMemory, Outstanding
 from memorypressure_operator.metrics import Metrics
+from memorypressure_operator.pods import PodView
 from memorypressure_operator.reports import ActiveTrigger, StateStatus, StateView, TopPod
 from memorypressure_operator.tallies import Tally
-from memorypressure_operator.views import NodeView, PodView
+from memorypressure_operator.views import NodeView
 
 NODE = NodeView(name="n", uid="node-uid", labels={}, taints=(), ready=True)
 DISRUPTION = ApiRefused(429, "TooManyRequests", "Cannot evict", 10, ("DisruptionBudget",))

@@ -19,10 +19,11 @@ from memorypressure_operator.errors import ApiRefused, ApiUnreachable, Credentia
 from memorypressure_operator.events import Event, EventWriter, pod_subject
 from memorypressure_operator.evictor import Outcome
 from memorypressure_operator.handlers import Backoffs
+from memorypressure_operator.pods import decode_pod
 from memorypressure_operator.registry import SINKS, Registry
 from memorypressure_operator.reports import decode_plan, decode_state, digest
 from memorypressure_operator.streams import Meta, Source, Stream
-from memorypressure_operator.views import decode_budget, decode_node, decode_pod
+from memorypressure_operator.views import decode_budget, decode_node
 
 
 class Clock:

@@ -17,9 +17,10 @@ import yaml
 
 from memorypressure.spec import Policy, parse_policy
 from memorypressure_operator.planning import Planner
+from memorypressure_operator.pods import PodView, decode_pod
 from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import decode_plan
-from memorypressure_operator.views import PodView, decode_budget, decode_pod
+from memorypressure_operator.views import decode_budget
 from memorypressure_tools.apiclient import MERGE_PATCH, ApiClient
 from memorypressure_tools.scale import shapes
 from memorypressure_tools.scale.etcd import Etcd
