@@ -28,6 +28,8 @@ from memorypressure_operator.views import NodeView
 log = logging.getLogger(__name__)
 
 REFUSED_RETRY_SECONDS = 10.0
+FAILED_SECONDS = 5.0
+"""After so long a pod whose eviction the API server failed to carry out is read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ class Actor:
             log.info("node %s: evicted pod %s/%s is gone", node.name, out.pod.namespace, out.pod.name)
             memory.outstanding = None
             return None
+        if out.failed and not self._came_true(memory, out, node):
+            return FAILED_SECONDS if memory.outstanding is not None else None
         patience = out.grace_seconds + evictions.TERMINATION_SLACK_SECONDS
         age = now - out.since
         if age < patience:
@@ -99,6 +103,30 @@ class Actor:
             memory.outstanding = None
             return None
         return 5.0
+
+    def _came_true(self, memory: NodeMemory, out: Outstanding, node: NodeView) -> bool:
+        """Whether an eviction that the API server answered with a failure was done all the same.
+
+        If not, it is forgotten: it used up nothing. Looked up when everything that it began has ended.
+        """
+        if self._clock() - out.since < FAILED_SECONDS:
+            return False
+        try:
+            current = evictor.read_pod(self._api, out.pod)
+        except (ApiUnreachable, ApiRefused, ValueError) as error:
+            log.warning("node %s: %s/%s not read again: %s", node.name, out.pod.namespace, out.pod.name, error)
+            return False
+        if current is None or current.uid != out.pod.uid or current.terminating:
+            out.failed = False
+            return True
+        log.info("node %s: the eviction of %s/%s did nothing", node.name, out.pod.namespace, out.pod.name)
+        store = self._budgets.store(out.policy)
+        store.evictions = self._budgets.current_evictions(store).without(out.pod.uid)  # written with the next record
+        memory.outstanding, memory.acted_at = None, out.acted_before
+        memory.victims = max(0, memory.victims - 1)
+        memory.acts = tuple(at for at in memory.acts if at != out.since)
+        memory.retry_at = self._clock() + REFUSED_RETRY_SECONDS
+        return False
 
     def _again(self, out: Outstanding, node: NodeView) -> None:
         """Deletes a pod that outlived its grace with a shorter one, if it is ending at all.
@@ -115,7 +143,7 @@ class Actor:
             return
         shorter = max(1, out.grace_seconds // 4)
         answer = evictor.delete_again(self._api, out.pod, shorter)
-        out.deleted_again = answer.outcome is not Outcome.BUSY
+        out.deleted_again = answer.outcome not in {Outcome.BUSY, Outcome.FAILED, Outcome.UNKNOWN}
         note = f"pod {out.pod.namespace}/{out.pod.name} outlived its grace period of {out.grace_seconds} s"
         note += f" and was deleted again with {shorter} s: {answer}"
         log.info("node %s: %s", node.name, note)
@@ -242,7 +270,7 @@ class Actor:
                 continue
             answer = self._evict(situation, store, pod, grace)
             if answer.outcome.spent:
-                self._evicted(memory, situation, pod, candidate, grace, ranking.message, answer.outcome)
+                self._evicted(memory, situation, pod, candidate, grace, ranking.message, answer)
                 return None
             reason = _REASONS.get(answer.outcome, Reason.ACTION_FAILED)
             wait = max(wait, answer.retry_after_seconds)
@@ -287,20 +315,26 @@ class Actor:
         candidate: Candidate,
         grace: int,
         why: str,
-        outcome: Outcome,
+        answer: EvictionAnswer,
     ) -> None:
-        now = self._clock()
-        memory.outstanding = Outstanding(pod, situation.policy.name, grace, now)
+        now, failed = self._clock(), answer.outcome is Outcome.FAILED
+        memory.outstanding = Outstanding(
+            pod, situation.policy.name, grace, now, failed=failed, acted_before=memory.acted_at
+        )
         memory.acted_at, memory.slot = now, True
         memory.victims += 1
         memory.acts += (now,)
-        sure = outcome is Outcome.EVICTED
-        words = "was evicted" if sure else "may have been evicted (no answer; it counts as done)"
+        sure = answer.outcome is Outcome.EVICTED
+        if sure:
+            words, reason = "was evicted", Reason.EVICTED
+            self._tally(situation.policy.name).add("evictions", pod.uid, time=now_text())
+        else:
+            doubt = "looked up soon" if failed else "it counts as done"
+            words, reason = f"may have been evicted ({doubt}: {answer.message})", Reason.ACTION_FAILED
         note = f"pod {pod.namespace}/{pod.name} {words} from node {situation.node.name} for memory pressure: {why}"
         triggers = ", ".join(sorted(trigger.name for trigger in situation.state.status.active_triggers))
-        self._tell(memory, situation, candidate, Reason.EVICTED, f"{note}; active triggers: {triggers}")
+        self._tell(memory, situation, candidate, reason, f"{note}; active triggers: {triggers}")
         self._count(situation, "Success" if sure else "Failed")
-        self._tally(situation.policy.name).add("evictions", pod.uid, time=now_text())
         log.info("%s", note)
 
     # --- telling ---

@@ -209,6 +209,16 @@ class Api:
         """A GET; raises as `request`."""
         return self.request("GET", path, query=query, accept=accept)
 
+    def own_uid(self) -> str:
+        """UID of the user that this is, for a service account that of the object; "" where the server knows none.
+
+        Raises as `request`.
+        """
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        answer = self.request("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", body=body).json()
+        user = (answer.get("status") or {}).get("userInfo") or {}
+        return str(user.get("uid") or "")
+
     @contextlib.contextmanager
     def stream(self, path: str, query: Mapping[str, str], read_timeout_seconds: float) -> Iterator[Lines]:
         """A watch, as lines. Raises as `request`; the read timeout bounds the silence between two lines."""

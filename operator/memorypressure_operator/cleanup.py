@@ -1,7 +1,8 @@
 """`memorypressure-operator cleanup`: no node keeps our taint, and no running operator puts it on again.
 
 It takes the Lease away from a running operator and keeps it for a while: an uninstall deletes the operator's Deployment
-only afterwards, and would otherwise leave what was tainted in between.
+only afterwards, and would otherwise leave what was tainted in between. Operators of another installation, as after an
+uninstall and an install, need not wait for that.
 """
 
 import logging
@@ -35,8 +36,14 @@ def run(settings: Settings, api: Api, leader: Leader, sleep: Callable[[float], N
         log.info("%s held the lease and may act for %.0f s more; looking again then", former, last)
         sleep(last)
         left = remove_taints(settings, api)
-    held = settings.cleanup_hold_seconds
-    log.info("no operator acts for %.0f s more (lease %s); uninstall now", held, settings.lease_name)
+    held, others = settings.cleanup_hold_seconds, "nobody else either"
+    try:
+        if leader.offer():
+            others = "one that is installed anew may at once"
+    except OperatorError as error:
+        log.warning("lease %s: one that is installed anew has to wait for it, too: %s", settings.lease_name, error)
+    name = settings.lease_name
+    log.info("uninstall now: this operator does not act for %.0f s more, %s (lease %s)", held, others, name)
     return 1 if left else 0
 
 

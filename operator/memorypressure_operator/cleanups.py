@@ -5,7 +5,7 @@ than the ledger counts as killed: each of these evictions is recorded beside the
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from memorypressure.reasons import Reason
@@ -30,13 +30,16 @@ PATIENCE_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """What a node's clean-ups need. `most`: kills that the policy's limits allow an hour."""
+    """What a node's clean-ups need.
+
+    `ledgers`: with each the kills that its policy's limits allow an hour. That of the policy in force comes first; the
+    kill may have been allowed by another, that was in force when it was done.
+    """
 
     node: NodeView
     pods: Mapping[str, PodView]
     grace_seconds: int
-    store: Store
-    most: int
+    ledgers: Sequence[tuple[Store, int]]
     protected: Callable[[PodView], tuple[Reason, str] | None]
 
 
@@ -92,14 +95,14 @@ class Cleaner:
             return None
         veto = after.protected(current)
         if veto is not None:
-            self._stays(pod, after, *veto)
+            self._stays(pod, after.node, *veto)
             return None
         recorded = self._recorded(pod, after)
         if recorded is None:
             if self._clock() - cleanup.since < PATIENCE_SECONDS:
                 return COUNT_SECONDS
-            why = "the ledger does not count so many kills in the last hour"
-            self._stays(pod, after, Reason.KILL_NOT_COUNTED, why)
+            why = "no ledger counts so many kills in the last hour"
+            self._stays(pod, after.node, Reason.KILL_NOT_COUNTED, why)
             return None
         if not recorded:
             return RETRY_SECONDS
@@ -111,31 +114,45 @@ class Cleaner:
         return max(RETRY_SECONDS, answer.retry_after_seconds)
 
     def _recorded(self, pod: PodView, after: After) -> bool | None:
-        """Whether the clean-up is on record now; None where the ledger has no kill for it."""
-        store = after.store
-        if store.desk is None:
-            return False
-        record = self._budgets.current_evictions(store)
-        if record.cleaned_up(pod.uid):
-            return True
-        if not evictions.cleanup_allowed(record, store.desk.ledger.spent, after.most):
-            return None
-        added = record.with_record(after.node.name, pod.workload, pod.uid, cleanup=True)
-        return self._budgets.write(store, store.desk.ledger, added)
+        """Whether the clean-up is on record now; None where no ledger has a kill for it."""
+        unread, counts = False, None
+        for store, most in after.ledgers:
+            if store.desk is None:
+                unread = True
+                continue
+            record = self._budgets.current_evictions(store)
+            if record.cleaned_up(pod.uid):
+                return True
+            if counts is None and evictions.cleanup_allowed(record, store.desk.ledger.spent, most):
+                counts = store
+        if counts is None or counts.desk is None:
+            return False if unread else None
+        added = self._budgets.current_evictions(counts).with_record(
+            after.node.name, pod.workload, pod.uid, cleanup=True
+        )
+        return self._budgets.write(counts, counts.desk.ledger, added)
 
-    def _stays(self, pod: PodView, after: After, reason: Reason, why: str) -> None:
-        note = f"pod stays, although node {after.node.name} reports that it killed it: {why}"
-        log.warning("node %s: %s/%s: %s", after.node.name, pod.namespace, pod.name, note)
-        self._event(pod, after, reason, note)
+    def give_up(self, memory: NodeMemory, node: NodeView, pods: Mapping[str, PodView]) -> None:
+        """Forgets the clean-ups of a node on which nothing is enforced any more: their pods stay where they are."""
+        for uid in memory.cleanups:
+            pod = pods.get(uid)
+            if pod is not None and not pod.terminating and not pod.finished:
+                self._stays(pod, node, Reason.MODE_NOT_ENFORCE, "no policy is enforced on the node any more")
+        memory.cleanups.clear()
+
+    def _stays(self, pod: PodView, node: NodeView, reason: Reason, why: str) -> None:
+        note = f"pod stays, although node {node.name} reports that it killed it: {why}"
+        log.warning("node %s: %s/%s: %s", node.name, pod.namespace, pod.name, note)
+        self._event(pod, node, reason, note)
 
     def _tell(self, pod: PodView, after: After, answer: EvictionAnswer) -> None:
         if answer.outcome is Outcome.EVICTED:
             note = f"pod evicted after its containers were killed for memory pressure on node {after.node.name}"
-            self._event(pod, after, Reason.EVICTED, note)
+            self._event(pod, after.node, Reason.EVICTED, note)
         elif answer.outcome is Outcome.DISRUPTION_BUDGET:
             note = f"pod stays after its containers were killed, its eviction is tried again: {answer.message}"
-            self._event(pod, after, Reason.DISRUPTION_BUDGET, note)
+            self._event(pod, after.node, Reason.DISRUPTION_BUDGET, note)
 
-    def _event(self, pod: PodView, after: After, reason: Reason, note: str) -> None:
-        subject, on_node = pod_subject(pod.namespace, pod.name, pod.uid), node_subject(after.node)
+    def _event(self, pod: PodView, node: NodeView, reason: Reason, note: str) -> None:
+        subject, on_node = pod_subject(pod.namespace, pod.name, pod.uid), node_subject(node)
         self._events.tell(Event(f"cleanup/{pod.uid}", subject, "EvictPod", reason, note, related=on_node))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from memorypressure.spec import Action, Mode, Policy, Step
 from memorypressure_operator import pressure
 from memorypressure_operator.acting import Actor, Situation
-from memorypressure_operator.budget import Store
 from memorypressure_operator.caps import for_nodes
 from memorypressure_operator.cleanups import After, Cleaner
 from memorypressure_operator.look import Look, is_fresh, observe_reaction
@@ -56,7 +55,9 @@ class Evicting:
         if again is not None:
             waits.append(again)
         step = next((each for each in policy.ladder if each.evict), None) if policy else None
-        if look.mode is Mode.ENFORCE and policy is not None and memory.cleanups:
+        if memory.cleanups and (look.mode is not Mode.ENFORCE or policy is None):
+            self._cleaner.give_up(memory, node, look.pods)
+        elif memory.cleanups and policy is not None:
             again = self._cleaner.run(memory, self._after(look, policy, step))
             if again is not None:
                 waits.append(again)
@@ -85,15 +86,12 @@ class Evicting:
         )
 
     def _after(self, look: Look, policy: Policy, step: Step | None) -> After:
-        store: Store = self._rounds.ready_store(policy)
-        effective = self._effective(policy)
-        limits = for_nodes(policy.limits, effective, self._settings)
+        self._rounds.ready_store(policy)
         return After(
             node=look.node,
             pods=look.pods,
             grace_seconds=step.evict.grace_period_seconds if step and step.evict else NO_GRACE_SECONDS,
-            store=store,
-            most=limits.max_standing_kills.of(effective) + limits.kills_per_hour,
+            ledgers=self._rounds.ledgers(policy.name, self._effective(policy)),
             protected=functools.partial(self._planner.veto, policy),
         )
 

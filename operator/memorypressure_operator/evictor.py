@@ -23,17 +23,21 @@ class Outcome(StrEnum):
     REPLACED = "Replaced"
     FORBIDDEN = "Forbidden"
     BUSY = "Busy"
+    FAILED = "Failed"
     UNKNOWN = "Unknown"
 
     @property
     def spent(self) -> bool:
-        """Whether it counts against the limits: an act whose effect is not known counts as done."""
-        return self in (Outcome.EVICTED, Outcome.UNKNOWN)
+        """Whether it counts against the limits: an act whose effect is not known counts as done.
+
+        FAILED does until the pod was read again: the API server said that it failed, not that nothing came of it.
+        """
+        return self in (Outcome.EVICTED, Outcome.FAILED, Outcome.UNKNOWN)
 
     @property
     def next_candidate(self) -> bool:
         """Whether another pod may be tried at once."""
-        return self not in (Outcome.EVICTED, Outcome.UNKNOWN, Outcome.BUSY)
+        return not self.spent and self is not Outcome.BUSY
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,10 @@ def _refused(refusal: ApiRefused) -> Outcome:
         return Outcome.REPLACED
     if refusal.status in (401, 403):
         return Outcome.FORBIDDEN
-    return Outcome.BUSY if refusal.status < 500 else Outcome.UNKNOWN
+    if refusal.status < 500:
+        return Outcome.BUSY
+    # What timed out, in the server or in etcd, may still be done.
+    return Outcome.UNKNOWN if refusal.status == 504 or "timed out" in refusal.message else Outcome.FAILED
 
 
 def read_pod(api: Api, pod: PodView) -> PodView | None:

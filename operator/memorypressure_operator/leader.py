@@ -18,6 +18,8 @@ from memorypressure_operator.errors import ApiRefused, ApiUnreachable, OperatorE
 
 log = logging.getLogger(__name__)
 
+OFFERED_BY = "memorypressure.dev/offered-by"
+"""Annotation on a Lease that `cleanup` keeps: the installation that it ended. Operators of others may take it."""
 _REPEAT_SECONDS = 30.0
 _NOT_UNDERSTOOD = (KeyError, TypeError, ValueError, AttributeError)
 """What reading a Lease raises that this code did not write."""
@@ -53,8 +55,10 @@ class Leader:
         settings: LeaderSettings,
         clock: Callable[[], float],
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+        installation: Callable[[], str] = lambda: "",
     ) -> None:
         self._requests = requests
+        self._installation = installation  # what all replicas of one installation have in common; "" = not known
         self._settings = settings
         self._clock = clock
         self._wall = wall
@@ -132,8 +136,11 @@ class Leader:
         holder = str(spec.get("holderIdentity") or "")
         self.holder = holder
         if holder and holder != self._settings.identity and not self._expired(lease, spec, holder):
-            self._lost()
-            return False
+            if not self._offered(lease):
+                self._lost()
+                return False
+            log.info("lease %s was left by an installation that has been cleaned up", self._settings.name)
+        _annotations(lease).pop(OFFERED_BY, None)
         taken = holder != self._settings.identity
         lease["spec"] = spec | self._spec(spec, taken=taken)
         self._written = self._call("PUT", path, lease)  # with the resourceVersion: two takers cannot both succeed
@@ -155,6 +162,18 @@ class Leader:
             return False
         lasts = max(float(spec.get("leaseDurationSeconds") or 0), self._settings.lease_seconds)
         return self._clock() - self._seen_at > lasts
+
+    def _offered(self, lease: dict[str, Any]) -> bool:
+        """Whether the Lease was left for operators of other installations, and this is one."""
+        by = _annotations(lease).get(OFFERED_BY)
+        if not by:
+            return False
+        try:
+            own = self._installation()
+        except (ApiUnreachable, ApiRefused) as error:
+            self._tell(f"it may be free for this installation, but which this is cannot be asked: {error}")
+            return False
+        return bool(own) and own != by
 
     def _spec(self, before: dict[str, Any], *, taken: bool) -> dict[str, Any]:
         now = self._wall().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -220,6 +239,7 @@ class Leader:
                 return ""
             before: dict[str, Any] = lease.get("spec") or {}
             lease["spec"] = before | self._spec(before, taken=True) | spec
+            _annotations(lease).pop(OFFERED_BY, None)
             self._call("PUT", path, lease)
         except ApiRefused as refusal:
             if refusal.conflict:
@@ -227,6 +247,30 @@ class Leader:
             raise
         holder = str(before.get("holderIdentity") or "")
         return "" if holder == self._settings.identity else holder
+
+    def offer(self) -> bool:
+        """Leaves the Lease, seized before, to operators of any other installation; whether that is written.
+
+        Call it when nobody who held it acts any more. Where it is not known which installation this is, nothing is
+        left to anybody: the Lease runs out by itself. Raises ApiUnreachable and ApiRefused.
+        """
+        installation = self._installation()
+        path = api_module.lease_path(self._settings.namespace, self._settings.name)
+        lease = self._call("GET", path)
+        if not installation or (lease.get("spec") or {}).get("holderIdentity") != self._settings.identity:
+            return False
+        _annotations(lease)[OFFERED_BY] = installation
+        self._call("PUT", path, lease)
+        return True
+
+
+def _annotations(lease: dict[str, Any]) -> dict[str, str]:
+    """The Lease's annotations, to be changed in place."""
+    meta: dict[str, Any] = lease["metadata"]
+    if not isinstance(meta.get("annotations"), dict):
+        meta["annotations"] = {}
+    found: dict[str, str] = meta["annotations"]
+    return found
 
 
 class LeaderThread(threading.Thread):

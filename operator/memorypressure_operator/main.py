@@ -82,7 +82,7 @@ class Operator:
         )
         api.observe = self.metrics.observe_request
         self.registry = Registry(clock, settings.coalesce_seconds)
-        self.leader = Leader(api, _leader_settings(settings), clock)
+        self.leader = Leader(api, _leader_settings(settings), clock, installation=api.own_uid)
         self.events = EventWriter(api, settings.identity, self.metrics.events_failed.inc)
         self.loop = DecisionLoop(
             settings,
@@ -262,7 +262,8 @@ def clean_up(settings: Settings) -> int:
     """The command `cleanup`; its exit code."""
     log_to_stderr(settings.log_level)
     api = connect(settings)
-    return cleanup.run(settings, api, Leader(api, _leader_settings(settings), boot_seconds))
+    leader = Leader(api, _leader_settings(settings), boot_seconds, installation=api.own_uid)
+    return cleanup.run(settings, api, leader)
 
 
 def explain_node(settings: Settings, node: str, output: str) -> int:

@@ -24,6 +24,8 @@ class Outstanding:
     since: float
     deleted_again: bool = False
     not_ending: bool = False  # read again after its grace: it is not being deleted at all
+    failed: bool = False  # the API server answered that it failed: looked up soon, and uncounted if nothing came of it
+    acted_before: float | None = None  # the node's `acted_at` before it
 
 
 @dataclass(frozen=True, slots=True)

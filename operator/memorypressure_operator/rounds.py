@@ -132,6 +132,25 @@ class Rounds:
         self._budgets.refresh(store, lambda: self._adopt(policy.name, policy.limits.grant_seconds))
         return store
 
+    def ledgers(self, first: str, in_force: int) -> list[tuple[Store, int]]:
+        """All stores, the policy `first`'s before the others, with the kills an hour that each policy's limits allow.
+
+        `in_force`: nodes of the first; where another policy is in force is counted here. A policy that is gone counts
+        by the limits that it had, or by the API's defaults if this process never saw it.
+        """
+        stores = self._budgets.stores
+        found = []
+        for name in sorted(stores, key=lambda each: (each != first, each)):
+            nodes = in_force if name == first else max(len(self._in_force(name)), len(self._holding(stores[name])))
+            limits = for_nodes(self._limits.get(name) or limits_from({}), nodes, self._settings)
+            found.append((stores[name], limits.max_standing_kills.of(nodes) + limits.kills_per_hour))
+        return found
+
+    @staticmethod
+    def _holding(store: Store) -> set[str]:
+        """Nodes that the ledger names."""
+        return {entry.node for entry in store.desk.ledger.entries} if store.desk is not None else set()
+
     def run(self, policies: Mapping[str, Policy]) -> None:
         """The rounds that are due. Raises ApiUnreachable; what else the API server refuses delays one policy only."""
         if not self._all_looked_at():

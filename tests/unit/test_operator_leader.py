@@ -51,8 +51,9 @@ class FakeLeases:
         return Answer(200, json.dumps(self.lease).encode())
 
 
-def leader(leases: FakeLeases, clock: Clock, identity: str) -> Leader:
-    return Leader(leases, LeaderSettings("ns", "lease", identity, 15, 10, 2, 3), clock)
+def leader(leases: FakeLeases, clock: Clock, identity: str, installation: str = "") -> Leader:
+    settings = LeaderSettings("ns", "lease", identity, 15, 10, 2, 3)
+    return Leader(leases, settings, clock, installation=lambda: installation)
 
 
 def test_a_free_lease_is_taken_and_held_until_the_deadline() -> None:
@@ -167,6 +168,45 @@ def test_a_lease_that_nobody_holds_is_seized_without_a_former_holder() -> None:
     assert two.seize(120) == ""
     leases.broken = ApiRefused(409, "Conflict", "stale")
     assert two.seize(120) is None
+
+
+def test_a_lease_that_a_cleanup_offers_goes_at_once_to_another_installation_only() -> None:
+    clock, leases = Clock(), FakeLeases()
+    old, cleaner = leader(leases, clock, "old", "first"), leader(leases, clock, "cleaner", "first")
+    new, unknown = leader(leases, clock, "new", "second"), leader(leases, clock, "unknown")
+    old.attempt()
+    cleaner.seize(120)
+    assert not new.attempt(), "the one that held it may act for some seconds more"
+    assert cleaner.offer()
+    clock.now += 50
+    assert not old.attempt()
+    assert not unknown.attempt()
+    assert new.attempt()
+    assert not old.attempt(), "it is an ordinary Lease again"
+    assert not leader(leases, clock, "third", "third").attempt()
+
+
+def test_an_installation_that_is_not_known_leaves_the_lease_to_nobody() -> None:
+    clock, leases = Clock(), FakeLeases()
+    cleaner = leader(leases, clock, "cleaner")
+    cleaner.seize(120)
+    assert not cleaner.offer()
+    assert not leader(leases, clock, "new", "second").attempt()
+
+
+def test_who_may_not_ask_which_installation_it_is_waits_like_all_others() -> None:
+    clock, leases = Clock(), FakeLeases()
+    cleaner = leader(leases, clock, "cleaner", "first")
+    cleaner.seize(120)
+    cleaner.offer()
+
+    def refused() -> str:
+        raise ApiRefused(403, "Forbidden", "no reviews here")
+
+    new = Leader(leases, LeaderSettings("ns", "lease", "new", 15, 10, 2, 3), clock, installation=refused)
+    assert not new.attempt()
+    clock.now += 121
+    assert new.attempt()
 
 
 # --- nothing is sent without it ---
