@@ -8,6 +8,7 @@ that a restart may not lose. Without the Lease the loop only waits.
 import functools
 import logging
 import math
+import random
 import threading
 import time
 import zlib
@@ -303,7 +304,7 @@ class DecisionLoop(threading.Thread):
         if policy is not None and not self.rounds.may_plan(node.name, policy.limits.grant_seconds):
             return plan, 1.0  # a grant that is out would hold longer than its ledger knows
         if not self._bucket.take():
-            return plan, self._bucket.wait_seconds()
+            return plan, self._token_wait_seconds(memory)
         started = self._clock()
         try:
             stored = objects.write_plan(self._api, node, plan, draft.spec)
@@ -321,6 +322,16 @@ class DecisionLoop(threading.Thread):
         memory.plan_written = (wanted, stored.digest)
         self._registry.put_plan(node.name, stored, ours=True)
         return stored, resync
+
+    def _token_wait_seconds(self, memory: NodeMemory) -> float:
+        """Until the node asks again for its plan to be written: nodes in trouble at once, others when it may be theirs.
+
+        Each time its plan is thought over, so thousands that ask all the time would take a core for themselves.
+        """
+        if memory.watch.pressed:
+            return self._bucket.wait_seconds()
+        turn = len(self._behind) / self._settings.plan_writes_per_second
+        return max(self._bucket.wait_seconds(), turn * random.random())  # noqa: S311  spreads them
 
     def _urgency(self, name: str) -> float:
         memory = self.memories.get(name)

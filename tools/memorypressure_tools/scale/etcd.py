@@ -1,7 +1,7 @@
 """Objects straight into etcd, through its JSON gateway: hundreds of times as fast as one by one through the API."""
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from memorypressure_tools.apiclient import ApiClient
@@ -27,6 +27,20 @@ class Etcd:
         if not answer.get("kvs"):
             raise KeyError(key)
         return base64.b64decode(answer["kvs"][0]["value"])
+
+    def under(self, prefix: str) -> Iterator[tuple[str, bytes]]:
+        """(key, stored bytes) of everything under a prefix that ends with a slash, page by page."""
+        start, end = prefix, prefix[:-1] + "0"  # the character after the slash
+        while True:
+            question = {"key": _text(start.encode()), "range_end": _text(end.encode()), "limit": BATCH_OBJECTS * 5}
+            answer = self._client.must("POST", "/v3/kv/range", question)
+            found = [
+                (base64.b64decode(kv["key"]).decode(), base64.b64decode(kv["value"])) for kv in answer.get("kvs", [])
+            ]
+            yield from found
+            if not answer.get("more"):
+                return
+            start = found[-1][0] + "\0"
 
     def put(self, objects: Iterable[tuple[str, bytes]]) -> int:
         """Stores all objects; returns how many."""

@@ -79,7 +79,7 @@ class Fixture:
 
     def _policy(self, mode: str) -> Policy:
         body = yaml.safe_load((REPOSITORY / "crds/samples/default.yaml").read_text(encoding="utf-8"))
-        body["spec"]["mode"] = mode
+        body["spec"] |= {"mode": mode, "nodeSelector": {"matchLabels": {"pool": "general"}}}
         return parse_policy(self._admin.must("POST", f"{GROUP}/memorypressurepolicies", body))
 
     def _namespaces(self, nodes: int) -> list[bytes]:

@@ -1,10 +1,13 @@
-"""`python -m memorypressure_tools.scale.profiled FILE run ...`: the operator, and in FILE where its time went.
+"""`python -m memorypressure_tools.scale.profiled FILE run ...`: the operator, and in FILE-N.txt where its time went.
+
+SIGUSR1 ends a part, and begins the next: FILE-1.txt is until the first signal, and so on; the last part ends with it.
 
 A sampler of its own: every 5 ms the innermost frames of all threads, and which of them were on a CPU is told by their
 CPU clocks. cProfile sees one thread only and slows it down threefold.
 """
 
 import atexit
+import signal
 import sys
 import threading
 import time
@@ -27,7 +30,7 @@ def _stack(frame: FrameType | None) -> str:
     return " < ".join(words)
 
 
-def _sample(counts: Counter[tuple[str, str]], stop: threading.Event) -> None:
+def _sample(counts: Counter[tuple[str, str]], used: dict[str, float], stop: threading.Event) -> None:
     clocks: dict[int, float] = {}
     while not stop.wait(PERIOD_SECONDS):
         names = {thread.ident: thread.name for thread in threading.enumerate()}
@@ -39,23 +42,37 @@ def _sample(counts: Counter[tuple[str, str]], stop: threading.Event) -> None:
                 now = time.clock_gettime(time.pthread_getcpuclockid(ident))
             except (OSError, ProcessLookupError):
                 continue
+            used[name] = used.get(name, 0.0) + now - clocks.get(ident, now)
             if now - clocks.get(ident, now) > PERIOD_SECONDS / 5:
                 counts[name, _stack(frame)] += 1
             clocks[ident] = now
 
 
 def run() -> int:
-    path = Path(sys.argv[1])
+    """The operator's exit code."""
+    stem = sys.argv[1]
     counts: Counter[tuple[str, str]] = Counter()
+    used: dict[str, float] = {}  # thread -> seconds on a CPU: exact, where the frames are only samples
     stop = threading.Event()
+    parts, since = 0, time.monotonic()
 
-    def write() -> None:
+    def write(*_: object) -> None:
+        nonlocal parts, since
+        parts += 1
+        span, since = time.monotonic() - since, time.monotonic()
+        lines = [f"{100 * took / span:6.2f} %  {name}" for name, took in sorted(used.items(), key=lambda row: -row[1])]
+        used.clear()
+        lines += [f"{count:7d}  {name:24s} {stack}" for (name, stack), count in counts.most_common(400)]
+        Path(f"{stem}-{parts}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        counts.clear()
+
+    def end() -> None:
         stop.set()
-        lines = [f"{count:7d}  {name:24s} {stack}" for (name, stack), count in counts.most_common(400)]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write()
 
-    atexit.register(write)
-    threading.Thread(target=_sample, args=(counts, stop), name="profile", daemon=True).start()
+    atexit.register(end)
+    signal.signal(signal.SIGUSR1, write)
+    threading.Thread(target=_sample, args=(counts, used, stop), name="profile", daemon=True).start()
     return main(sys.argv[2:])
 
 

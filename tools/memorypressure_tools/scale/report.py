@@ -31,6 +31,21 @@ def _at(*path: str) -> Callable[[Result], float | None]:
     return get
 
 
+ALL_TEXTS = {
+    "disabled": "policy to Disabled",
+    "enforced": "policy to Enforce",
+    "labels away": "labels changed, no policy selects them",
+    "labels back": "labels changed back",
+    "dry run": "policy to DryRun",
+    "deleted": "policy deleted",
+}
+FEW_TEXTS = {
+    "created": "further policy created",
+    "edited": "its mode edited",
+    "labels away": "labels changed, back to the first policy",
+    "labels back": "labels changed, to the further policy",
+    "deleted": "further policy deleted",
+}
 QUANTITIES = (
     Quantity("resident memory, idle", "MiB", _at("idle", "rss_mib"), 160),
     Quantity("proportional memory (PSS), idle", "MiB", _at("idle", "pss_mib")),
@@ -47,7 +62,14 @@ QUANTITIES = (
     Quantity("of which the API server's answer, p50", "ms", _at("load", "api_answer_ms", "p50_ms"), line=False),
     Quantity("of which the API server's answer, p99", "ms", _at("load", "api_answer_ms", "p99_ms"), line=False),
     Quantity("CPU under load", "% of a core", _at("load", "cpu_percent", "operator"), line=False),
-    Quantity("policy to Disabled: all nodes", "s", _at("switch", "seconds"), 60),
+    *(
+        Quantity(f"{text}: all nodes", "s", _at("moves", "all", name, "seconds"), 60)
+        for name, text in ALL_TEXTS.items()
+    ),
+    *(
+        Quantity(f"{text}: 30 nodes", "s", _at("moves", "few", name, "seconds"), 2, line=False)
+        for name, text in FEW_TEXTS.items()
+    ),
     Quantity("other processes, start to synced", "% of a core", _at("sync", "cpu_percent", "others"), line=False),
     Quantity("other processes, idle", "% of a core", _at("idle", "cpu_percent", "others"), line=False),
     Quantity("other processes, under load", "% of a core", _at("load", "cpu_percent", "others"), line=False),

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -14,11 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from memorypressure_tools.apiclient import MERGE_PATCH
 from memorypressure_tools.controlplane import ControlPlane, Options
 from memorypressure_tools.scale import observe, shapes
 from memorypressure_tools.scale.etcd import Etcd
 from memorypressure_tools.scale.fixture import HOME, REPOSITORY, Fixture
+from memorypressure_tools.scale.moves import Moves
 from memorypressure_tools.scale.writers import Agents, Writers, heartbeats, pressure
 
 Result = dict[str, Any]
@@ -45,7 +46,7 @@ class Plan:
     rate: float = 50.0
     idle_seconds: float = 40.0
     load_seconds: float = 30.0
-    switch: bool = True
+    moves: bool = True
     profile: bool = False
 
 
@@ -163,10 +164,13 @@ class _Measurement:
             self._cpu = observe.Cpu({"operator": operator.pid, **plane.pids})
             self._synced(operator)
             self._rest(operator, agents)
+            self._next_part(operator)
             self._idle(operator, agents, writers)
+            self._next_part(operator)
             self._load(operator, agents, writers, decision_log)
-            if plan.switch:
-                self._switch(operator)
+            if plan.moves:
+                moves = Moves(plane, self._audit, operator.pid, plan.nodes, self._tell)
+                self._result["moves"] = {"few": moves.few(), "all": moves.everything()}
             operator.check()
         finally:
             log = operator.log.read_text(errors="replace")
@@ -175,6 +179,11 @@ class _Measurement:
             :20
         ]
         return self._result
+
+    def _next_part(self, operator: Operator) -> None:
+        """The profile's next part: what the operator does at rest is not to be lost in what it did until then."""
+        if self._plan.profile:
+            operator.child.send_signal(signal.SIGUSR1)
 
     def _install(self) -> None:
         words = [word for file in sorted((REPOSITORY / "crds").glob("*.yaml")) for word in ("-f", str(file))]
@@ -191,7 +200,7 @@ class _Measurement:
         config = self._plane.write_kubeconfig("operator", identity=self._plane.identity("scale-operator"))
         command = [str(Path(sys.executable).with_name("memorypressure-operator")), "run"]
         if self._plan.profile:
-            profile = REPOSITORY / "build" / "scale" / f"profile-{self._plan.nodes}.txt"
+            profile = REPOSITORY / "build" / "scale" / f"profile-{self._plan.nodes}"
             command = [sys.executable, "-m", "memorypressure_tools.scale.profiled", str(profile), "run"]
         settings = {
             "kubeconfig": str(config),
@@ -305,51 +314,6 @@ class _Measurement:
             f"worst {decided['worst_ms']:.0f} ms (the API's own answer p99 {answered['p99_ms']:.1f}), "
             f"operator {shares['operator']:.1f} % of a core"
         )
-
-    def _switch(self, operator: Operator) -> None:
-        """The policy is disabled: seconds until every node's orders say so."""
-        plan, admin = self._plan, self._plane.admin
-        self._audit.writes()
-        before = observe.cpu_seconds(operator.pid)
-        started = time.monotonic()
-        path = f"{shapes.GROUP}/memorypressurepolicies/{shapes.POLICY}"
-        admin.must("PATCH", path, {"spec": {"mode": "Disabled"}}, MERGE_PATCH)
-        total: dict[str, int] = {}
-        half: float | None = None
-        limit = max(60.0, plan.nodes / 25)
-        while True:
-            time.sleep(0.1 if plan.nodes < 1000 else 0.5)
-            for key, count in self._audit.writes().items():
-                total[key] = total.get(key, 0) + count
-            states = total.get("patch nodememorystates", 0)
-            if half is None and states >= plan.nodes / 2:
-                half = time.monotonic() - started
-            if states >= plan.nodes and not self._left_in(plan.mode):
-                break
-            if time.monotonic() - started > limit:
-                self._tell(f"the switch to Disabled is not through after {limit:.0f} s ({states} states written)")
-                self._result["switch"] = {"seconds": None, "limit_seconds": limit, "writes": total}
-                return
-        seconds = time.monotonic() - started
-        self._result["switch"] = {
-            "seconds": round(seconds, 1),
-            "half_seconds": round(half or seconds, 1),
-            "writes": total,
-            "cpu_seconds": round(observe.cpu_seconds(operator.pid) - before, 1),
-            **_rounded(observe.memory(operator.pid)),
-        }
-        self._tell(f"policy to Disabled: every node has it after {seconds:.1f} s, half of them after {half or 0:.1f} s")
-
-    def _left_in(self, mode: str) -> bool:
-        """Whether any node's orders still have the mode."""
-        token = ""
-        while True:
-            page = self._plane.admin.must("GET", f"{shapes.GROUP}/nodememorystates?limit=1000&continue={token}")
-            if any(item["spec"].get("mode") == mode for item in page["items"]):
-                return True
-            token = page["metadata"].get("continue") or ""
-            if not token:
-                return False
 
 
 def _rounded(memory: observe.Memory) -> dict[str, float]:
