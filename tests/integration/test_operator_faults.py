@@ -1,6 +1,7 @@
 """When something is wrong: restarts, two operators, an absent API server, bad credentials, edited ledgers."""
 
 import json
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -255,22 +256,37 @@ def test_what_was_told_is_not_told_again_after_a_restart(lab: Lab) -> None:
     assert second.stop() == 0
 
 
-def test_the_second_operator_waits_and_takes_over_when_the_first_is_gone(lab: Lab) -> None:
+def test_of_two_operators_one_acts_whether_the_other_is_dead_asleep_or_awake_again(lab: Lab) -> None:
     first = lab.running()
     second = lab.operator(identity="two")
     second.ready()
     assert not second.probe("/healthz")[1]["leader"]
     lease_path = f"/apis/coordination.k8s.io/v1/namespaces/{lab.home}/leases/memory-pressure-operator"
     assert lab.admin.must("GET", lease_path)["spec"]["holderIdentity"] == "one"
-    first.kill()
-    killed = time.monotonic()
+    looks = "memorypressure_operator_reconcile_duration_seconds_count"
+    before = first.metric(looks)
+    first.child.send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
     second.leads()
-    assert time.monotonic() - killed > 2
+    assert time.monotonic() - stopped > 2, "the Lease lasts longer than its holder may act"
+    node = lab.node()
+    lab.policy()
+    agent = lab.agent(node)
+    wait_for(lambda: lab.allowed(agent) == 1, "the second acts")
+    first.child.send_signal(signal.SIGCONT)
+    agent.press("low")
+    with lab.reporting(agent, every_seconds=0.3):
+        wait_for(lambda: lab.our_taints(node), "the second goes on")
+        time.sleep(1)
+    assert not first.probe("/healthz")[1]["leader"]
+    assert first.metric(looks) <= before + 1, "it watches and never acts; it may have been stopped within a look"
+    second.kill()
+    first.leads()
     spec = lab.admin.must("GET", lease_path)["spec"]
-    assert spec["holderIdentity"] == "two"
-    assert spec["leaseTransitions"] == 1
-    assert second.stop() == 0
-    assert lab.admin.must("GET", lease_path)["spec"].get("holderIdentity", "") == ""
+    assert spec["holderIdentity"] == "one"
+    assert spec["leaseTransitions"] == 2
+    assert first.stop() == 0
+    assert lab.admin.must("GET", lease_path)["spec"].get("holderIdentity", "") == "", "given back"
 
 
 def test_with_two_operators_each_grant_is_given_once(lab: Lab) -> None:
@@ -435,18 +451,35 @@ def test_tied_policies_are_told_and_run_dry(lab: Lab) -> None:
     wait_for(lambda: lab.condition("Conflicted", "b").get("status") == "False", "no conflict any more")
 
 
-def cleanup(lab: Lab, name: str) -> OperatorProcess:
+LEASE_TIMES = ("--renew-deadline-seconds", "2", "--request-timeout-seconds", "2", "--renew-timeout-seconds", "1")
+
+
+def cleanup(lab: Lab, name: str, kubeconfig: Path) -> OperatorProcess:
     """The command with the short times of the lab's operators, ended."""
-    words = ["--kubeconfig", str(lab.plane.kubeconfig), "--namespace", lab.home, "--identity", name]
-    times = ["--renew-deadline-seconds", "2", "--request-timeout-seconds", "2", "--renew-timeout-seconds", "1"]
-    done = OperatorProcess(lab.directory / name, ["cleanup", *words, *times, "--lease-seconds", "4"])
+    words = ["--kubeconfig", str(kubeconfig), "--namespace", lab.home, "--identity", name]
+    done = OperatorProcess(lab.directory / name, ["cleanup", *words, *LEASE_TIMES, "--lease-seconds", "4"])
     assert done.child.wait(30) == 0, done.text()
     done.kill()
     return done
 
 
+def installation(lab: Lab, name: str) -> Path:
+    """A kubeconfig with the token of a service account of its own, as each installation of the chart has one."""
+    lab.admin.must("POST", f"/api/v1/namespaces/{lab.home}/serviceaccounts", {"metadata": {"name": name}})
+    binding = {
+        "metadata": {"name": f"{lab.prefix}{name}"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": lab.home}],
+    }
+    lab.admin.must("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
+    return lab.plane.write_kubeconfig(lab.prefix + name, token=lab.plane.token(lab.home, name))
+
+
 def test_cleanup_takes_only_our_taints_and_a_running_operator_does_not_put_them_on_again(lab: Lab) -> None:
-    operator = lab.running()
+    old = installation(lab, "old")
+    operator = lab.operator(kubeconfig=old)
+    operator.ready()
+    operator.leads()
     node = lab.node()
     lab.policy()
     foreign = {"key": "example.com/x", "effect": "NoSchedule"}
@@ -455,12 +488,20 @@ def test_cleanup_takes_only_our_taints_and_a_running_operator_does_not_put_them_
     agent.press("low")
     with lab.reporting(agent, every_seconds=0.3):
         wait_for(lambda: lab.our_taints(node), "our taint")
-        done = cleanup(lab, "cleaner")
+        done = cleanup(lab, "cleaner", old)
         assert "one held the lease" in done.text()
         assert not operator.probe("/healthz")[1]["leader"]
         time.sleep(2)
         assert [taint["key"] for taint in lab.taints(node)] == ["example.com/x"]
-    assert operator.child.poll() is None
-    lease = lab.admin.must("GET", f"/apis/coordination.k8s.io/v1/namespaces/{lab.home}/leases/memory-pressure-operator")
-    assert lease["spec"]["holderIdentity"] == "cleaner"
-    assert lease["spec"]["leaseDurationSeconds"] == 120
+        assert operator.child.poll() is None
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{lab.home}/leases/memory-pressure-operator"
+        lease = lab.admin.must("GET", path)
+        assert lease["spec"]["holderIdentity"] == "cleaner"
+        assert lease["spec"]["leaseDurationSeconds"] == 120, "this installation does nothing for so long"
+        again = lab.operator(identity="again", kubeconfig=installation(lab, "new"))
+        again.leads()
+        assert "left by an installation that has been cleaned up" in again.text(), (
+            "one that comes after it waits for nothing"
+        )
+        wait_for(lambda: lab.our_taints(node), "and acts")
+        assert not operator.probe("/healthz")[1]["leader"]

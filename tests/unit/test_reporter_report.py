@@ -316,8 +316,8 @@ KEY = report.transition_key(status_of(view()), link_state(ORDERS))
         (view(), link_state(ORDERS, generation=5), False),
         (view(sentinel_status(psi={"node": None, "pods": None}, lowest=None)), link_state(ORDERS), False),
         (view(grants=grants(beats=(Beat(2, BOOT_NS),))), link_state(ORDERS), False),
-        (view(), link_state(replace(ORDERS, grant=grant_for(INCARNATION))), False),
         (view(), link_state(replace(ORDERS, plan_generation=2)), False),
+        (view(), link_state(replace(ORDERS, pods=())), False),
         (view(), link_state(ORDERS, state={"metadata": {"uid": "made again"}}), True),
         (view(), link_state(replace(ORDERS, mode=Mode.DRY_RUN)), True),
         (view(), link_state(replace(ORDERS, policy_generation=2)), True),
@@ -332,6 +332,20 @@ KEY = report.transition_key(status_of(view()), link_state(ORDERS))
 )
 def test_states_make_a_write_due_and_figures_renewals_and_beats_do_not(seen: View, link: Any, moves: bool) -> None:
     assert (report.transition_key(status_of(seen, link), link) != KEY) is moves
+
+
+def test_a_node_with_an_allowance_tells_at_once_whose_pods_it_may_kill_and_no_other_does() -> None:
+    def key(orders: Any, kills_total: int = 0) -> object:
+        seen, link = view(grants=grants(kills_total=kills_total)), link_state(orders)
+        return report.transition_key(status_of(seen, link), link)
+
+    armed = replace(ORDERS, grant=grant_for(INCARNATION, ceiling=1))
+    renewed = replace(armed, grant=grant_for(INCARNATION, ceiling=1, beat=7), plan_generation=2)
+    sibling = replace(armed, pods=(*armed.pods, candidate("pod-2", "p2")))
+    assert key(armed) == key(renewed) == key(sibling), "the same workload, and a renewal"
+    given_up = replace(armed, pods=())
+    assert key(given_up) != key(armed)
+    assert key(given_up, kills_total=1) == key(armed, kills_total=1), "its allowance is used up"
 
 
 ACTION = {

@@ -206,9 +206,12 @@ def transition_key(status: Mapping[str, Any], link: LinkState) -> tuple[object, 
     """What makes a write due by itself when it differs from the last write's: states, not figures.
 
     Not the object's generation: it moves with each renewal of the grant, and an answer to each would double the writes
-    of the whole cluster. What renewals bring is reported with the next beat.
+    of the whole cluster. What renewals bring is reported with the next beat. Whose pods a node with an allowance may
+    kill is a state, though: a workload's place is given to another node only after this one told that it gave it up.
     """
     orders, lease = link.orders, status.get("lease") or {}
+    grant = orders.grant if orders is not None else None
+    armed = grant is not None and grant.kills_ceiling > int(lease.get("killsTotal") or 0)
     return (
         link.uid,
         None if orders is None else (orders.policy_name, orders.policy_generation, orders.mode),
@@ -216,6 +219,7 @@ def transition_key(status: Mapping[str, Any], link: LinkState) -> tuple[object, 
         tuple((each["type"], each["status"], each["reason"]) for each in status["conditions"]),
         tuple(status["capabilities"]),
         (lease.get("incarnation"), lease.get("killsTotal"), lease.get("ceilingSeen")),
+        frozenset((pod.namespace, pod.workload) for pod in orders.pods) if orders is not None and armed else None,
     )
 
 

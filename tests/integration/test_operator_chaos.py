@@ -1,0 +1,135 @@
+"""Operators die, sleep and fight over the Lease while nodes kill whenever they may: the hour has its worst case.
+
+Everything is real but the nodes, which use up every allowance as soon as they see it, are made anew and forget.
+"""
+
+import contextlib
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from support.operator_lab import GROUP, Agent, Lab, OperatorProcess, wait_for
+
+from memorypressure_tools.apiclient import MERGE_PATCH
+from memorypressure_tools.controlplane import ControlPlane
+
+STANDING, HOURLY = 2, 3
+WORST = STANDING + HOURLY
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/{}/leases/memory-pressure-operator"
+
+
+@pytest.fixture
+def lab(crds: ControlPlane, prefix: str, namespace: str, tmp_path: Path) -> Iterator[Lab]:
+    made = Lab(crds, prefix, namespace, tmp_path)
+    yield made
+    made.close()
+
+
+@dataclass
+class Chaos:
+    """Two operators, four nodes, and what is done to them."""
+
+    lab: Lab
+    random: random.Random
+    agents: list[Agent] = field(default_factory=list)
+    operators: dict[str, OperatorProcess] = field(default_factory=dict)
+    asleep: dict[str, float] = field(default_factory=dict)  # operator -> until when
+    kills: int = 0
+    shown: set[int] = field(default_factory=set)
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def start(self, name: str) -> None:
+        self.operators[name] = self.lab.operator(identity=name)
+
+    def node_lives(self, agent: Agent) -> None:
+        """A node's whole life: it takes its orders, and kills while it may."""
+        while not self.stopping.wait(0.15):
+            state = self.lab.state(agent.node)
+            if state is None:
+                continue
+            with contextlib.suppress(Exception):  # its object may be gone by now
+                agent.obey(state)
+                grant = state["spec"].get("grant") or {}
+                mine = grant.get("incarnation") == agent.incarnation
+                if mine and agent.kills_total < grant["killsCeiling"] and state["spec"]["mode"] == "Enforce":
+                    agent.kills_total += 1
+                    self.kills += 1
+                    agent.report()
+
+    def disaster(self) -> None:
+        """One of the things that go wrong."""
+        name = self.random.choice(sorted(self.operators))
+        agent = self.random.choice(self.agents)
+        match self.random.randrange(6):
+            case 0 if name not in self.asleep:
+                self.operators[name].kill()
+                self.start(name)
+            case 1 if name not in self.asleep:
+                self.operators[name].child.send_signal(signal.SIGSTOP)
+                self.asleep[name] = time.monotonic() + 5  # longer than its Lease
+            case 2:
+                body = {"spec": {"holderIdentity": name}}
+                self.lab.admin.request("PATCH", LEASE.format(self.lab.home), body, MERGE_PATCH)
+            case 3:
+                self.lab.admin.request("DELETE", f"{GROUP}/nodememorystates/{agent.node}")
+            case 4:
+                agent.incarnation = f"{time.time_ns():032x}.{9:032x}"
+                agent.beat, agent.kills_total, agent.ceiling_seen = 1, 0, 0
+            case _:
+                path = f"/api/v1/nodes/{agent.node}"
+                labels = self.lab.admin.must("GET", path)["metadata"]["labels"]
+                self.lab.admin.request("DELETE", path)
+                self.lab.admin.must("POST", "/api/v1/nodes", {"metadata": {"name": agent.node, "labels": labels}})
+
+    def look(self) -> None:
+        for name, until in list(self.asleep.items()):
+            if time.monotonic() > until:
+                self.operators[name].child.send_signal(signal.SIGCONT)
+                del self.asleep[name]
+        exposure = self.lab.get_policy().get("status", {}).get("exposure", {})
+        if exposure:
+            self.shown.add(exposure["worstCaseHour"])
+        assert self.kills <= WORST, f"{self.kills} kills, shown were {self.shown}"
+
+    def run(self, seconds: float) -> None:
+        threads = [threading.Thread(target=self.node_lives, args=(agent,), daemon=True) for agent in self.agents]
+        for thread in threads:
+            thread.start()
+        try:
+            ends, next_one = time.monotonic() + seconds, time.monotonic()
+            while time.monotonic() < ends:
+                if time.monotonic() > next_one:
+                    self.disaster()
+                    next_one = time.monotonic() + self.random.uniform(0.2, 1.5)
+                self.look()
+                time.sleep(0.05)
+        finally:
+            self.stopping.set()
+            for thread in threads:
+                thread.join(10)
+            for name in self.asleep:
+                self.operators[name].child.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("seconds", [12, pytest.param(600, marks=pytest.mark.soak)])
+def test_whatever_happens_to_operators_and_nodes_no_more_is_killed_than_the_worst_case_shown(
+    lab: Lab, seconds: int
+) -> None:
+    chaos = Chaos(lab, random.Random(8))
+    chaos.start("one")
+    chaos.start("two")
+    nodes = [lab.node(f"n{number}") for number in range(4)]
+    lab.policy(limits={"maxStandingKills": STANDING, "killsPerHour": HOURLY})
+    wait_for(lambda: all(lab.state(node) for node in nodes), "an operator leads")
+    chaos.agents = [Agent(lab.admin, node) for node in nodes]
+    chaos.run(seconds)
+    assert chaos.kills > 0, "nobody was ever armed, so this shows nothing"
+    assert max(chaos.shown) == WORST, "what is shown is what was bounded"
+    for name, operator in chaos.operators.items():
+        assert operator.child.poll() is None, name
+        assert "Traceback" not in operator.text()
