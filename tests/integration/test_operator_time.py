@@ -70,11 +70,11 @@ def test_what_a_silent_node_may_have_used_counts_as_killed_before_another_gets_i
     silent, other = lab.node("silent"), lab.node("other")
     lab.policy(limits={"maxStandingKills": 1, "killsPerHour": 1})
     with hurried(lab) as operator:
+        began = operator.clock()
         first = lab.agent(silent)
         wait_for(lambda: lab.allowed(first) == 1, "the only allowance")
         second = lab.agent(other)
         second.press("reserve")
-        began = operator.clock()
         with lab.reporting(second, every_seconds=0.2):
             wait_for(lambda: lab.allowed(first) == 0, "it is withdrawn, for the other is under pressure")
             wait_for(lambda: lab.allowed(second) == 1, "and given to the other")
