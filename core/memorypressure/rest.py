@@ -1,8 +1,8 @@
 """The short way of a round: what the whole step would return while nothing is going on, or None.
 
-Near a line a round comes every 10 ms, and in nearly all of them the gates are shut and only times go on. Each function
-says what the one it stands for would say, to the letter, or nothing; random histories compare them
-(`tests/unit/test_engine_at_rest.py`).
+Near a line a round comes every 10 ms, and in nearly all of them the gates are shut and only times go on; on an idle
+machine each whole sample finds every trigger as it was. Each function says what the one it stands for would say, to the
+letter, or nothing; random histories compare them (`tests/unit/test_engine_at_rest.py`).
 """
 
 from memorypressure.dwell import restarted, with_sample
@@ -12,11 +12,15 @@ from memorypressure.ladder_state import LadderState
 from memorypressure.records import Phase
 from memorypressure.signals import GateShut, Sample
 from memorypressure.spec_values import NodesScope, Trigger
-from memorypressure.triggers import MACHINE, SLOW_GAP_NS, ZONES_GAP_NS, TriggersState, TriggerStatus
+from memorypressure.triggers import MACHINE, SLOW_GAP_NS, ZONES_GAP_NS, TriggersState, TriggerStatus, advance
 
 
-def at_rest(rules: Rules, before: Result, sample: Sample, now_ns: int) -> Result | None:
-    """What `engine.step` returns for a sample of shut gates while nothing is going on; None: ask `step`.
+def at_rest(
+    rules: Rules, before: Result, sample: Sample, now_ns: int, earlier_ns: tuple[int, ...] = ()
+) -> Result | None:
+    """What `engine.step` returns for a sample while nothing is going on; None: ask `step`.
+
+    `earlier_ns`: times of samples of the same shut gates before this one, which are taken in with it, oldest first.
 
     The decision is the one before, to the letter but for its time and the sample's age: with the same rules, and with
     neither pressure nor anything to wait for, there is nothing that could have become another. Only right under the
@@ -24,17 +28,33 @@ def at_rest(rules: Rules, before: Result, sample: Sample, now_ns: int) -> Result
     10 ms.
     """
     state = before.state
-    seen = triggers_at_rest(rules.triggers, state.triggers, sample) if state.watched == rules.triggers else None
+    if before.decision.action is not None or state.watched != rules.triggers:
+        return None
+    if isinstance(sample.zones, GateShut):
+        seen = triggers_at_rest(rules.triggers, state.triggers, sample, earlier_ns)
+    else:
+        seen = triggers_unmoved(rules.triggers, state.triggers, sample)
     calm = ladder_at_rest(state.ladder, now_ns) if seen is not None else None
-    if seen is None or calm is None or before.decision.action is not None:
+    if seen is None or calm is None:
         return None
     return Result(EngineState(state.watched, seen, calm), before.decision)
 
 
-def triggers_at_rest(triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample) -> TriggersState | None:
+def triggers_unmoved(triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample) -> TriggersState | None:
+    """What `triggers.advance` returns for a whole sample that finds every trigger as it was, and none running."""
+    for of in state.triggers:
+        if of.holds or of.status is TriggerStatus.ACTIVE or of.running:
+            return None
+    seen = advance(triggers, state, sample)
+    return seen if seen.triggers == state.triggers else None
+
+
+def triggers_at_rest(
+    triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample, earlier_ns: tuple[int, ...] = ()
+) -> TriggersState | None:
     """What `triggers.advance` returns for shut gates and nothing else while no window runs; None: ask it.
 
-    Only the times go on then. It is asked a hundred times a second near a line, and costs a tenth of `advance`.
+    Only the times go on then. It is asked often near a line, and costs a tenth of `advance`.
     """
     zones, now = sample.zones, sample.time_ns
     before = state.zone_times
@@ -62,7 +82,9 @@ def triggers_at_rest(triggers: tuple[Trigger, ...], state: TriggersState, sample
             judged = numbers if zone.nodes is NodesScope.ANY_NODE else [MACHINE]
             if of.status is not TriggerStatus.CLEAR or keys != judged:
                 return None
-    times = with_sample(before, now, restart=restarted(before, now, ZONES_GAP_NS))
+    times = before
+    for time_ns in (*earlier_ns, now):
+        times = with_sample(times, time_ns, restart=restarted(times, time_ns, ZONES_GAP_NS))
     return TriggersState(
         state.triggers,
         now,

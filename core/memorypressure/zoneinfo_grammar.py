@@ -71,7 +71,7 @@ def _protection(name: str) -> Token:
     )
 
 
-BLOCK: Sequence[Item] = (
+_LINES: Sequence[Item] = (
     Token(
         rb"Node (?P<node>0|[1-9][0-9]{0,3}), zone (?P<zone>" + _NAMES.encode() + rb")\n",
         "'Node N, zone NAME' with one of " + ", ".join(ZONE_TYPES),
@@ -94,41 +94,38 @@ BLOCK: Sequence[Item] = (
     _field("        managed  ", "managed"),
     Optional((_field("        cma      ", "cma"),)),
     Optional((_protection("protection"),)),
-    Optional(
+)
+_STATS: Sequence[Item] = (
+    Group(
+        "stats",
         (
-            Group(
-                "stats",
-                (
-                    Token(rb"      nr_free_pages ++" + _ANY, "'nr_free_pages' and a number"),
-                    Many((Token(_STAT, "a counter of the zone: a name and a number"),)),
-                ),
-            ),
-            Optional((_protection("late_protection"),)),
-            Token(rb"  pagesets\n", "'pagesets'"),
-            Group(
-                "pagesets",
-                (
-                    Many(
-                        (
-                            Token(rb"    cpu: [0-9]{1,5}\n", "'cpu:' and a CPU number"),
-                            _pageset("count"),
-                            _pageset("high"),
-                            _pageset("batch"),
-                            Optional((_pageset("high_min"), _pageset("high_max"))),
-                            Optional((Token(rb"  vm stats threshold: [0-9]{1,3}\n", "'vm stats threshold: N'"),)),
-                        )
-                    ),
-                ),
-            ),
-            Token(
-                rb"  (?:node_unreclaimable|all_unreclaimable): ++[0-9]{1,10}\n",
-                "'node_unreclaimable:' and a number",
-            ),
-            Token(rb"  start_pfn: ++" + _ANY, "'start_pfn:' and a number"),
-            Optional((Token(rb"  (?:node_)?inactive_ratio: ++" + _ANY, "'node_inactive_ratio:' and a number"),)),
+            Token(rb"      nr_free_pages ++" + _ANY, "'nr_free_pages' and a number"),
+            Many((Token(_STAT, "a counter of the zone: a name and a number"),)),
+        ),
+    ),
+    Optional((_protection("late_protection"),)),
+    Token(rb"  pagesets\n", "'pagesets'"),
+)
+HEAD: Sequence[Item] = (*_LINES, Optional(_STATS))
+"""A zone's block up to its pagesets; of a zone without pages (and without group `stats`) all of it."""
+REST: Sequence[Item] = (
+    Many(
+        (
+            Token(rb"    cpu: [0-9]{1,5}\n", "'cpu:' and a CPU number"),
+            _pageset("count"),
+            _pageset("high"),
+            _pageset("batch"),
+            Optional((_pageset("high_min"), _pageset("high_max"))),
+            Optional((Token(rb"  vm stats threshold: [0-9]{1,3}\n", "'vm stats threshold: N'"),)),
         )
     ),
+    Token(rb"  (?:node_unreclaimable|all_unreclaimable): ++[0-9]{1,10}\n", "'node_unreclaimable:' and a number"),
+    Token(rb"  start_pfn: ++" + _ANY, "'start_pfn:' and a number"),
+    Optional((Token(rb"  (?:node_)?inactive_ratio: ++" + _ANY, "'node_inactive_ratio:' and a number"),)),
 )
+"""The rest of the block of a zone with pages. Without groups: with hundreds of CPUs each round would keep them all."""
+BLOCK: Sequence[Item] = (*_LINES, Optional((*_STATS, *REST)))
+"""A zone's block."""
 
 
 def expression(items: Sequence[Item]) -> bytes:

@@ -22,7 +22,7 @@ from memorypressure.zone_values import (
     ZoneInfo,
     signature,
 )
-from memorypressure.zoneinfo_grammar import BLOCK, ZONE_TYPES, expression, mismatch
+from memorypressure.zoneinfo_grammar import HEAD, REST, ZONE_TYPES, expression, mismatch
 
 __all__ = [
     "COUNTABLE_ZONES",
@@ -40,7 +40,8 @@ __all__ = [
     "signature",
 ]
 
-_BLOCK = re.compile(expression(BLOCK))
+_HEAD = re.compile(expression(HEAD))
+_REST = re.compile(expression(REST))
 _CPU = re.compile(rb"    cpu: ([0-9]+)\n")
 _THRESHOLD = re.compile(rb"threshold: ([0-9]+)\n")
 _STAT_NAME = re.compile(rb"      ([a-z0-9_]+) ")
@@ -52,7 +53,29 @@ _KNOWN_REGIONS = 64
 MAX_THRESHOLD = 127
 """The kernel keeps the threshold in a signed byte (and caps it at 125)."""
 
-Block = re.Match[bytes]
+Row = tuple[Any, ...]
+
+
+class Block:
+    """One zone's text: `head` is the match of its lines up to the pagesets, which end with the block at `end`."""
+
+    __slots__ = ("end", "head")
+
+    def __init__(self, head: re.Match[bytes], end: int) -> None:
+        self.head = head
+        self.end = end
+
+    @property
+    def text(self) -> bytes:
+        """All that was read, of which this is a part."""
+        return self.head.string
+
+    def __getitem__(self, name: str) -> Any:
+        return self.head[name]
+
+    def start(self, name: str | int = 0) -> int:
+        """Where a field begins, or the block."""
+        return self.head.start(name)
 
 
 class ZoneInfoError(ValueError):
@@ -85,41 +108,66 @@ class ZoneInfoReader:
             raise ValueError(f"page size {page_size_bytes}: expected a power of 2 of at least 4096 bytes")
         self._page_size_bytes = page_size_bytes
         self._unique_regions: set[bytes] = set()
-        self._structure: list[tuple[Any, ...]] = []
+        self._structure: list[Row] = []
         self._normal_index = 0
+        self._empty: dict[int, tuple[bytes, Zone, Row]] = {}
+        self._cpus_in_order: list[bytes] = []
 
     def parse(self, text: bytes) -> ZoneInfo:
         """The zones and nodes of one complete reading; raises ZoneInfoError."""
-        blocks = _blocks(text)
-        rows = [block.groups() for block in blocks]
-        zones = tuple([self._zone(block, row) for block, row in zip(blocks, rows, strict=True)])
-        structure = [
-            (node, name, node_stats is None, boost is None, promo is None, present == b"0", cma is None, early, late)
-            for node, name, node_stats, _, boost, _, _, _, promo, _, present, _, cma, early, _, late, _ in rows
-        ]
+        zones: list[Zone] = []
+        structure: list[Row] = []
+        for place, found in enumerate(self._found(text)):
+            zone, shape = found if isinstance(found, tuple) else self._zone(found, place)
+            zones.append(zone)
+            structure.append(shape)
         if structure != self._structure:
+            blocks = _blocks(text)
             _check_order(blocks)
             self._normal_index = _normal_index(blocks, zones)
             self._structure = structure
         if not any(zone.managed_pages and zone.name in COUNTABLE_ZONES for zone in zones):
             raise _error(text, len(text), "a zone DMA, DMA32 or Normal with managed pages")
-        return ZoneInfo(zones, self._page_size_bytes, self._normal_index)
+        return ZoneInfo(tuple(zones), self._page_size_bytes, self._normal_index)
 
-    def _zone(self, block: Block, row: tuple[Any, ...]) -> Zone:
-        node, name, node_stats, free, boost, min_, low, high, _ = row[:9]
-        spanned, present, managed, cma, early, stats, late, cpus = row[9:]
+    def _found(self, text: bytes) -> list[Block | tuple[Zone, Row]]:
+        """The blocks of a text; of zones without pages that stood in the same place before, what was made of them.
+
+        Of the ten zones of two nodes six or so have no pages, and their lines do not change.
+        """
+        found: list[Block | tuple[Zone, Row]] = []
+        offset, length = 0, len(text)
+        while offset < length:
+            known = self._empty.get(len(found))
+            if known is not None and text.startswith(known[0], offset):
+                found.append((known[1], known[2]))
+                offset += len(known[0])
+                continue
+            block = _block(text, offset)
+            if block is None:
+                self._empty = {}  # also when one of them goes on where it used to end
+                return list(_blocks(text))
+            found.append(block)
+            offset = block.end
+        return found or list(_blocks(text))
+
+    def _zone(self, block: Block, place: int) -> tuple[Zone, Row]:
+        """A block's zone, and what of it must be as in the reading before for the same order to hold."""
+        node, name, node_stats, free, boost, min_, low, high, promo, _, present, managed, cma, early, stats, late = (
+            block.head.groups()
+        )
         threshold = cpu_count = free_cma_pages = 0
         if stats is not None:
             self._check_unique(block, "stats", stats)
             free_cma_pages = _free_cma(block, stats, cma)
-            cpu_count, threshold = _cpus(block, cpus)
+            cpu_count, threshold = self._cpus(block)
         elif present != b"0" or managed != b"0":
-            raise _error(block.string, block.end(), "the counters of a zone that has pages")
+            raise _error(block.text, block.end, "the counters of a zone that has pages")
         if node_stats is not None:
             self._check_unique(block, "node_stats", node_stats)
         protection = early if early is not None else late
         if protection is None:
-            raise _error(block.string, block.start("present"), "'protection: (a, b, ...)' in each zone")
+            raise _error(block.text, block.start("present"), "'protection: (a, b, ...)' in each zone")
         zone = Zone(
             int(node),
             name.strip().decode(),
@@ -137,8 +185,11 @@ class ZoneInfoReader:
             threshold,
             cpu_count,
         )
-        _check_numbers(block, zone, int(spanned))
-        return zone
+        _check_numbers(block, zone)
+        shape = node, name, node_stats is None, boost is None, promo is None, present == b"0", cma is None, early, late
+        if stats is None:
+            self._empty[place] = (block.text[block.start() : block.end], zone, shape)
+        return zone, shape
 
     def _check_unique(self, block: Block, group: str, region: bytes) -> None:
         """No counter stands twice. Names that differ without their digits differ with them: those are remembered."""
@@ -148,11 +199,29 @@ class ZoneInfoReader:
         seen: set[bytes] = set()
         for found in _STAT_NAME.finditer(region):
             if found[1] in seen:
-                raise _error(block.string, block.start(group) + found.start(), "a counter that was not there before")
+                raise _error(block.text, block.start(group) + found.start(), "a counter that was not there before")
             seen.add(found[1])
         names = _STAT_NAME.findall(shape)
         if len(set(names)) == len(seen) and len(self._unique_regions) < _KNOWN_REGIONS:
             self._unique_regions.add(shape)
+
+    def _cpus(self, block: Block) -> tuple[int, int]:
+        """The number of CPUs and the largest threshold; a threshold stands for each CPU or for none (no SMP)."""
+        text, start, end = block.text, block.head.end(), block.end
+        numbers = _CPU.findall(text, start, end)
+        thresholds = _THRESHOLD.findall(text, start, end)
+        if numbers != self._cpus_in_order:
+            if any(later <= earlier for earlier, later in pairwise(map(int, numbers))):
+                raise _error(text, start, "CPU numbers in ascending order, none twice")
+            self._cpus_in_order = numbers
+        if not thresholds:
+            return len(numbers), 0
+        if len(thresholds) != len(numbers):
+            raise _error(text, start, "'vm stats threshold' for each CPU or for none")
+        threshold = max(map(int, set(thresholds)))
+        if threshold > MAX_THRESHOLD:
+            raise _error(text, start, f"'vm stats threshold' of at most {MAX_THRESHOLD}")
+        return len(numbers), threshold
 
 
 def _error(text: bytes, offset: int, expected: str) -> ZoneInfoError:
@@ -165,15 +234,26 @@ def _error(text: bytes, offset: int, expected: str) -> ZoneInfoError:
     return ZoneInfoError(text.count(b"\n", 0, start) + 1, shown or "end of text", expected)
 
 
+def _block(text: bytes, offset: int) -> Block | None:
+    """The block that begins there; None when there is none."""
+    head = _HEAD.match(text, offset)
+    if head is None:
+        return None
+    if head["stats"] is None:
+        return Block(head, head.end())
+    rest = _REST.match(text, head.end())
+    return None if rest is None else Block(head, rest.end())
+
+
 def _blocks(text: bytes) -> list[Block]:
     blocks = []
     offset = 0
     while offset < len(text):
-        block = _BLOCK.match(text, offset)
+        block = _block(text, offset)
         if block is None:
             raise _mismatch_error(text)
         blocks.append(block)
-        offset = block.end()
+        offset = block.end
     if not blocks:
         raise ZoneInfoError(1, "end of text", "'Node N, zone NAME': nothing was read")
     return blocks
@@ -200,24 +280,24 @@ def _check_order(blocks: list[Block]) -> None:
     for block in blocks:
         node, kind = int(block["node"]), ZONE_TYPES.index(block["zone"].strip().decode())
         if (node, kind) <= previous:
-            raise _error(block.string, block.start(), "nodes and zones in ascending order, none twice")
+            raise _error(block.text, block.start(), "nodes and zones in ascending order, none twice")
         previous = (node, kind)
         if _layout(block) != layout:
-            raise _error(block.string, block.start(), "the same fields as in the zones before (boost, promo, cma)")
+            raise _error(block.text, block.start(), "the same fields as in the zones before (boost, promo, cma)")
         late, early = block["late_protection"] is not None, block["protection"] is not None
         if late == early or late != old_order:
-            raise _error(block.string, block.start(), "protection once in each zone, at the same place in all")
+            raise _error(block.text, block.start(), "protection once in each zone, at the same place in all")
         first_populated = block["present"] != b"0" and node != first_populated_of
         if first_populated:
             first_populated_of = node
         if (block["node_stats"] is not None) != (with_node_stats and first_populated):
-            raise _error(block.string, block.start(), "per-node stats in the first zone with pages of each node")
+            raise _error(block.text, block.start(), "per-node stats in the first zone with pages of each node")
 
 
 def _layout(block: Block) -> tuple[bool, bool, bool]:
     boost, promo, cma = block["boost"] is not None, block["promo"] is not None, block["cma"] is not None
     if (boost and not cma) or (promo and not boost):
-        raise _error(block.string, block.start(), "a kernel's set of fields: promo needs boost, boost needs cma")
+        raise _error(block.text, block.start(), "a kernel's set of fields: promo needs boost, boost needs cma")
     return boost, promo, cma
 
 
@@ -229,56 +309,41 @@ def _free_cma(block: Block, stats: bytes, cma: bytes | None) -> int:
         return int(stats[start : stats.index(b"\n", start)])
     if cma == b"0":
         return 0
-    raise _error(block.string, block.end("stats"), "'nr_free_cma' among the counters of the zone")
+    raise _error(block.text, block.head.end("stats"), "'nr_free_cma' among the counters of the zone")
 
 
-def _cpus(block: Block, pagesets: bytes) -> tuple[int, int]:
-    """The number of CPUs and the largest threshold; a threshold stands for each CPU or for none (no SMP)."""
-    numbers = _CPU.findall(pagesets)
-    thresholds = _THRESHOLD.findall(pagesets)
-    if any(later <= earlier for earlier, later in pairwise(map(int, numbers))):
-        raise _error(block.string, block.start("pagesets"), "CPU numbers in ascending order, none twice")
-    if not thresholds:
-        return len(numbers), 0
-    if len(thresholds) != len(numbers):
-        raise _error(block.string, block.start("pagesets"), "'vm stats threshold' for each CPU or for none")
-    threshold = max(map(int, set(thresholds)))
-    if threshold > MAX_THRESHOLD:
-        raise _error(block.string, block.start("pagesets"), f"'vm stats threshold' of at most {MAX_THRESHOLD}")
-    return len(numbers), threshold
-
-
-def _check_numbers(block: Block, zone: Zone, spanned_pages: int) -> None:
+def _check_numbers(block: Block, zone: Zone) -> None:
     """Every count is a count of pages, no part is larger than its whole, and the watermarks stand in their order."""
+    spanned_pages = int(block["spanned"])
     if max(zone.free_pages, zone.high_pages, zone.managed_pages, zone.cma_pages) > MAX_PAGES:
         name = next(name for name in ("free", "high", "managed", "cma") if int(block[name] or 0) > MAX_PAGES)
-        raise _error(block.string, block.start(name), "a page count from 0 to 2^52")
+        raise _error(block.text, block.start(name), "a page count from 0 to 2^52")
     drift = zone.cpus * MAX_THRESHOLD  # by how much a counter can be off, whatever the threshold was when it drifted
     if zone.managed_pages > spanned_pages:
-        raise _error(block.string, block.start("managed"), f"managed not above spanned ({spanned_pages})")
+        raise _error(block.text, block.start("managed"), f"managed not above spanned ({spanned_pages})")
     if zone.free_pages > spanned_pages + drift:
-        raise _error(block.string, block.start("free"), f"pages free not above spanned ({spanned_pages})")
+        raise _error(block.text, block.start("free"), f"pages free not above spanned ({spanned_pages})")
     if zone.free_cma_pages > zone.free_pages + 2 * drift:
-        raise _error(block.string, _free_cma_offset(block), f"'nr_free_cma' not above pages free ({zone.free_pages})")
+        raise _error(block.text, _free_cma_offset(block), f"'nr_free_cma' not above pages free ({zone.free_pages})")
     if zone.cma_known and zone.free_cma_pages > zone.cma_pages + drift:
-        raise _error(block.string, _free_cma_offset(block), f"'nr_free_cma' not above cma ({zone.cma_pages})")
+        raise _error(block.text, _free_cma_offset(block), f"'nr_free_cma' not above cma ({zone.cma_pages})")
     if max(zone.protection) > MAX_PAGES:
-        raise _error(block.string, _protection_offset(block), "page counts from 0 to 2^52")
+        raise _error(block.text, _protection_offset(block), "page counts from 0 to 2^52")
     if zone.boost_pages > zone.min_pages:
-        raise _error(block.string, block.start("boost"), "boost not above min, which it is part of")
+        raise _error(block.text, block.start("boost"), "boost not above min, which it is part of")
     if not zone.min_pages <= zone.low_pages <= zone.high_pages:
-        raise _error(block.string, block.start("min"), "min <= low <= high")
+        raise _error(block.text, block.start("min"), "min <= low <= high")
 
 
 def _free_cma_offset(block: Block) -> int:
-    return block.string.index(b"      nr_free_cma ", block.start("stats"))
+    return block.text.index(b"      nr_free_cma ", block.start("stats"))
 
 
 def _protection_offset(block: Block) -> int:
     return max(block.start("protection"), block.start("late_protection"))
 
 
-def _normal_index(blocks: list[Block], zones: tuple[Zone, ...]) -> int:
+def _normal_index(blocks: list[Block], zones: list[Zone]) -> int:
     """The place of class Normal in the protection lists, which have an entry for each zone type of the kernel.
 
     Since 4.12 every node prints every type. Before, empty zones are not printed: every set of types is tried that fits
@@ -288,16 +353,16 @@ def _normal_index(blocks: list[Block], zones: tuple[Zone, ...]) -> int:
     names: dict[int, list[str]] = {}
     for block, zone in zip(blocks, zones, strict=True):
         if len(zone.protection) != length:
-            raise _error(block.string, _protection_offset(block), f"{length} entries, as in the zones before")
+            raise _error(block.text, _protection_offset(block), f"{length} entries, as in the zones before")
         names.setdefault(zone.node, []).append(zone.name)
     seen = {name for members in names.values() for name in members}
     if blocks[0]["protection"] is not None:
         types = tuple(names[zones[0].node])
         for node, members in names.items():
             if tuple(members) != types or len(types) != length or not {"Normal", "Movable"} <= set(types):
-                end = max(block.end() for block, zone in zip(blocks, zones, strict=True) if zone.node == node)
+                end = max(block.end for block, zone in zip(blocks, zones, strict=True) if zone.node == node)
                 raise _error(
-                    blocks[0].string,
+                    blocks[0].text,
                     end,
                     f"{length} zones of node {node}, one for each entry of protection and alike in all nodes, "
                     f"not only {', '.join(members)}",
@@ -309,12 +374,12 @@ def _normal_index(blocks: list[Block], zones: tuple[Zone, ...]) -> int:
     if not fitting:
         for block, zone in zip(blocks, zones, strict=True):
             if all(_open_to_itself(zone, types) for types in candidates):
-                raise _error(block.string, _protection_offset(block), f"0 in every entry up to {zone.name}'s own")
-        raise _error(blocks[0].string, _protection_offset(blocks[0]), "as many entries as there are zone types")
+                raise _error(block.text, _protection_offset(block), f"0 in every entry up to {zone.name}'s own")
+        raise _error(blocks[0].text, _protection_offset(blocks[0]), "as many entries as there are zone types")
     indices = {types.index("Normal") for types in fitting}
     for block, zone in zip(blocks, zones, strict=True):
         if zone.name in COUNTABLE_ZONES and len({zone.protection[index] for index in indices}) > 1:
-            raise _error(block.string, _protection_offset(block), "one entry that can be class Normal's")
+            raise _error(block.text, _protection_offset(block), "one entry that can be class Normal's")
     return min(indices)
 
 

@@ -21,6 +21,7 @@ from memorypressure_agent.host.containers import (
     parse_populated,
     relief_of,
 )
+from memorypressure_agent.sentinel.candidates import Candidates
 
 UID = "8f1f6d1e-6ad0-4a7e-9f0e-2f8d6a3c1b11"
 OTHER = "0c2b8d7e-1111-4a7e-9f0e-2f8d6a3c1b22"
@@ -32,7 +33,7 @@ def handle_of(root: Path, container_id: str) -> ContainerHandle:
     for pod in tree.scan():
         for container in pod.containers:
             if container.container_id == container_id:
-                handle = open_handle(tree, container, 0)
+                handle = open_handle(tree, container)
                 assert handle is not None
                 return handle
     raise AssertionError(container_id)
@@ -120,6 +121,18 @@ def test_a_crio_container_counts_the_processes_of_its_nested_cgroup(tmp_path: Pa
     assert len(handle_of(tmp_path, "0a1b").pids()) == 3
 
 
+def test_a_nested_cgroup_made_after_its_container_was_listed_is_found_at_the_next_listing(tmp_path: Path) -> None:
+    tree = CgroupTree(tmp_path)
+    tree.add_pod(UID, sandbox=False)
+    scope = tree.add_container(UID, "0a1b", Memory(anon=64 * MIB), processes=0)
+    candidates = Candidates(PodsTree(str(tmp_path)))
+    candidates.wanted = frozenset((UID,))
+    assert candidates.refresh(hold=False).usages[0].containers[0].processes == 0
+    tree.add_container(UID, "0a1b", Memory(anon=64 * MIB), processes=2, nested=True)  # CRI-O's comes a moment later
+    assert candidates.refresh(hold=False).usages[0].containers[0].processes == 2
+    assert scope.is_dir()
+
+
 def test_links_are_never_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     victim = CgroupTree(outside)
@@ -132,7 +145,7 @@ def test_links_are_never_followed(tmp_path: Path) -> None:
     found = PodsTree(str(tmp_path / "root"))
     assert [pod.uid for pod in found.scan()] == [UID]
     assert all(container.container_id != "linked" for pod in found.scan() for container in pod.containers)
-    assert open_handle(found, ContainerCgroup(UID, "linked", ("burstable", f"pod{UID}", "linked")), 0) is None
+    assert open_handle(found, ContainerCgroup(UID, "linked", ("burstable", f"pod{UID}", "linked"))) is None
 
 
 def test_a_kill_file_that_is_a_link_is_not_opened(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_between_samples_only_gates_are_read_and_all_of_it_is_recorded(bench: Be
     for number in range(50):
         bench.round(10, 90_000 - number)
     assert bench.readings.full_reads == full
-    assert len(bench.readings.ticks) == 5
+    bench.sampler.put_down_ticks()
     with JournalReader(bench.journal.path) as reader:
         reader.refresh()
         recorded = rings(reader.flight())

@@ -38,11 +38,15 @@ NESTED_DEPTH = 4
 
 @dataclass(frozen=True, slots=True)
 class ContainerCgroup:
-    """A listed container directory: `parts` lead to it from the pods directory, pod and container last."""
+    """A listed container directory: `parts` lead to it from the pods directory, pod and container last.
+
+    `inode` is the directory's number where it was listed: another one under the same name is another container.
+    """
 
     pod_uid: str
     container_id: str
     parts: tuple[str, ...]
+    inode: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +97,15 @@ class PodsTree:
         if root is None:
             return ()
         try:
-            for parts in _pod_directories(root):
+            for parts, directory in _pod_directories(root):
                 uid = pod_uid_of(parts[-1])
                 if uid is None:
                     continue
                 containers = found.setdefault(uid, [])
-                for name in self._names_in(parts):
+                for name, inode in numbered_subdirectories(directory):
                     container_id = container_id_of(name)
                     if container_id is not None:
-                        containers.append(ContainerCgroup(uid, container_id, (*parts, name)))
+                        containers.append(ContainerCgroup(uid, container_id, (*parts, name), inode))
         finally:
             os.close(root)
         return tuple(PodCgroup(uid, tuple(found[uid])) for uid in sorted(found))
@@ -139,15 +143,6 @@ class PodsTree:
             raise ValueError(f"{'/'.join(parts)} is not the cgroup of a container of pod {container.pod_uid}")
         return self.open_directory(parts)
 
-    def _names_in(self, parts: tuple[str, ...]) -> list[str]:
-        directory = self.open_directory(parts)
-        if directory is None:
-            return []
-        try:
-            return list(subdirectories(directory))
-        finally:
-            os.close(directory)
-
 
 def pod_uid_of(name: str) -> str | None:
     """The pod UID in a directory's name, as the API spells it; None: not a pod's directory."""
@@ -170,30 +165,49 @@ def is_plain_name(name: str) -> bool:
     return bool(name) and name not in (".", "..") and "/" not in name and "\0" not in name
 
 
-def subdirectories(directory: int) -> Iterator[str]:
+def subdirectories(directory: int) -> list[str]:
     """Names of the real subdirectories of an open directory, sorted; links are left out."""
+    return [name for name, _ in numbered_subdirectories(directory)]
+
+
+def numbered_subdirectories(directory: int) -> list[tuple[str, int]]:
+    """The real subdirectories of an open directory with their inode numbers, by name; links are left out."""
     try:
         with os.scandir(directory) as entries:
-            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            return sorted([(entry.name, entry.inode()) for entry in entries if entry.is_dir(follow_symlinks=False)])
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENODEV):  # removed since it was opened
-            return
+            return []
         raise
-    yield from sorted(names)
 
 
-def _pod_directories(root: int) -> Iterator[tuple[str, ...]]:
+def _pod_directories(root: int) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Each pod's directory: the parts that lead to it, and a descriptor that is closed when the next one is asked for.
+
+    A directory that cannot be opened is gone.
+    """
     for name in subdirectories(root):
-        if pod_uid_of(name) is not None:
-            yield (name,)
-        elif _QOS.fullmatch(name):
-            try:
-                qos = os.open(name, _DIRECTORY_FLAGS, dir_fd=root)
-            except OSError:
+        is_pod = pod_uid_of(name) is not None
+        if not is_pod and not _QOS.fullmatch(name):
+            continue
+        try:
+            directory = os.open(name, _DIRECTORY_FLAGS, dir_fd=root)
+        except OSError:
+            continue
+        try:
+            if is_pod:
+                yield (name,), directory
                 continue
-            try:
-                for inner in subdirectories(qos):
-                    if pod_uid_of(inner) is not None:
-                        yield (name, inner)
-            finally:
-                os.close(qos)
+            for inner in subdirectories(directory):
+                if pod_uid_of(inner) is None:
+                    continue
+                try:
+                    pod = os.open(inner, _DIRECTORY_FLAGS, dir_fd=directory)
+                except OSError:
+                    continue
+                try:
+                    yield (name, inner), pod
+                finally:
+                    os.close(pod)
+        finally:
+            os.close(directory)

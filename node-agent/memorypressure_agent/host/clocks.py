@@ -6,18 +6,17 @@ in every process, so stored values stay comparable as long as the boot id is the
 """
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"
 
 
-def monotonic_ns() -> int:
-    """Nanoseconds of CLOCK_MONOTONIC."""
-    return time.monotonic_ns()
+monotonic_ns: Callable[[], int] = time.monotonic_ns
+"""Nanoseconds of CLOCK_MONOTONIC."""
 
-
-def boot_ns() -> int:
-    """Nanoseconds of CLOCK_BOOTTIME."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+boot_ns: Callable[[], int] = partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
+"""Nanoseconds of CLOCK_BOOTTIME."""
 
 
 def unix_ns() -> int:

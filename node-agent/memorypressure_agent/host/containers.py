@@ -7,6 +7,7 @@ Nothing here opens a file after `ContainerHandle` was made: opening needs kernel
 
 import errno
 import os
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +19,8 @@ SANDBOX_BYTES: Final = 2 << 20
 """A container of one process and less memory than this is the sandbox (`pause`: 0.2 to 1 MiB); it is never killed."""
 
 _KERNEL_PARTS = ("kernel_stack", "pagetables", "sec_pagetables", "percpu", "vmalloc", "slab")
+_STAT = re.compile(rb"(?>(?:[a-z0-9_]++ [0-9]{1,20}+\n)+)")
+_RELIEF_PARTS = re.compile(rb"^(anon|kernel|sock|%s) ([0-9]++)$" % "|".join(_KERNEL_PARTS).encode(), re.MULTILINE)
 _NUMA_PARTS = frozenset(
     ("anon", "kernel_stack", "pagetables", "sec_pagetables", "slab_reclaimable", "slab_unreclaimable")
 )
@@ -47,13 +50,10 @@ class MemoryFigures:
 class ContainerHandle:
     """Descriptors of one container's files. For one thread at a time, but `kill()` and `populated()` for any."""
 
-    def __init__(self, container: ContainerCgroup, directory: int, first_seen_ns: int) -> None:
+    def __init__(self, container: ContainerCgroup, directory: int) -> None:
         """Takes over `directory`. A missing file becomes a state, not an error."""
         self.container = container
-        self.first_seen_ns = first_seen_ns
-        status = os.fstat(directory)
-        self.identity = (status.st_dev, status.st_ino)
-        self.directory_time_ns = status.st_ctime_ns
+        self.directory_time_ns = os.fstat(directory).st_ctime_ns
         self._directory = directory
         self.kill_failure = ""
         self._kill = self._events = self._current = self._stat = self._numa = -1
@@ -124,14 +124,14 @@ class ContainerHandle:
             )
         try:
             current = os.pread(self._current, 64, 0)
-            stat = _read_all(self._stat)
-            numa = _read_all(self._numa) if self._numa >= 0 else b""
+            stat = _read_record(self._stat)
+            numa = _read_record(self._numa) if self._numa >= 0 else b""
         except OSError as error:
             if error.errno == errno.ENODEV:
                 return Absent(Reason.GONE, "the cgroup was removed")
             return Unknown(f"{'/'.join(self.container.parts)}: {error.strerror}")
         try:
-            relief = relief_of(parse_flat_keyed("memory.stat", stat))
+            relief = parse_relief(stat)
             by_node = parse_numa_stat(numa)
             if not current.strip().isdigit():
                 raise CgroupFileError("memory.current", 1, current, "a number of bytes")
@@ -204,13 +204,19 @@ class ContainerHandle:
             raise
 
 
-def open_handle(tree: PodsTree, container: ContainerCgroup, now_ns: int) -> ContainerHandle | None:
-    """A handle on a listed container; None when it is gone. OSError (EMFILE) when the agent may open no more files."""
+def open_handle(tree: PodsTree, container: ContainerCgroup) -> ContainerHandle | None:
+    """A handle on a listed container; None when it is gone, or another one has its name by now.
+
+    OSError (EMFILE) when the agent may open no more files.
+    """
     directory = tree.open_container(container)
     if directory is None:
         return None
+    if container.inode not in (0, os.fstat(directory).st_ino):
+        os.close(directory)
+        return None
     try:
-        return ContainerHandle(container, directory, now_ns)
+        return ContainerHandle(container, directory)
     except OSError:
         os.close(directory)
         raise
@@ -228,6 +234,18 @@ def parse_flat_keyed(file: str, text: bytes) -> dict[str, int]:
             raise CgroupFileError(file, number, line, "a name that was not there before")
         values[name] = int(words[1])
     return values
+
+
+def parse_relief(text: bytes) -> int:
+    """`relief_of` memory.stat's text; CgroupFileError, also for a name that counts and stands twice.
+
+    Sixty lines of sixty containers every few seconds: taken apart line by line they would cost most of a refresh.
+    """
+    found = _RELIEF_PARTS.findall(text) if _STAT.fullmatch(text) else []
+    values = {name.decode(): int(value) for name, value in found}
+    if not values or len(values) != len(found):
+        return relief_of(parse_flat_keyed("memory.stat", text))
+    return relief_of(values)
 
 
 def relief_of(stat: dict[str, int]) -> int:
@@ -271,6 +289,12 @@ def parse_populated(text: bytes) -> bool:
 def _is_number(word: bytes) -> bool:
     """Whether the kernel could have printed it: its numbers have at most 64 bits."""
     return len(word) <= _MOST_DIGITS and word.isdigit()
+
+
+def _read_record(descriptor: int) -> bytes:
+    """A file that the kernel shows as one record (`seq_show`: mm/memcontrol.c), so whole where it fits."""
+    text = os.pread(descriptor, _READ_BYTES, 0)
+    return text if len(text) < _READ_BYTES else _read_all(descriptor)
 
 
 def _read_all(descriptor: int) -> bytes:

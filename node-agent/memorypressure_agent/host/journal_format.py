@@ -4,7 +4,7 @@
     4096     grants     2 slots: all of `grants.NodeGrants` (killsTotal, beats and clocks, ceiling seen, fence), CRC
     8192     kills      64 slots: number of the kill, boot-time clock, CRC; kill n in slot n % 64
     12288    state      2 slots of 32 KiB: what else must survive a restart of the sentinel (JSON)
-    77824    status     2 slots of 128 KiB: gauges and counters for the reporter (JSON), about once a second
+    77824    status     2 slots of 128 KiB: gauges and counters for the reporter (JSON), every 1 to 4 s
     339968   decisions  512 slots of 2 KiB: decision records (JSON); record n in slot n % 512
     1388544  recorder   8 MiB: the flight recorder, see `flight_format`
 

@@ -35,6 +35,7 @@ T = TypeVar("T")
 _ZONEINFO_BYTES = 1 << 13  # grows; 400 KB at 256 CPUs
 _SMALL_BYTES = 1 << 12  # grows
 _PRESSURE_BYTES = 1 << 8
+_FIRST_NAME = b"nr_free_pages "
 _FIRST_LINE_BYTES = 48
 _LARGEST_BYTES = 1 << 24  # beyond this a file is not the kernel's
 _PSI_HINT = "PSI is compiled out of the kernel, or off until psi=1 is on its command line"
@@ -109,14 +110,14 @@ class SourceFile:
             self._fail(error)
             return self._failure
 
-    def first_counter(self, name: bytes) -> int | None:
-        """The number behind `name` in the first line; None when the file does not begin so. Opens nothing."""
+    def first_counter(self) -> int | None:
+        """The number in a first line `nr_free_pages N`; None when the file does not begin so. Opens nothing."""
         try:
             text = os.pread(self._fd, _FIRST_LINE_BYTES, 0)
         except OSError:
             return None
-        digits, newline, _ = text[len(name) :].partition(b"\n")
-        return int(digits) if newline and digits.isdigit() and text.startswith(name) else None
+        digits = text[len(_FIRST_NAME) : text.find(b"\n")]
+        return int(digits) if text.startswith(_FIRST_NAME) and digits.isdigit() and b"\n" in text else None
 
     def reopen(self) -> None:
         """Opens the file if it is not open, or if the path now leads to another file (a mount or file was replaced)."""
@@ -216,12 +217,12 @@ class HostSources:
             return Absent(Reason.NOT_PRESENT, f"NUMA node {node} has no vmstat file")
         return self._parsed(source, parse_node_vmstat_free)
 
-    def gate_free(self, node: int) -> int | None:
-        """Free pages by the first line of a NUMA node's vmstat alone; None when that is not what it should be.
+    def gate_reader(self, node: int) -> Callable[[], int | None]:
+        """Reads the free pages of a NUMA node from the first line of its vmstat alone; None: it is not as it should be.
 
         For every 10 ms. What stands behind the first line is judged by `read_gate`.
         """
-        return self._gates[node].first_counter(b"nr_free_pages ")
+        return self._gates[node].first_counter
 
     def read_sample(self) -> Sample:
         """A whole sample; its time is that before the first read, so its age is never understated."""

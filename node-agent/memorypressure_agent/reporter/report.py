@@ -19,7 +19,7 @@ from memorypressure.version import VERSION
 from memorypressure_agent.reporter.link import LinkState
 
 SILENT_NS: Final = 10_000_000_000
-"""A sentinel that has written no status for so long is not well: it writes one a second."""
+"""A sentinel that has written no status for so long is not well: it writes one every 4 s at least."""
 SEEN_SILENT_SECONDS: Final = 3.0
 """For so long the reporter must have looked at it in vain: after a suspend it may be the first of the two to run."""
 MOST_TEXT: Final = 1024

@@ -50,12 +50,12 @@ class Pods:
         path = self._tree.path
         return path is not None and path.rstrip("/").rsplit("/", 1)[-1].split(".")[0].endswith("kubepods")
 
-    def refresh(self, now_ns: int) -> PodsNow:
+    def refresh(self) -> PodsNow:
         """The pods now."""
         if self._tree.path is None and not self._tree.locate():
             return PodsNow((), (), f"none: {self._tree.failure}")
         pods = self._tree.scan()
-        self._hold({container for pod in pods for container in pod.containers}, now_ns)
+        self._hold({container for pod in pods for container in pod.containers})
         if _selects(self._rules.pod_selector) or _selects(self._rules.namespace_selector):
             return PodsNow(
                 (), (), "none: the policy selects pods by label, and labels are known to the API server only"
@@ -89,11 +89,11 @@ class Pods:
             handle.close()
         self._handles.clear()
 
-    def _hold(self, listed: set[ContainerCgroup], now_ns: int) -> None:
+    def _hold(self, listed: set[ContainerCgroup]) -> None:
         for gone in self._handles.keys() - listed:
             self._handles.pop(gone).close()
         for new in listed - self._handles.keys():
-            handle = open_handle(self._tree, new, now_ns)
+            handle = open_handle(self._tree, new)
             if handle is not None:
                 self._handles[new] = handle
 

@@ -96,7 +96,7 @@ class Watch:
         """Take a sample and decide; carry the decision out when it acts."""
         now_ns = self.now_ns()
         if now_ns >= self._pods_due_ns:
-            self._pods_now = self._pods.refresh(now_ns)
+            self._pods_now = self._pods.refresh()
             self._sources.recheck_one()
             self._pods_due_ns = now_ns + PODS_EVERY_NS
         begun_ns = self.now_ns()

@@ -188,7 +188,7 @@ class Candidates:
             first_seen, age = self._seen[uid]
             handles: dict[str, ContainerHandle] = {}
             for container in listed[uid]:
-                handle = self._handle(container, before, now)
+                handle = self._handle(container, before)
                 if handle is not None:
                     handles[container.container_id] = handle
             pids = {key: before.pids[key] for key in before.pids.keys() & handles.keys()} if before else {}
@@ -203,19 +203,14 @@ class Candidates:
                 if handle.container.pod_uid not in self.dying:
                     handle.close()
 
-    def _handle(self, container: ContainerCgroup, before: _Pod | None, now: int) -> ContainerHandle | None:
-        """The handle held, if the directory is still the same one; else a new one."""
+    def _handle(self, container: ContainerCgroup, before: _Pod | None) -> ContainerHandle | None:
+        """The handle held, if the directory is still the same one and nothing was made in it since; else a new one."""
         held = before.handles.get(container.container_id) if before is not None else None
-        directory = self._tree.open_container(container)
-        if directory is None:
-            return None
-        status = os.fstat(directory)
-        if held is not None and held.container == container and held.identity == (status.st_dev, status.st_ino):
-            os.close(directory)
+        seen = before.pids.get(container.container_id) if before is not None else None
+        if held is not None and held.container == container and (seen or not _populated(held)):
             return held
-        os.close(directory)
         try:
-            return open_handle(self._tree, container, now)
+            return open_handle(self._tree, container)
         except OSError as error:
             self._list_failures.append(f"{'/'.join(container.parts)}: {error.strerror}")
             return None
@@ -268,6 +263,14 @@ class Candidates:
                 if not handle.can_kill:
                     return handle.kill_failure
         return ""
+
+
+def _populated(handle: ContainerHandle) -> bool:
+    """Whether the cgroup has a process: one that a handle does not see is in a cgroup made below after it (CRI-O)."""
+    try:
+        return handle.populated()
+    except (OSError, ValueError):
+        return False
 
 
 def total(figures: Iterable[int | None]) -> int | None:

@@ -1,6 +1,8 @@
 """What the sentinel counts: time below lines, loop lag, reads. Plain numbers, no clock, no I/O."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final
 
 from memorypressure.zone_values import CountedZone, Line, ZoneInfo
@@ -27,7 +29,7 @@ class BelowLineTimes:
     """
 
     def __init__(self) -> None:
-        self._times: dict[tuple[int, str, Line], LineTime] = {}
+        self._times: dict[tuple[int, str], dict[Line, LineTime]] = {}
         self._since_ns: int | None = None
         self._quiet = True
 
@@ -36,12 +38,12 @@ class BelowLineTimes:
         step = 0 if self._since_ns is None else min(max(0, time_ns - self._since_ns), LONGEST_STEP_NS)
         self._since_ns = time_ns
         if not self._quiet:
-            for entry in self._times.values():
+            for entry in self._entries():
                 if entry.below:
                     entry.nanoseconds += step
         if info is None:
             if not self._quiet:
-                for entry in self._times.values():
+                for entry in self._entries():
                     entry.below = False
                 self._quiet = True
             return
@@ -60,21 +62,24 @@ class BelowLineTimes:
                 "seconds": round(entry.nanoseconds / 1e9, 6),
                 "episodes": entry.episodes,
             }
-            for (node, zone, line), entry in sorted(self._times.items())
+            for (node, zone), entries in sorted(self._times.items())
+            for line, entry in sorted(entries.items())
         ]
+
+    def _entries(self) -> Iterator[LineTime]:
+        return chain.from_iterable([entries.values() for entries in self._times.values()])
 
     def _observe_zone(self, counted: CountedZone) -> None:
         zone = counted.zone
         usable, managed = zone.usable_pages, zone.managed_pages
+        entries = self._times.get((zone.node, zone.name))
+        if entries is None:
+            entries = self._times[zone.node, zone.name] = {line: LineTime() for line in Line}
         if usable > counted.line_pages(Line.HIGH):  # the highest: above it, above all
-            for line in Line:
-                self._times.setdefault((zone.node, zone.name, line), LineTime()).below = False
+            for entry in entries.values():
+                entry.below = False
             return
-        for line in Line:
-            key = (zone.node, zone.name, line)
-            entry = self._times.get(key)
-            if entry is None:
-                entry = self._times[key] = LineTime()
+        for line, entry in entries.items():
             mark = counted.line_pages(line)
             below = (
                 usable <= mark < managed

@@ -20,14 +20,16 @@ from memorypressure_agent.sentinel.log import Log
 from memorypressure_agent.sentinel.process import become_realtime, empty_free_lists, end_realtime, release_memory
 
 FIGURES_WATCHING_NS: Final = 1_000_000_000
-FIGURES_NEAR_NS: Final = 2_000_000_000
-"""Under the 3 s after which figures are too old for a kill."""
+FIGURES_NEAR_NS: Final = 8_000_000_000
+"""Under the 10 s after which figures are too old for a kill."""
 FIGURES_FAR_NS: Final = 15_000_000_000
 LIST_EVERY_NS: Final = 10_000_000_000
 """How soon a container that was started anew is found; a pod must be older than that anyway to be a victim."""
 CAPABILITY_EVERY_NS: Final = 30_000_000_000
 EMPTY_EVERY_NS: Final = 5_000_000_000
 STATUS_EVERY_NS: Final = 1_000_000_000
+STATUS_AT_REST_NS: Final = 4_000_000_000
+"""While nothing is going on; the reporter takes 10 s of silence for a fault."""
 FOLLOW_SECONDS: Final = 0.02
 PROGRESS_EVERY_NS: Final = 200_000_000
 STOP_SECONDS: Final = 5.0
@@ -93,7 +95,10 @@ class Helper:
         can_release: bool,
         realtime: bool = False,
     ) -> None:
-        """`write_status` is called about once a second; `kill_capability` tells why nothing can be killed, or ''."""
+        """`write_status` is called once a second, at rest every 4 s.
+
+        `kill_capability` tells why nothing can be killed, or ''.
+        """
         self.candidates = candidates
         self.kill_failure = kill_capability()
         """Why `cgroup.kill` cannot be written; empty when it can."""
@@ -127,6 +132,7 @@ class Helper:
         self._figures_ns = 0
         self._list_ns = 0
         self._watching = False
+        self._busy = False
         self._status_ns = 0
         self._capability_ns = boot_ns()
 
@@ -140,15 +146,16 @@ class Helper:
         self.candidates.wanted = uids
         self.wake()
 
-    def near(self, near: bool, *, watching: bool, hold: bool) -> None:
+    def near(self, near: bool, *, watching: bool, busy: bool, hold: bool) -> None:
         """Says how near a line is, which decides how often figures are read.
 
-        `near`: every 2 s; `watching` (a window runs): once a second; `hold`: the list of cgroups must stay as it is.
+        `near`: every 8 s; `watching` (a window runs): once a second; `busy`: the status is written once a second,
+        at rest every 4 s; `hold`: the list of cgroups must stay as it is.
         """
-        if (near and not self._near) or (watching and not self._watching):
-            self._near, self._watching = near, watching
+        woken = (near and not self._near) or (watching and not self._watching) or (busy and not self._busy)
+        self._near, self._watching, self._busy, self._hold = near, watching, busy, hold
+        if woken:
             self.wake()
-        self._near, self._watching, self._hold = near, watching, hold
 
     def wake(self) -> None:
         """Makes the helper look at once."""
@@ -221,9 +228,11 @@ class Helper:
             return FIGURES_WATCHING_NS
         return FIGURES_NEAR_NS if self._near else FIGURES_FAR_NS
 
+    def _status_every_ns(self) -> int:
+        return STATUS_EVERY_NS if self._busy else STATUS_AT_REST_NS
+
     def _pause_seconds(self) -> float:
-        figures = self._figures_every_ns()
-        due = min(self._figures_ns + figures, self._status_ns + STATUS_EVERY_NS)
+        due = min(self._figures_ns + self._figures_every_ns(), self._status_ns + self._status_every_ns())
         return min(max(0.0, (due - boot_ns()) / 1e9), 1.0)
 
     def _turn(self) -> None:
@@ -249,7 +258,7 @@ class Helper:
         if now - self._emptied_ns >= EMPTY_EVERY_NS and not self._hold:
             self._emptied_ns = now
             empty_free_lists()
-        if now - self._status_ns >= STATUS_EVERY_NS:
+        if now - self._status_ns >= self._status_every_ns():
             self._status_ns = now
             self._write_status()
         self._log.flush()

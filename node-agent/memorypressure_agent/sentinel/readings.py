@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from memorypressure.dwell import LAST_SAMPLES
 from memorypressure.gate import gate_thresholds
 from memorypressure.sampling import (
     MOST_SAVED_NS,
@@ -33,6 +32,8 @@ SLOW_EVERY_NS: Final = 1_000_000_000
 """Memory and PSI: the kernel updates PSI's averages every 2 s."""
 SLOW_WATCHING_NS: Final = 100_000_000
 """Three of five readings are 0.3 s then: a leak of 16 MB/s takes the last 2 % of 450 MB in 0.6 s."""
+TICKS_KEPT: Final = 16
+"""At least the five of which a window is made."""
 _SECOND_NS: Final = 1_000_000_000
 _SLACK_NS: Final = 5_000_000  # a round that is due in less than this is due now
 
@@ -55,12 +56,16 @@ class Readings:
         self._gate_cost_ns = 0
         self._gate_shut = False
         self._gate_open = False
+        self._armed = False  # whether the next reading may be a tick
         self._gate_rooms: tuple[tuple[int, int], ...] = ()
+        self._gate_reads: tuple[Callable[[], int | None], ...] = ()
+        self._tick_nodes: tuple[int, ...] = ()
+        self._thresholds: tuple[int, ...] = ()
         self._rates: tuple[int, ...] = ()
         self._last_free: tuple[int, ...] = ()
         self._last_tick_ns = 0
-        self.ticks: deque[tuple[int, tuple[tuple[int, int], ...]]] = deque(maxlen=LAST_SAMPLES)
-        """The last readings of `tick`, of which no sample was made yet: times and free pages by node."""
+        self.ticks: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=TICKS_KEPT)
+        """The last readings of `tick`, of which no sample was made yet: times and each gate's free pages."""
         self.watched: tuple[tuple[Line, int], ...] = OBSERVED_LINES
         self.drains = Drains()
         self.info: ZoneInfo | None = None
@@ -81,7 +86,7 @@ class Readings:
             self.watched = lines
             self._gates = ()
             self._last_free = ()
-            self._gate_shut = False  # so that the next round is no tick over gates that are no more
+            self._armed = False  # the next round is no tick over gates that are no more
 
     def tick(self, now: int) -> int | None:
         """Reads the gates and nothing else: nanoseconds to the next reading while they are all shut.
@@ -90,23 +95,31 @@ class Readings:
         and memory are due. For the rounds between samples while nothing is going on; what it read is in `ticks`.
         """
         full_ns, slow_ns = self._full_ns, self._slow_ns
-        if not self._gate_shut or full_ns is None or slow_ns is None or self._gates_clear_lines:
+        if not self._armed or full_ns is None or slow_ns is None:
             return None
         if now - full_ns >= FULL_EVERY_NS - _SLACK_NS or now - slow_ns >= SLOW_EVERY_NS - _SLACK_NS:
             return None
         elapsed = now - self._last_tick_ns
-        node_free, rooms = [], []
-        for (node, threshold), rate, before in zip(self._gates, self._rates, self._last_free, strict=True):
-            free = self._sources.gate_free(node)
+        free_pages, rooms = [], []
+        for read, threshold, rate, before in zip(
+            self._gate_reads, self._thresholds, self._rates, self._last_free, strict=True
+        ):
+            free = read()
             self.gate_reads += 1
             if free is None or free <= threshold or (before - free) * _SECOND_NS > rate * elapsed:
                 return None
-            node_free.append((node, free))
+            free_pages.append(free)
             rooms.append((free - threshold, rate))
-        self._last_free = tuple([free for _, free in node_free])
+        self._last_free = tuple(free_pages)
         self._now = self._last_tick_ns = now
-        self.ticks.append((now, tuple(node_free)))
+        self.ticks.append((now, self._last_free))
         return shut_period_ns(rooms, self._gate_cost_ns)
+
+    def taken_ticks(self, count: int) -> list[tuple[int, tuple[tuple[int, int], ...]]]:
+        """The last ticks, at most so many: times and free pages by node, oldest first."""
+        return [
+            (time_ns, tuple(zip(self._tick_nodes, free, strict=True))) for time_ns, free in tuple(self.ticks)[-count:]
+        ]
 
     def sample(self, *, watching: bool, fresh: bool = False) -> Sample:
         """The next sample. `watching`: a window runs or a trigger is active; `fresh`: all of it is read now."""
@@ -115,10 +128,14 @@ class Readings:
             self.drains = observe_gates(self.drains, tuple(before), self._last_tick_ns)
         now = self._now = self._clock()
         zones: ZoneInfo | GateShut | Absent | Unknown
+        since_ns = self._full_ns
+        self._armed = False
         shut = None if fresh else self._shut(now, watching=watching)
         self._gate_shut = shut is not None
         zones = shut if shut is not None else self._full(now, clear_lines=watching)
         every = SLOW_WATCHING_NS if watching else SLOW_EVERY_NS
+        if since_ns is not None and now - since_ns >= FULL_EVERY_NS - _SLACK_NS:
+            every //= 2  # with the full reading that is due, so that both are due together from then on
         if fresh or self._slow_ns is None or now - self._slow_ns >= every - _SLACK_NS:
             self._slow_ns = now
             whole = self._sources.read_slow()
@@ -126,17 +143,16 @@ class Readings:
             return Sample(now, zones, *whole)
         return Sample(now, zones, None, None, None)
 
-    def charge(self, cost_ns: int, rounds: int = 1) -> None:
-        """Takes what the last rounds cost of a core, reading and deciding; the next period follows it.
+    def charge(self, cost_ns: int, ticks: int = 0) -> None:
+        """Takes what the last round or ticks cost of a core, reading and deciding; the next period follows it.
 
         A single costly round (a page that had to be read again) counts at most twice what was usual.
         """
         elapsed_ns = 0 if self._charged_ns is None else self._now - self._charged_ns
         self._charged_ns = self._now
         self._saved_ns = saved_ns(self._saved_ns, elapsed_ns, cost_ns)
-        cost_ns //= rounds
-        if self._gate_shut:
-            self._gate_cost_ns = _smoothed(self._gate_cost_ns, cost_ns)
+        if ticks or self._gate_shut:
+            self._gate_cost_ns = _smoothed(self._gate_cost_ns, cost_ns // (ticks or 1))
         else:
             self._full_cost_ns = _smoothed(self._full_cost_ns, cost_ns)
 
@@ -190,10 +206,18 @@ class Readings:
         self._gate_rooms = tuple(rooms)
         node_free = tuple(free)
         self.drains = observe_gates(self.drains, node_free, now)
-        page = self.info.page_size_bytes
-        self._rates = tuple([assumed_rate(self.drains, node, now, page) for node, _ in node_free])
-        self._last_free, self._last_tick_ns = tuple([pages for _, pages in node_free]), now
+        self._arm(self.info, now, node_free)
         return GateShut(self.info, node_free, self._gates_clear_lines)
+
+    def _arm(self, info: ZoneInfo, now: int, node_free: tuple[tuple[int, int], ...]) -> None:
+        """Lets ticks follow a reading that found these free pages, by node as in `_gates`: above every gate."""
+        page = info.page_size_bytes
+        self._rates = tuple([assumed_rate(self.drains, node, now, page) for node, _ in node_free])
+        self._gate_reads = tuple([self._sources.gate_reader(node) for node, _ in self._gates])
+        self._tick_nodes = tuple([node for node, _ in self._gates])
+        self._thresholds = tuple([threshold for _, threshold in self._gates])
+        self._last_free, self._last_tick_ns = tuple([pages for _, pages in node_free]), now
+        self._armed = not self._gates_clear_lines
 
     def _full(self, now: int, *, clear_lines: bool) -> ZoneInfo | Absent | Unknown:
         zones = self._sources.read_zoneinfo()
@@ -207,6 +231,12 @@ class Readings:
         gates = gate_thresholds(zones, self.watched, clear_lines=clear_lines)
         known = set(self._sources.numa_nodes)
         self._gates = gates if all(node in known for node, _ in gates) else ()
+        node_free = tuple([(drain.node, drain.free_pages) for drain in self.drains.nodes])
+        if self._gates and all(
+            node == gated and free > threshold
+            for (node, free), (gated, threshold) in zip(node_free, self._gates, strict=True)
+        ):
+            self._arm(zones, now, node_free)
         return zones
 
     def recheck(self) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from memorypressure import engine, ladder
+from memorypressure.dwell import LAST_SAMPLES
 from memorypressure.engine import EngineState, Inputs, Result, Rules
 from memorypressure.grants import Leave, Permit, Refusal, beat_due, begin_beat, may_kill, see_grant
 from memorypressure.ladder import Outcome, OutcomeKind
@@ -30,15 +31,16 @@ from memorypressure_agent.sentinel.clocks import Clocks
 from memorypressure_agent.sentinel.counters import BelowLineTimes, Counts, Lag
 from memorypressure_agent.sentinel.helper import Helper
 from memorypressure_agent.sentinel.orders_file import OrdersFile, OrdersRead, Standing, no_orders
-from memorypressure_agent.sentinel.readings import Readings
+from memorypressure_agent.sentinel.readings import TICKS_KEPT, Readings
 from memorypressure_agent.sentinel.recorder import Recorder
 from memorypressure_agent.sentinel.settings import SentinelSettings
 
-TICKS_CHARGED: Final = 16
-"""Rounds of gates alone of which the cost is taken in one go: asking for it costs as much as a gate's check."""
-MOST_FIGURES_AGE_NS: Final = 3_000_000_000
+MOST_FIGURES_AGE_NS: Final = 10_000_000_000
+"""The helper is told to read them anew when a window begins to run; in a stall it may need so long."""
 DEFAULT_GRANT_SECONDS: Final = 900
 _SECOND_NS: Final = 1_000_000_000
+_SLACK_NS: Final = 5_000_000
+"""As in `readings`: what is due once a second is due in the same round, and no other one is made for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class Sampler:
         self._resting = False  # the last round was a short one
         self._chores_ns = 0
         self._ticks_cpu_ns = 0
+        self._ticks_kept = 0  # of the readings' last ticks, those that are not in the flight recorder yet
         self._before: Result | None = None  # of the last round, under the rules that still hold
         self.period_ns = 0
         """From the last sample to the next one."""
@@ -124,11 +127,11 @@ class Sampler:
         if self._resting and not (self._publish or self._helper.has_outcomes) and now < self._chores_ns:
             period = self._readings.tick(now)
             if period is not None:
-                return self._ticked(now, period)
+                return self._ticked(period)
         self._catch_up()
-        if self._orders_checked_ns is None or now - self._orders_checked_ns >= _SECOND_NS:
+        if self._orders_checked_ns is None or now - self._orders_checked_ns >= _SECOND_NS - _SLACK_NS:
             self._orders_checked_ns = now
-            self._chores_ns = now + _SECOND_NS
+            self._chores_ns = now + _SECOND_NS - _SLACK_NS
             self._read_orders(now)
             self._beat(now)
         began = self._clocks.cpu_ns()
@@ -138,23 +141,31 @@ class Sampler:
         resting = self._at_rest(sample, self._clocks.boot_ns())
         self._resting = resting is not None
         if resting is not None:
-            self.state, self._before, self._is_short = resting.state, resting, False
-            self._ticks_cpu_ns = self._clocks.cpu_ns()
-            self._readings.charge(self._ticks_cpu_ns - began)
-            self.period_ns = self._readings.period_ns(watching=False)
-            self._helper.near(self.period_ns < _SECOND_NS, watching=False, hold=False)
-            return self.period_ns
+            return self._rest(sample, resting, began)
         return self._whole_round(sample, began)
 
-    def _ticked(self, now: int, period: int) -> int:
+    def put_down_ticks(self) -> None:
+        """Records the readings of the last ticks, and charges what they cost; all in one go.
+
+        Near a line each tick wakes up with cold caches: what can be done for sixteen of them together costs a fifth.
+        """
+        readings, count = self._readings, self._ticks_kept
+        if not count:
+            return
+        self._ticks_kept = 0
+        if self.journal is not None:
+            for time_ns, node_free in readings.taken_ticks(count):
+                self.journal.flight.add_gate(time_ns, node_free)
+        cpu = self._clocks.cpu_ns()
+        readings.charge(cpu - self._ticks_cpu_ns, count)
+        self._ticks_cpu_ns = cpu
+
+    def _ticked(self, period: int) -> int:
         """A round in which only the gates were read, and nothing is decided anew: see `_catch_up`."""
         self.counts.rounds += 1
-        if self.journal is not None:
-            self.journal.flight.add_gate(now, self._readings.ticks[-1][1])
-        if not self.counts.rounds % TICKS_CHARGED:
-            cpu = self._clocks.cpu_ns()
-            self._readings.charge(cpu - self._ticks_cpu_ns, TICKS_CHARGED)
-            self._ticks_cpu_ns = cpu
+        self._ticks_kept += 1
+        if self._ticks_kept == TICKS_KEPT:
+            self.put_down_ticks()
         self.period_ns = period
         return period
 
@@ -163,13 +174,36 @@ class Sampler:
 
         Of a state at rest the times of the last five samples are all that is kept, so these five are stepped.
         """
-        ticks, info = self._readings.ticks, self._readings.info
-        while ticks and info is not None:
-            time_ns, node_free = ticks.popleft()
-            sample = Sample(time_ns, GateShut(info, node_free, clear_lines=False), None, None, None)
+        self.put_down_ticks()
+        readings, before = self._readings, self._before
+        last, info = readings.taken_ticks(LAST_SAMPLES), readings.info
+        readings.ticks.clear()
+        if not last or info is None or before is None:
+            return
+        times = tuple([time_ns for time_ns, _ in last])
+        for time_ns in times:
             self.below.observe(None, time_ns)
-            result = self._at_rest(sample, time_ns) or self._step(sample, self._permit())
+        newest = Sample(times[-1], GateShut(info, last[-1][1], clear_lines=False), None, None, None)
+        result = at_rest(self.rules, before, newest, times[-1], times[:-1])
+        if result is not None:
             self.state, self._before = result.state, result
+            return
+        for time_ns, free in last:
+            sample = Sample(time_ns, GateShut(info, free, clear_lines=False), None, None, None)
+            result = self._before = self._step(sample, self._permit())
+            self.state = result.state
+
+    def _rest(self, sample: Sample, result: Result, began: int) -> int:
+        """The end of a round in which nothing is going on."""
+        self.state, self._before = result.state, result
+        self._is_short = self._short(result)
+        if isinstance(sample.zones, ZoneInfo):
+            self._show(sample, result, self._permit())
+        self._ticks_cpu_ns = self._clocks.cpu_ns()
+        self._readings.charge(self._ticks_cpu_ns - began)
+        self.period_ns = self._readings.period_ns(watching=False)
+        self._helper.near(self.period_ns < _SECOND_NS, watching=False, busy=False, hold=self._is_short)
+        return self.period_ns
 
     def _at_rest(self, sample: Sample, now: int) -> Result | None:
         """The round's result when nothing is going on; None: it takes a whole step."""
@@ -193,15 +227,19 @@ class Sampler:
             self.journal.flight.keep(running.number, sample.time_ns)
         watching = self._watching = result.state.triggers.watching
         self.period_ns = 0 if stale else self._readings.period_ns(watching=watching)
-        self.view = View(
-            sample.time_ns, sample, self._readings.info, self.rules, result, permit, self.orders, self.lock_held
-        )
+        self._show(sample, result, permit)
         if self._publish:
             self._publish = False
             self._helper.publish()
         self._is_short = self._short(result)
-        self._helper.near(watching or self.period_ns < _SECOND_NS, watching=watching, hold=self._is_short)
+        near = watching or self.period_ns < _SECOND_NS
+        self._helper.near(near, watching=watching, busy=True, hold=self._is_short)
         return self.period_ns
+
+    def _show(self, sample: Sample, result: Result, permit: Permit | Refusal) -> None:
+        self.view = View(
+            sample.time_ns, sample, self._readings.info, self.rules, result, permit, self.orders, self.lock_held
+        )
 
     def _short(self, result: Result) -> bool:
         """Whether a NUMA node is below Min: then the list of candidates' cgroups stays as it is."""

@@ -1,4 +1,6 @@
-"""What the sentinel tells the reporter about once a second: gauges, counters and the inputs of conditions, as JSON.
+"""What the sentinel tells the reporter: gauges, counters and the inputs of conditions, as JSON.
+
+Once a second while something goes on, else every 4 s.
 
 The journal's `status` area holds one object. Times are nanoseconds since 1970, for people; bytes and seconds as named.
 Members whose source is not there are null, never 0:
