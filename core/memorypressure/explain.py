@@ -13,6 +13,9 @@ from memorypressure.spec_values import (
 )
 from memorypressure.zone_values import Line, NumaNode, ZoneInfo
 
+MOST_PART_BY_AT_LEAST = 10
+"""`atLeast` raises the threshold to a tenth of the memory at most: it is for small machines and must not fill them."""
+
 _MIB = 1 << 20
 _SHOWN_NODES = 4
 _BREACHED = {
@@ -31,8 +34,11 @@ def breach_reason(trigger: Trigger) -> Reason:
 
 
 def available_limit_bytes(settings: AvailableMemory, memory: MemInfo) -> int:
-    """MemAvailable under this many bytes is scarce: a percentage of MemTotal without huge pages, capped."""
-    limit = (memory.total_bytes - memory.hugetlb_bytes) * settings.percent // 100
+    """MemAvailable under this many bytes is scarce: a percentage of MemTotal without huge pages, within its bounds."""
+    usable = memory.total_bytes - memory.hugetlb_bytes
+    limit = usable * settings.percent // 100
+    if settings.at_least_bytes is not None:
+        limit = max(limit, min(settings.at_least_bytes, usable // MOST_PART_BY_AT_LEAST))
     return limit if settings.at_most_bytes is None else min(limit, settings.at_most_bytes)
 
 

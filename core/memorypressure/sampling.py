@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+from memorypressure.explain import available_limit_bytes
+from memorypressure.signals import Absent, MemInfo, Unknown
+from memorypressure.spec_values import AvailableMemory
 from memorypressure.zone_values import Line, ZoneInfo
 
 SHORTEST_NS = 10_000_000
@@ -144,6 +147,34 @@ def shut_period_ns(rooms: Iterable[tuple[int, int]], read_cost_ns: int) -> int:
     """`next_period_ns` behind shut gates, from (pages to the gate, fastest loss a second) of each node."""
     period = min([LONGEST_NS, *[room * _SECOND_NS // (2 * rate) for room, rate in rooms]])
     return max(SHORTEST_NS, period, min(read_cost_ns * COST_FACTOR, LONGEST_NS))
+
+
+def look_period_ns(look_cost_ns: int) -> int:
+    """From one look at the gates of a watched node to the next: 10 ms, and never more than 2 % of a core."""
+    return max(SHORTEST_NS, min(look_cost_ns * COST_FACTOR, LONGEST_NS))
+
+
+def guarded_period_ns(read_cost_ns: int) -> int:
+    """From one sample of a watched node to the next while looks at its gates tell when one is needed sooner."""
+    return max(WATCHING_NS, min(read_cost_ns * COST_FACTOR, LONGEST_WATCHING_NS))
+
+
+def memory_is_near(
+    watched: Iterable[AvailableMemory],
+    before: MemInfo | Absent | Unknown | None,
+    memory: MemInfo | Absent | Unknown | None,
+    elapsed_ns: int,
+) -> bool:
+    """Whether MemAvailable could be under one of these thresholds within a second, or is.
+
+    At the rate of the loss since the reading before, `elapsed_ns` ago, but at least at that which every node may have.
+    """
+    if not isinstance(memory, MemInfo):
+        return False
+    rate = ASSUMED_DRAIN_BYTES_PER_SECOND
+    if isinstance(before, MemInfo) and elapsed_ns > 0:
+        rate = max(rate, (before.available_bytes - memory.available_bytes) * _SECOND_NS // elapsed_ns)
+    return any(memory.available_bytes - available_limit_bytes(each, memory) < rate for each in watched)
 
 
 def assumed_rate(drains: Drains, node: int, now_ns: int, page_size_bytes: int) -> int:

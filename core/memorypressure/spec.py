@@ -297,6 +297,7 @@ def _trigger(item: dict[str, Any]) -> Trigger:
                 percent=memory["percent"],
                 at_most_bytes=parse_quantity(memory["atMost"]) if "atMost" in memory else None,
                 swap_free_percent=memory.get("swapFreePercent"),
+                at_least_bytes=parse_quantity(memory["atLeast"]) if "atLeast" in memory else None,
             )
             return Trigger(item["name"], kind, available_memory=available)
         case TriggerType.PSI:

@@ -85,6 +85,8 @@ def _trigger(trigger: Trigger) -> dict[str, Any]:
     if trigger.available_memory is not None:
         memory = trigger.available_memory
         out["availableMemory"] = {"percent": memory.percent}
+        if memory.at_least_bytes is not None:
+            out["availableMemory"]["atLeast"] = memory.at_least_bytes
         if memory.at_most_bytes is not None:
             out["availableMemory"]["atMost"] = memory.at_most_bytes
         if memory.swap_free_percent is not None:

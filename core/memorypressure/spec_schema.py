@@ -109,6 +109,10 @@ def _actions(ladder: list[dict[str, Any]]) -> list[str]:
     return [step["action"] for step in ladder]
 
 
+def _bound(message: str) -> IntOrText:
+    return IntOrText(32, (Rule(message, _quantity_between(_MIB, _PIB, zero=False)),))
+
+
 ZONE_WATERMARK = Object(
     {
         "line": Member(Choice(("High", "Low", "Min", "AtomicReserve")), required=True),
@@ -130,17 +134,8 @@ ZONE_WATERMARK = Object(
 AVAILABLE_MEMORY = Object(
     {
         "percent": Member(Integer(1, 99), required=True),
-        "atMost": Member(
-            IntOrText(
-                32,
-                (
-                    Rule(
-                        "atMost must be a quantity from 1Mi to 1Pi, for example 4Gi",
-                        _quantity_between(_MIB, _PIB, zero=False),
-                    ),
-                ),
-            )
-        ),
+        "atLeast": Member(_bound("atLeast must be a quantity from 1Mi to 1Pi, for example 100Mi")),
+        "atMost": Member(_bound("atMost must be a quantity from 1Mi to 1Pi, for example 4Gi")),
         "swapFreePercent": Member(Integer(1, 100)),
     }
 )

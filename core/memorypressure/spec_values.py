@@ -124,11 +124,15 @@ class ZoneWatermark:
 
 @dataclass(frozen=True, slots=True)
 class AvailableMemory:
-    """MemAvailable under `percent` of MemTotal without huge pages, at most `at_most_bytes`; None: not looked at."""
+    """MemAvailable under `percent` of MemTotal without huge pages, between the two bounds; None: not looked at.
+
+    `at_least_bytes` counts up to a tenth of that memory.
+    """
 
     percent: int
     at_most_bytes: int | None
     swap_free_percent: int | None
+    at_least_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

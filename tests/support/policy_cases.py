@@ -175,6 +175,7 @@ LABELS_SAY: Final = "every key must be a label key such as pool or example.com/p
 KEY_SAYS: Final = "key must be a label key such as pool or example.com/pool"
 VALUES_SAY: Final = "values go with In and NotIn, and only with them"
 VALUE_SAYS: Final = "every value must be a label value: at most 63 letters, digits, '-', '_' or '.'"
+AT_LEAST_SAYS: Final = "atLeast must be a quantity from 1Mi to 1Pi, for example 100Mi"
 AT_MOST_SAYS: Final = "atMost must be a quantity from 1Mi to 1Pi, for example 4Gi"
 RELIEF_SAYS: Final = "minRelief must be 0 or a quantity from 1Mi to 1Pi, for example 64Mi"
 
@@ -251,8 +252,8 @@ def _shares() -> Iterator[Case]:
 
 
 def _quantities() -> Iterator[Case]:
-    at_most, relief = f"{MEMORY}.atMost", f"{V}.minRelief"
-    for path in (at_most, relief):
+    at_most, at_least, relief = f"{MEMORY}.atMost", f"{MEMORY}.atLeast", f"{V}.minRelief"
+    for path in (at_most, at_least, relief):
         for value in ("1Mi", "4Gi", "1.5Gi", "1Pi", "1048576", 1048576, 2**50, "1e9", "2E6", "1M5".replace("M5", "0M")):
             yield good(f"{path} {value!r}", (path, value))
         for value in ("3G", "5.Gi", "1099511627776k", "1048576000m", "01Gi", "0.5Pi", "1125899906842624"):
@@ -260,6 +261,7 @@ def _quantities() -> Iterator[Case]:
     for value in (0, "0", "0Mi", "0e3", "0.0"):
         yield good(f"{relief} {value!r}", (relief, value))
         yield bad(f"{at_most} {value!r}", (at_most, value), at=at_most, says=AT_MOST_SAYS)
+        yield bad(f"{at_least} {value!r}", (at_least, value), at=at_least, says=AT_LEAST_SAYS)
     wrong: tuple[int | str, ...] = (
         1,
         -1,
@@ -293,7 +295,7 @@ def _quantities() -> Iterator[Case]:
         "1K",
         "NaN",
     )
-    for path, says in ((at_most, AT_MOST_SAYS), (relief, RELIEF_SAYS)):
+    for path, says in ((at_most, AT_MOST_SAYS), (at_least, AT_LEAST_SAYS), (relief, RELIEF_SAYS)):
         for value in wrong:
             yield bad(f"{path} {value!r}", (path, value), at=path, says=says)
         text = "1" + "0" * 32

@@ -63,7 +63,7 @@ def test_below_the_reserve_for_long_enough_kills_the_best_victim_once() -> None:
     assert kills[0].decision.cause is Reason.ATOMIC_RESERVE_BREACHED
     assert kills[0].decision.to_json()["inputs"]["neededBytes"] > 0
     assert results[-1].decision.reason is Reason.WAITING_FOR_VICTIM
-    assert results.index(kills[0]) >= 3, "one or two samples never act"
+    assert results.index(kills[0]) >= 2, "one or two samples never act"
 
 
 def test_invariant_2_without_a_grant_or_a_candidate_nothing_is_killed() -> None:
@@ -94,9 +94,9 @@ def test_invariant_3_dry_run_decides_as_enforce_up_to_the_first_action() -> None
 
 def test_invariant_8_other_limits_keep_the_windows_and_another_trigger_begins_anew() -> None:
     used = rules()
-    before = run(zones("below-half"), used, samples=3)[-1]
+    before = run(zones("below-half"), used, samples=2)[-1]
     assert before.decision.action is None
-    later = START + 30 * MS
+    later = START + 20 * MS
     same = replace(used, limits=replace(used.limits, cooldown_seconds=10))
     kept = run(zones("below-half"), same, samples=3, state=before.state, start_ns=later)
     assert any(result.decision.action for result in kept)

@@ -16,7 +16,7 @@ from support.sentinellab import CAPTURES, candidate, grant_for, lowest_of_the_fl
 from memorypressure.orders import encode
 from memorypressure.reasons import Reason
 from memorypressure.signals import GateShut
-from memorypressure.spec_values import Mode
+from memorypressure.spec_values import AvailableMemory, Mode
 from memorypressure.victims import CgroupState, ContainerUsage, Usage
 from memorypressure.zone_values import Line, ZoneInfo
 from memorypressure_agent.host.cgroups import PodsTree
@@ -314,7 +314,61 @@ def test_below_the_reserve_a_slow_machine_is_read_in_a_hurry_as_long_as_time_is_
     clock.now += 100 * SECOND
     readings.sample(watching=True)
     readings.charge(cost_ns)
-    assert readings.period_ns(watching=True) == SECOND // 10  # a tenth of a core
+    assert readings.period_ns(watching=True) == SECOND // 5, "looks at the gates tell when one is needed sooner"
+    assert readings.guard(SECOND // 5) == SECOND // 100
+
+
+def test_looks_between_two_samples_find_a_dip_and_one_in_vain_is_the_only_one_until_the_next_sample(
+    machine: FakeNode,
+) -> None:
+    clock = Clock()
+    readings = readings_on(machine, clock)
+    machine.show(Reading(0.0, 700, 0, 634))
+    for _ in range(2):
+        readings.sample(watching=True)
+    period = readings.period_ns(watching=True)
+    assert (period, readings.guard(period)) == (SECOND // 10, SECOND // 100)
+    assert readings.look() == SECOND // 100
+    machine.show(Reading(0.0, 316, 0, 634))
+    assert readings.look() is None
+    machine.show(Reading(0.0, 700, 0, 634))
+    readings.sample(watching=True)
+    assert readings.guard(readings.period_ns(watching=True)) is None
+    readings.sample(watching=True)
+    assert readings.guard(readings.period_ns(watching=True)) == SECOND // 100
+
+
+def test_looks_take_two_per_cent_of_a_core_at_most(machine: FakeNode) -> None:
+    readings = readings_on(machine, Clock())
+    machine.show(Reading(0.0, 700, 0, 634))
+    for _ in range(2):
+        readings.sample(watching=True)
+    readings.charge_looks(10 * 500_000, 10)
+    assert readings.guard(SECOND // 10) == readings.look() == 25_000_000
+    assert readings.guard(25_000_000) is None, "the sample is due as soon"
+
+
+def test_memory_that_could_run_out_within_a_second_is_read_ten_times_a_second(machine: FakeNode) -> None:
+    clock = Clock()
+    readings = readings_on(machine, clock)
+    (machine.proc / "meminfo").write_text(MEMINFO.format(available_kib=600 << 10), "ascii")
+    readings.watch(((Line.ATOMIC_RESERVE, 0),), (AvailableMemory(2, None, None),))
+    readings.sample(watching=False)
+    assert readings.period_ns(watching=False) == SECOND
+    for mib, period in ((500, SECOND), (144, SECOND // 10), (600, SECOND), (140, SECOND // 10)):
+        (machine.proc / "meminfo").write_text(MEMINFO.format(available_kib=mib << 10), "ascii")
+        clock.now += SECOND
+        assert readings.sample(watching=False).memory is not None
+        assert readings.period_ns(watching=False) == period
+    clock.now += SECOND // 10
+    assert readings.sample(watching=False).memory is not None
+
+
+MEMINFO = (
+    "MemTotal: 4096000 kB\nMemFree: 1 kB\nMemAvailable: {available_kib} kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\n"
+    "HugePages_Total: 0\nHugepagesize: 2048 kB\n"
+)
+"""4000 MiB; 2 % of them are 80 MiB."""
 
 
 def test_an_open_gate_is_followed_by_a_full_reading_at_once(machine: FakeNode) -> None:

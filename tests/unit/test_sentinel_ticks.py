@@ -72,6 +72,22 @@ def test_orders_with_other_lines_between_two_ticks_are_followed_from_a_full_read
     assert bench.readings.full_reads == full + 2
 
 
+def test_above_the_reserve_looks_at_gates_stand_between_two_samples_and_a_dip_gets_one_at_once(bench: Bench) -> None:
+    settle(bench)
+    for _ in range(3):
+        bench.round(100, 700)  # under Low, above the reserve
+    full = bench.readings.full_reads
+    for _ in range(9):
+        assert bench.round(10, 700) == 10 * MS
+    assert bench.readings.full_reads == full
+    before = bench.sampler.state
+    bench.round(5, 150)
+    assert bench.readings.full_reads == full + 1
+    assert bench.sampler.state != before
+    assert bench.sampler.period_ns == 10 * MS
+    assert bench.sampler.state.triggers.of("reserve").holds
+
+
 START = 10_000 * SECOND
 STEPS = st.lists(
     st.tuples(

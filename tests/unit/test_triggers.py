@@ -368,9 +368,10 @@ def test_a_shut_gate_clears_only_if_it_was_made_for_the_clear_lines(clear_lines:
     assert observed.see(zones=shut, after_ms=100, times=40) is status
 
 
-def memory_trigger(swap_free: int | None = 10, at_most: int | None = None) -> Trigger:
+def memory_trigger(swap_free: int | None = 10, at_most: int | None = None, at_least: int | None = None) -> Trigger:
     """MemAvailable under 5 %."""
-    return Trigger("scarce", TriggerType.AVAILABLE_MEMORY, available_memory=AvailableMemory(5, at_most, swap_free))
+    settings = AvailableMemory(5, at_most, swap_free, at_least)
+    return Trigger("scarce", TriggerType.AVAILABLE_MEMORY, available_memory=settings)
 
 
 def memory(available_mib: int, swap_total_mib: int = 0, swap_free_mib: int = 0, huge_mib: int = 0) -> MemInfo:
@@ -391,9 +392,18 @@ def memory(available_mib: int, swap_total_mib: int = 0, swap_free_mib: int = 0, 
         (memory_trigger(), memory(240, huge_mib=5000), True),
         (memory_trigger(at_most=100 << 20), memory(99), True),
         (memory_trigger(at_most=100 << 20), memory(100), False),
+        (memory_trigger(at_least=700 << 20), memory(699), True),
+        (memory_trigger(at_least=700 << 20), memory(700), False),
+        (memory_trigger(at_least=400 << 20), memory(499), True),
+        (memory_trigger(at_least=400 << 20), memory(500), False),
+        (memory_trigger(at_least=5000 << 20), memory(999), True),
+        (memory_trigger(at_least=5000 << 20), memory(1000), False),
+        (memory_trigger(at_least=5000 << 20), memory(499, huge_mib=5000), True),
+        (memory_trigger(at_least=5000 << 20), memory(500, huge_mib=5000), False),
+        (memory_trigger(at_most=100 << 20, at_least=700 << 20), memory(100), False),
     ],
 )
-def test_memory_is_scarce_under_a_share_of_what_is_no_huge_page_and_with_swap_also_used(
+def test_memory_is_scarce_under_a_share_of_what_is_no_huge_page_within_its_bounds_and_with_swap_also_used(
     trigger: Trigger, reading: MemInfo, scarce: bool
 ) -> None:
     observed = Run((trigger,))

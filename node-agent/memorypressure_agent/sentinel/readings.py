@@ -2,8 +2,9 @@
 
 far from every line      one full reading a second
 near a line              the gates every 10 ms or so; zoneinfo when one opens, and once a second
-a gate stays open        zoneinfo in every round
+a gate stays open        zoneinfo in every round; between two of them, every 10 ms, the gate of the lines that may kill
 a node is below Min      the same every 10 ms or so, as long as there is time saved
+memory nearly runs out   /proc/meminfo every 100 ms
 """
 
 from collections import deque
@@ -16,7 +17,10 @@ from memorypressure.sampling import (
     Drains,
     Hurry,
     assumed_rate,
+    guarded_period_ns,
     headroom_pages,
+    look_period_ns,
+    memory_is_near,
     next_period_ns,
     observe,
     observe_gates,
@@ -24,6 +28,7 @@ from memorypressure.sampling import (
     shut_period_ns,
 )
 from memorypressure.signals import Absent, GateShut, MemInfo, Psi, Sample, Unknown
+from memorypressure.spec_values import AvailableMemory
 from memorypressure.zone_values import Line, ZoneInfo
 from memorypressure_agent.host.sources import HostSources
 
@@ -39,6 +44,8 @@ _SLACK_NS: Final = 5_000_000  # a round that is due in less than this is due now
 
 OBSERVED_LINES: Final = ((Line.ATOMIC_RESERVE, 0), (Line.LOW, 0))
 """What is kept in sight without orders."""
+HARD_LINES: Final = frozenset((Line.ATOMIC_RESERVE, Line.MIN))
+"""The lines on which a kill may rest."""
 
 
 class Readings:
@@ -66,6 +73,12 @@ class Readings:
         self._last_tick_ns = 0
         self.ticks: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=TICKS_KEPT)
         """The last readings of `tick`, of which no sample was made yet: times and each gate's free pages."""
+        self._hard = _hard(OBSERVED_LINES)
+        self._guards: tuple[tuple[Callable[[], int | None], int], ...] = ()
+        self._guard_cost_ns = 0
+        self._guard_opened = False
+        self._memory_watched: tuple[AvailableMemory, ...] = ()
+        self._memory_near = False
         self.watched: tuple[tuple[Line, int], ...] = OBSERVED_LINES
         self.drains = Drains()
         self.info: ZoneInfo | None = None
@@ -79,12 +92,17 @@ class Readings:
         self.full_reads = 0
         self.gate_reads = 0
 
-    def watch(self, lines: tuple[tuple[Line, int], ...]) -> None:
-        """Takes other lines to keep in sight; the next reading is a full one, from which the gates are made anew."""
+    def watch(self, lines: tuple[tuple[Line, int], ...], memory: tuple[AvailableMemory, ...] = ()) -> None:
+        """Takes other lines to keep in sight; the next reading is a full one, from which the gates are made anew.
+
+        `memory` are the thresholds near which MemAvailable is read more often.
+        """
+        self._memory_watched = memory
         lines = lines or OBSERVED_LINES
         if lines != self.watched:
             self.watched = lines
-            self._gates = ()
+            self._hard = _hard(lines)
+            self._gates = self._guards = ()
             self._last_free = ()
             self._armed = False  # the next round is no tick over gates that are no more
 
@@ -97,7 +115,7 @@ class Readings:
         full_ns, slow_ns = self._full_ns, self._slow_ns
         if not self._armed or full_ns is None or slow_ns is None:
             return None
-        if now - full_ns >= FULL_EVERY_NS - _SLACK_NS or now - slow_ns >= SLOW_EVERY_NS - _SLACK_NS:
+        if now - full_ns >= FULL_EVERY_NS - _SLACK_NS or now - slow_ns >= self._slow_every_ns(False) - _SLACK_NS:
             return None
         elapsed = now - self._last_tick_ns
         free_pages, rooms = [], []
@@ -113,7 +131,8 @@ class Readings:
         self._last_free = tuple(free_pages)
         self._now = self._last_tick_ns = now
         self.ticks.append((now, self._last_free))
-        return shut_period_ns(rooms, self._gate_cost_ns)
+        period = shut_period_ns(rooms, self._gate_cost_ns)
+        return min(period, SLOW_WATCHING_NS) if self._memory_near else period
 
     def taken_ticks(self, count: int) -> list[tuple[int, tuple[tuple[int, int], ...]]]:
         """The last ticks, at most so many: times and free pages by node, oldest first."""
@@ -133,12 +152,14 @@ class Readings:
         shut = None if fresh else self._shut(now, watching=watching)
         self._gate_shut = shut is not None
         zones = shut if shut is not None else self._full(now, clear_lines=watching)
-        every = SLOW_WATCHING_NS if watching else SLOW_EVERY_NS
+        every = self._slow_every_ns(watching)
         if since_ns is not None and now - since_ns >= FULL_EVERY_NS - _SLACK_NS:
             every //= 2  # with the full reading that is due, so that both are due together from then on
         if fresh or self._slow_ns is None or now - self._slow_ns >= every - _SLACK_NS:
+            elapsed_ns = 0 if self._slow_ns is None else now - self._slow_ns
             self._slow_ns = now
             whole = self._sources.read_slow()
+            self._memory_near = memory_is_near(self._memory_watched, self.memory, whole[0], elapsed_ns)
             self.memory, self.psi_node, self.psi_pods = whole
             return Sample(now, zones, *whole)
         return Sample(now, zones, None, None, None)
@@ -155,6 +176,32 @@ class Readings:
             self._gate_cost_ns = _smoothed(self._gate_cost_ns, cost_ns // (ticks or 1))
         else:
             self._full_cost_ns = _smoothed(self._full_cost_ns, cost_ns)
+
+    def guard(self, period_ns: int) -> int | None:
+        """Nanoseconds from a sample to the first `look` before the next one; None: nothing is looked at before it.
+
+        Not behind gates that are shut, which `period_ns` follows, nor below a line that may kill, where samples follow
+        each other as fast as looks, nor after a look that asked for a sample in vain.
+        """
+        guarded = self._is_guarded()
+        self._guard_opened = False
+        every = look_period_ns(self._guard_cost_ns)
+        return every if guarded and every < period_ns else None
+
+    def look(self) -> int | None:
+        """Nanoseconds to the next look while no node can be below a line that may kill; None: a sample is due."""
+        for read, threshold in self._guards:
+            free = read()
+            self.gate_reads += 1
+            if free is None or free <= threshold:
+                self._guard_opened = True
+                return None
+        return look_period_ns(self._guard_cost_ns)
+
+    def charge_looks(self, cost_ns: int, looks: int) -> None:
+        """Takes what so many looks cost of a core, since the last sample."""
+        self._saved_ns = max(0, self._saved_ns - cost_ns)
+        self._guard_cost_ns = _smoothed(self._guard_cost_ns, cost_ns // looks)
 
     def period_ns(self, *, watching: bool) -> int:
         """Nanoseconds from the last sample to the next.
@@ -173,15 +220,29 @@ class Readings:
             )
             next_is_full = watching or self._gate_open or not self._gates
             cost = self._full_cost_ns if next_is_full else self._gate_cost_ns
+        if watching and self._is_guarded():
+            return guarded_period_ns(cost)
         hurry = self._hurry(info, watching=watching) if self._saved_ns > cost else Hurry.NONE
-        return next_period_ns(self.drains, rooms, now, info.page_size_bytes, cost, watching=watching, hurry=hurry)
+        period = next_period_ns(self.drains, rooms, now, info.page_size_bytes, cost, watching=watching, hurry=hurry)
+        return min(period, SLOW_WATCHING_NS) if self._memory_near else period
+
+    def _is_guarded(self) -> bool:
+        """Whether looks at the gates will find a node that gets below a line that may kill, from above all of them."""
+        info = self.info
+        if info is None or not self._guards or self._gate_shut or self._guard_opened:
+            return False
+        return not any(node.below(line, margin) for node in info.nodes for line, margin in self._hard)
+
+    def _slow_every_ns(self, watching: bool) -> int:
+        return SLOW_WATCHING_NS if watching or self._memory_near else SLOW_EVERY_NS
 
     def _hurry(self, info: ZoneInfo, *, watching: bool) -> Hurry:
         if not watching or self._gate_shut:
             return Hurry.NONE
-        if not any(line in (Line.ATOMIC_RESERVE, Line.MIN) for line, _ in self.watched):
+        if not self._hard:
             return Hurry.WATCHING
-        if any(node.below(Line.ATOMIC_RESERVE) for node in info.nodes):
+        reserve = [(line, margin) for line, margin in self._hard if line is Line.ATOMIC_RESERVE]
+        if any(node.below(line, margin) for node in info.nodes for line, margin in reserve):
             return Hurry.BELOW_RESERVE
         if any(node.below(Line.MIN) for node in info.nodes):
             return Hurry.BELOW_MIN
@@ -223,7 +284,7 @@ class Readings:
         zones = self._sources.read_zoneinfo()
         self.full_reads += 1
         if not isinstance(zones, ZoneInfo):
-            self.info, self._full_ns, self._gates = None, None, ()
+            self.info, self._full_ns, self._gates, self._guards = None, None, (), ()
             return zones
         self.info, self._full_ns = zones, now
         self.drains = observe(self.drains, zones, now)
@@ -237,11 +298,17 @@ class Readings:
             for (node, free), (gated, threshold) in zip(node_free, self._gates, strict=True)
         ):
             self._arm(zones, now, node_free)
+        hard = gate_thresholds(zones, self._hard) if clear_lines and self._hard and self._gates else ()
+        self._guards = tuple([(self._sources.gate_reader(node), threshold) for node, threshold in hard])
         return zones
 
     def recheck(self) -> None:
         """Looks whether one of the sources vanished, appeared or was replaced; another one at each call."""
         self._sources.recheck_one()
+
+
+def _hard(lines: tuple[tuple[Line, int], ...]) -> tuple[tuple[Line, int], ...]:
+    return tuple([(line, margin) for line, margin in lines if line in HARD_LINES])
 
 
 def _smoothed(before: int, now: int) -> int:

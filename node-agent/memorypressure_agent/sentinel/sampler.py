@@ -88,6 +88,9 @@ class Sampler:
         self._chores_ns = 0
         self._ticks_cpu_ns = 0
         self._ticks_kept = 0  # of the readings' last ticks, those that are not in the flight recorder yet
+        self._guarding_until_ns = 0  # when the next sample is due; until then gates are looked at. 0: they are not
+        self._looks = 0
+        self._looks_cpu_ns = 0
         self._before: Result | None = None  # of the last round, under the rules that still hold
         self.period_ns = 0
         """From the last sample to the next one."""
@@ -119,6 +122,7 @@ class Sampler:
             journal.write_grants(see_grant(journal.grants, self.orders.grant, now))
         self.state = engine.start(self.rules, restored)
         self._before, self._watching, self._resting = None, False, False
+        self._guarding_until_ns = 0
         self._readings.ticks.clear()
 
     def round(self) -> int:
@@ -128,6 +132,12 @@ class Sampler:
             period = self._readings.tick(now)
             if period is not None:
                 return self._ticked(period)
+        if now < self._guarding_until_ns and not (self._publish or self._helper.has_outcomes):
+            self.counts.rounds += 1
+            self._looks += 1
+            wait = self._readings.look()
+            if wait is not None:
+                return min(wait, self._guarding_until_ns - now)
         self._catch_up()
         if self._orders_checked_ns is None or now - self._orders_checked_ns >= _SECOND_NS - _SLACK_NS:
             self._orders_checked_ns = now
@@ -135,6 +145,10 @@ class Sampler:
             self._read_orders(now)
             self._beat(now)
         began = self._clocks.cpu_ns()
+        if self._looks:
+            self._readings.charge_looks(began - self._looks_cpu_ns, self._looks)
+            self._looks = 0
+        self._guarding_until_ns = 0
         sample = self._readings.sample(watching=self._watching)
         self._measure(sample)
         self.counts.rounds += 1
@@ -234,7 +248,16 @@ class Sampler:
         self._is_short = self._short(result)
         near = watching or self.period_ns < _SECOND_NS
         self._helper.near(near, watching=watching, busy=True, hold=self._is_short)
-        return self.period_ns
+        return self._guarded(sample.time_ns) if watching else self.period_ns
+
+    def _guarded(self, sampled_ns: int) -> int:
+        """Nanoseconds to the next round, which may be a look at the gates alone, well before the next sample."""
+        first = self._readings.guard(self.period_ns)
+        if first is None:
+            return self.period_ns
+        self._guarding_until_ns = sampled_ns + self.period_ns
+        self._looks_cpu_ns = self._clocks.cpu_ns()
+        return first
 
     def _show(self, sample: Sample, result: Result, permit: Permit | Refusal) -> None:
         self.view = View(
@@ -256,7 +279,8 @@ class Sampler:
         self.rules = read.rules(self._settings, self._page_bytes)
         self._leave = read.leave(self.rules.mode)
         self._before = None
-        self._readings.watch(watched_lines(self.rules.triggers))
+        memory = tuple(each.available_memory for each in self.rules.triggers if each.available_memory is not None)
+        self._readings.watch(watched_lines(self.rules.triggers), memory)
         self._helper.want(read.candidate_uids)
         if self.journal is not None:
             self.journal.write_grants(see_grant(self.journal.grants, read.grant, now))

@@ -55,7 +55,12 @@ def agent_files() -> dict[str, bytes]:
             place = Path(scratch) / "agent" / package.name
             _copy_sources(package, place)
             done = compileall.compile_dir(
-                place, quiet=1, stripdir=scratch, prependdir="/config", invalidation_mode=_UNCHECKED
+                place,
+                quiet=1,
+                stripdir=scratch,
+                prependdir="/config",
+                invalidation_mode=_UNCHECKED,
+                optimize=[0, 2],
             )
             if not done:
                 raise images.ImageError(f"{package} does not compile")
