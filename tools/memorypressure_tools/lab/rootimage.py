@@ -60,7 +60,7 @@ def agent_files() -> dict[str, bytes]:
                 stripdir=scratch,
                 prependdir="/config",
                 invalidation_mode=_UNCHECKED,
-                optimize=[0, 2],
+                optimize=[0, 2],  # type: ignore[arg-type]  # a list is allowed since 3.9
             )
             if not done:
                 raise images.ImageError(f"{package} does not compile")
