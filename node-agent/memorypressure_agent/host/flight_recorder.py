@@ -11,6 +11,7 @@ For the sampler's thread: nothing is opened, and a sample costs some microsecond
 
 import mmap
 import struct
+from collections.abc import Iterable
 from typing import Final
 
 from memorypressure.signals import GateShut, MemInfo, Psi, PsiLine, Sample
@@ -143,20 +144,21 @@ class FlightRecorder:
         if self._kept and now > self._keep_until_ns:
             self._end_keeping()
 
-    def add_gate(self, now_ns: int, node_free_pages: tuple[tuple[int, int], ...]) -> None:
-        """Records a reading of the gates, as `add` records a sample of nothing else; in half the time."""
+    def add_gates(self, readings: Iterable[tuple[int, tuple[int, ...]]]) -> None:
+        """Records readings of the gates, (time, free pages of each judged node), as `add` a sample of nothing else."""
         shape, ring = self._shape, self._fast
         if shape is None:
             return
-        ticks = (now_ns - ring.time_ns) // layout.TICK_NS
-        room = ring.used + layout.RECORD.size + 4 * len(node_free_pages) <= layout.BLOCK_BYTES
-        if ring.shape is not shape or ring.has != self._has or not 0 <= ticks <= layout.MOST_TICKS or not room:
-            self._next_block(ring, shape, now_ns)
-            ticks = 0
-        flags, body = self._gate(ring, node_free_pages)
-        ring.append(flags, ticks, body)
-        if self._kept and now_ns > self._keep_until_ns:
-            self._end_keeping()
+        for now_ns, free in readings:
+            ticks = (now_ns - ring.time_ns) // layout.TICK_NS
+            room = ring.used + layout.RECORD.size + 4 * len(free) <= layout.BLOCK_BYTES
+            if ring.shape is not shape or ring.has != self._has or not 0 <= ticks <= layout.MOST_TICKS or not room:
+                self._next_block(ring, shape, now_ns)
+                ticks = 0
+            flags, body = self._gate(ring, free)
+            ring.append(flags, ticks, body)
+            if self._kept and now_ns > self._keep_until_ns:
+                self._end_keeping()
 
     def keep(self, episode: int, now_ns: int) -> None:
         """Keeps the samples of this episode until 30 s from now; called again while its pressure lasts."""
@@ -197,7 +199,7 @@ class FlightRecorder:
                 parts.append(shape.wide.pack(*[min(each, layout.MOST_PAGES) for each in cma]))
             ring.boost, ring.cma = boost, cma
         elif isinstance(zones, GateShut):
-            flags, packed = self._gate(ring, zones.node_free_pages)
+            flags, packed = self._gate(ring, tuple([pages for _, pages in zones.node_free_pages]))
             parts.append(packed)
         else:
             flags = layout.UNKNOWN
@@ -214,9 +216,10 @@ class FlightRecorder:
                 parts.append(layout.AVERAGES.pack(*_hundredths(psi.some), *_hundredths(psi.full)))
         return flags, b"".join(parts)
 
-    def _gate(self, ring: _Ring, node_free_pages: tuple[tuple[int, int], ...]) -> tuple[int, bytes]:
+    def _gate(self, ring: _Ring, free: tuple[int, ...]) -> tuple[int, bytes]:
         """Flags and bytes of a reading of gates behind those of the open block."""
-        free = tuple([min(pages, layout.MOST_PAGES) for _, pages in node_free_pages])
+        if max(free, default=0) > layout.MOST_PAGES:
+            free = tuple([min(pages, layout.MOST_PAGES) for pages in free])
         if len(free) != self._gate_nodes:
             self._gate_nodes = len(free)
             self._gate_narrow, self._gate_wide = struct.Struct(f"<{len(free)}h"), struct.Struct(f"<{len(free)}I")

@@ -134,10 +134,14 @@ class Readings:
         period = shut_period_ns(rooms, self._gate_cost_ns)
         return min(period, SLOW_WATCHING_NS) if self._memory_near else period
 
-    def taken_ticks(self, count: int) -> list[tuple[int, tuple[tuple[int, int], ...]]]:
-        """The last ticks, at most so many: times and free pages by node, oldest first."""
+    def samples_of_ticks(self, most: int) -> list[Sample]:
+        """The last ticks as samples of shut gates, at most so many, oldest first."""
+        info, nodes = self.info, self._tick_nodes
+        if info is None:
+            return []
         return [
-            (time_ns, tuple(zip(self._tick_nodes, free, strict=True))) for time_ns, free in tuple(self.ticks)[-count:]
+            Sample(time_ns, GateShut(info, tuple(zip(nodes, free, strict=True)), clear_lines=False), None, None, None)
+            for time_ns, free in tuple(self.ticks)[-most:]
         ]
 
     def sample(self, *, watching: bool, fresh: bool = False) -> Sample:

@@ -22,7 +22,7 @@ from memorypressure.ladder import Outcome, OutcomeKind
 from memorypressure.reasons import Reason
 from memorypressure.records import Decision
 from memorypressure.rest import at_rest
-from memorypressure.signals import GateShut, Sample
+from memorypressure.signals import Sample
 from memorypressure.spec_values import Action
 from memorypressure.triggers import watched_lines
 from memorypressure.zone_values import Line, ZoneInfo
@@ -168,8 +168,7 @@ class Sampler:
             return
         self._ticks_kept = 0
         if self.journal is not None:
-            for time_ns, node_free in readings.taken_ticks(count):
-                self.journal.flight.add_gate(time_ns, node_free)
+            self.journal.flight.add_gates(tuple(readings.ticks)[-count:])
         cpu = self._clocks.cpu_ns()
         readings.charge(cpu - self._ticks_cpu_ns, count)
         self._ticks_cpu_ns = cpu
@@ -190,20 +189,18 @@ class Sampler:
         """
         self.put_down_ticks()
         readings, before = self._readings, self._before
-        last, info = readings.taken_ticks(LAST_SAMPLES), readings.info
+        samples = readings.samples_of_ticks(LAST_SAMPLES)
         readings.ticks.clear()
-        if not last or info is None or before is None:
+        if not samples or before is None:
             return
-        times = tuple([time_ns for time_ns, _ in last])
+        times = tuple([sample.time_ns for sample in samples])
         for time_ns in times:
             self.below.observe(None, time_ns)
-        newest = Sample(times[-1], GateShut(info, last[-1][1], clear_lines=False), None, None, None)
-        result = at_rest(self.rules, before, newest, times[-1], times[:-1])
+        result = at_rest(self.rules, before, samples[-1], times[-1], times[:-1])
         if result is not None:
             self.state, self._before = result.state, result
             return
-        for time_ns, free in last:
-            sample = Sample(time_ns, GateShut(info, free, clear_lines=False), None, None, None)
+        for sample in samples:
             result = self._before = self._step(sample, self._permit())
             self.state = result.state
 
