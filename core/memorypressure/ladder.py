@@ -8,19 +8,18 @@ earlier kills. Times are nanoseconds of one clock that never goes back and survi
 and `cgroup.kill` finds itself waiting for that victim when it comes back.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 
-from memorypressure.grants import Permit, Refusal
+from memorypressure.grants import Permit
+from memorypressure.ladder_inputs import HardLimits, LadderConfig, Observation, Outcome, OutcomeKind
 from memorypressure.ladder_state import Episode, Kill, LadderState, durable, initial, restored
 from memorypressure.reasons import Reason
 from memorypressure.records import Decision, Input, Phase
-from memorypressure.spec_values import Action, Limits, Match, Mode, Step, Trigger
+from memorypressure.refusals import node_refusal, pressed_nodes, refusal
+from memorypressure.spec_values import Action, Mode, Trigger
 from memorypressure.steps import StepStatus, advance_steps, readings_of, worst_cause
-from memorypressure.triggers import TriggersState, TriggerState, TriggerStatus
+from memorypressure.triggers import TriggerState, TriggerStatus
 from memorypressure.victims import Ranking
-from memorypressure.zone_values import Line
 
 __all__ = [
     "Episode",
@@ -38,7 +37,6 @@ __all__ = [
 ]
 
 _NS = 1_000_000_000
-MAX_SAMPLE_AGE_NS = 50_000_000
 EPISODE_CLEAR_NS = 120 * _NS
 WAIT_NS = 10 * _NS
 LONGEST_WAIT_NS = 30 * _NS
@@ -50,83 +48,6 @@ FUTILE_PAUSE_NS = 1800 * _NS
 HOUR_NS = 3600 * _NS
 MAX_SILENCE_NS = 10 * _NS
 """After a longer time without a sample nothing is known of it: it counts as neither clear nor calm."""
-
-
-@dataclass(frozen=True, slots=True)
-class HardLimits:
-    """The sentinel's own limits, from its command line; orders cannot raise them."""
-
-    kills_per_hour: int = 6
-    min_cooldown_seconds: int = 10
-    dry_run_only: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class LadderConfig:
-    """What applies at this sample: a change takes effect at once, but never shortens a running cool-down."""
-
-    mode: Mode
-    triggers: tuple[Trigger, ...]
-    ladder: tuple[Step, ...]
-    limits: Limits
-    hard: HardLimits = HardLimits()
-
-    @property
-    def effective_mode(self) -> Mode:
-        """The mode, lowered to DryRun by the command line."""
-        return Mode.DRY_RUN if self.hard.dry_run_only and self.mode is Mode.ENFORCE else self.mode
-
-    @property
-    def cooldown_ns(self) -> int:
-        """The policy's cool-down, not under the sentinel's own."""
-        return max(self.limits.cooldown_seconds, self.hard.min_cooldown_seconds) * _NS
-
-    @property
-    def watched(self) -> frozenset[str]:
-        """Names of the triggers that a step refers to."""
-        return frozenset(name for step in self.ladder for name in step.triggers)
-
-
-class OutcomeKind(StrEnum):
-    """What the machine reports about the kill under way."""
-
-    WRITTEN = "Written"
-    PROGRESS = "Progress"
-    GONE = "Gone"
-    FAILED = "Failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One report about the kill `action_number`: written to cgroup.kill, memory now at `memory_bytes`, empty, failed.
-
-    Gone is the cgroup being empty or removed. Reports about another action than the one under way change nothing.
-    """
-
-    kind: OutcomeKind
-    action_number: int
-    time_ns: int
-    memory_bytes: int | None = None
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """Everything that one decision may look at. The sample's time is that of `triggers`.
-
-    `rank` ranks the candidates for the pressed NUMA nodes (empty: the whole machine); it is called only when a kill is
-    due and nothing else speaks against it. None where pods are not known: DryRun then decides without a name.
-    `movable_free_nodes`: NUMA nodes with a Movable zone above its low.
-    """
-
-    now_ns: int
-    triggers: TriggersState
-    permit: Permit | Refusal
-    rank: Callable[[frozenset[int]], Ranking] | None
-    outcomes: tuple[Outcome, ...] = ()
-    movable_free_nodes: frozenset[int] = frozenset()
-    can_kill: bool = True
-    lock_held: bool = False
 
 
 def advance(config: LadderConfig, state: LadderState, seen: Observation) -> tuple[LadderState, Decision]:
@@ -147,12 +68,12 @@ def _due(
 ) -> tuple[LadderState, Decision]:
     """The decision while the Kill step is due: the reasons against a kill in a fixed order, then the victim."""
     enforce = config.effective_mode is Mode.ENFORCE
-    pressed, refusal = _pressed(config, seen, status)
-    refusal = _refusal(config, state, seen) or refusal
-    if refusal is None and enforce:
-        refusal = _node_refusal(seen)
-    if refusal is not None:
-        return state, _decision(config, state, seen, *refusal, status=status)
+    pressed, refused = pressed_nodes(config, seen, status)
+    refused = refusal(config, state, seen) or refused
+    if refused is None and enforce:
+        refused = node_refusal(seen)
+    if refused is not None:
+        return state, _decision(config, state, seen, *refused, status=status)
     if seen.rank is None and not enforce:
         state = _acting(state, seen.now_ns, "", enforce=False)
         message = f"would kill a pod: {_because(seen, status)}"
@@ -174,86 +95,6 @@ def _due(
 
 def _because(seen: Observation, status: StepStatus) -> str:
     return "; ".join(trigger.message for trigger in seen.triggers.triggers if trigger.name in status.active)
-
-
-def _refusal(config: LadderConfig, state: LadderState, seen: Observation) -> tuple[Reason, str] | None:
-    """What speaks against a kill in any mode."""
-    now_ns, sample_ns = seen.now_ns, seen.triggers.time_ns
-    if config.effective_mode is Mode.DISABLED:
-        return Reason.MODE_DISABLED, "the policy's mode is Disabled"
-    if sample_ns is None or not 0 <= now_ns - sample_ns <= MAX_SAMPLE_AGE_NS:
-        return Reason.SAMPLE_STALE, "the sample is not from the last 50 ms; a fresh one is taken first"
-    return _pause(state, now_ns, sample_ns) or _used_up(config, state, now_ns)
-
-
-def _pause(state: LadderState, now_ns: int, sample_ns: int) -> tuple[Reason, str] | None:
-    """One victim at a time, and the lines read afresh after it."""
-    if state.kill is not None:
-        waited_ns = now_ns - state.kill.decided_ns
-        return Reason.WAITING_FOR_VICTIM, f"the last victim is not gone after {waited_ns // 1_000_000} ms"
-    if now_ns < state.cooldown_until_ns:
-        left = -(-(state.cooldown_until_ns - now_ns) // _NS)
-        return Reason.COOLDOWN, f"{left} s of the cool-down are left"
-    if state.ended_ns is not None and sample_ns <= state.ended_ns:
-        return Reason.SAMPLE_STALE, "the lines have not been read since the last victim's end"
-    return None
-
-
-def _used_up(config: LadderConfig, state: LadderState, now_ns: int) -> tuple[Reason, str] | None:
-    """What the episode, the hour or DryRun's one action leave no room for."""
-    running = state.running
-    if now_ns < state.futile_until_ns:
-        left = -(-(state.futile_until_ns - now_ns) // _NS)
-        return Reason.FUTILE, f"TWO KILLS DID NOT HELP: the node was not clear for 60 s between; no kill for {left} s"
-    if running is not None and running.victims >= config.limits.max_victims_per_episode:
-        return Reason.EPISODE_LIMIT, f"{running.victims} victims in this episode, maxVictimsPerEpisode is reached"
-    if len(state.kills) >= config.hard.kills_per_hour:
-        return Reason.AGENT_LIMIT, f"{len(state.kills)} kills in the last hour, the agent's own limit"
-    if config.effective_mode is Mode.DRY_RUN:
-        if running is not None and running.would_have:
-            return Reason.DRY_RUN, "assumes that the kill it would have done in this episode worked"
-        shadow_budget = min(config.limits.kills_per_hour, config.hard.kills_per_hour)
-        if len(state.shadow_kills) >= shadow_budget:
-            return Reason.BUDGET_EXHAUSTED, f"would have killed {len(state.shadow_kills)} times in the last hour"
-    return None
-
-
-def _node_refusal(seen: Observation) -> tuple[Reason, str] | None:
-    """What speaks against doing it on this node, in Enforce only."""
-    if seen.lock_held:
-        return Reason.LOCK_HELD, "another sentinel acts on this node"
-    if not seen.can_kill:
-        return Reason.CAPABILITY_MISSING, "cgroup.kill cannot be written"
-    if isinstance(seen.permit, Refusal):
-        return seen.permit.reason, seen.permit.message
-    return None
-
-
-def _pressed(
-    config: LadderConfig, seen: Observation, status: StepStatus
-) -> tuple[frozenset[int], tuple[Reason, str] | None]:
-    """The NUMA nodes to relieve, empty for the whole machine; or why the step's condition does not kill now.
-
-    An active trigger must hold at this very sample too. With `Any` one is enough, with `All` every one must.
-    """
-    settings = {trigger.name: trigger.zone_watermark for trigger in config.triggers}
-    active = [seen.triggers.of(name) for name in status.active]
-    holding = [trigger for trigger in active if trigger.holds]
-    if not holding or (status.step.match is Match.ALL and len(holding) < len(active)):
-        return frozenset(), (Reason.NOT_HOLDING, "active, but not true at this sample")
-    nodes: frozenset[int] = frozenset()
-    whole_machine = False
-    for trigger in holding:
-        zone = settings.get(trigger.name)
-        if zone is None:
-            whole_machine = True
-            continue
-        atomic = zone.line is Line.ATOMIC_RESERVE
-        nodes |= trigger.nodes - seen.movable_free_nodes if atomic else trigger.nodes
-    if not nodes and not whole_machine:
-        message = "a Movable zone of the pressed NUMA nodes is above its low: a kill need not free what atomics lack"
-        return frozenset(), (Reason.MOVABLE_FREE, message)
-    return nodes, None
 
 
 def _acting(state: LadderState, now_ns: int, uid: str, enforce: bool) -> LadderState:

@@ -1,6 +1,7 @@
 """What `make images` builds, unpacked and run as a pod would: a read-only root, uid 65532 and 0, no network."""
 
 import importlib.util
+import json
 import os
 import stat
 import subprocess
@@ -128,6 +129,25 @@ def test_every_module_has_bytecode_that_is_taken_as_it_is(images: dict[str, Imag
         assert head[8:] == importlib.util.source_hash(source.read_bytes()), (
             f"{source} was changed after it was compiled"
         )
+
+
+def test_the_sentinels_own_bytecode_is_taken_as_it_is(agent: ImageTree) -> None:
+    code = "import json, sys; from memorypressure_agent.sentinel import lean; lean.main(None); "
+    code += "import memorypressure_agent.sentinel.service; "
+    code += (
+        "print(json.dumps([[m.__file__, m.__cached__] for m in sys.modules.values() if getattr(m, '__cached__', 0)]))"
+    )
+    words = ("/opt/memory-pressure/bin/python3", "-I", "-S", "-OO", "-c")
+    done = agent.run(*words, f"import sys; sys.path.insert(0, {LIBRARY!r}); {code}")
+    assert (done.returncode, done.stderr) == (0, "")
+    loaded = json.loads(done.stdout)
+    assert len(loaded) > 50
+    for source, compiled in loaded:
+        assert compiled.endswith(".opt-2.pyc")
+        head = (agent.root / compiled[1:]).read_bytes()[:16]
+        assert int.from_bytes(head[4:8], "little") == UNCHECKED, compiled
+        text = (agent.root / source[1:]).read_bytes()
+        assert head[8:] == importlib.util.source_hash(text), f"{source} was changed after it was compiled"
 
 
 @pytest.mark.parametrize("name", ["agent", "operator"])
