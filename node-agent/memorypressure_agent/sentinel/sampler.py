@@ -209,7 +209,7 @@ class Sampler:
         self.state, self._before = result.state, result
         self._is_short = self._short(result)
         if isinstance(sample.zones, ZoneInfo):
-            self._show(sample, result, self._permit())
+            self._show(sample, result, self._granted())
         self._ticks_cpu_ns = self._clocks.cpu_ns()
         self._readings.charge(self._ticks_cpu_ns - began)
         self.period_ns = self._readings.period_ns(watching=False)
@@ -301,7 +301,7 @@ class Sampler:
         if beat_due(journal.grants, now, seconds):
             journal.write_grants(begin_beat(journal.grants, now))
 
-    def _permit(self) -> Permit | Refusal:
+    def _granted(self) -> Permit | Refusal:
         """What the node's own obstacles and the grant say to a kill at this moment."""
         now = self._clocks.boot_ns()
         if self.journal is None:
@@ -311,9 +311,13 @@ class Sampler:
         if kills >= self._settings.max_kills_per_hour:
             message = f"{kills} kills in the last hour; --max-kills-per-hour is {self._settings.max_kills_per_hour}"
             return Refusal(Reason.AGENT_LIMIT, message)
-        permit = may_kill(self.journal.grants, self._leave, now)
+        return may_kill(self.journal.grants, self._leave, now)
+
+    def _permit(self) -> Permit | Refusal:
+        """The same, and whether the candidates' figures are fresh: a kill may be due."""
+        permit = self._granted()
         if isinstance(permit, Permit):
-            age = now - self._helper.snapshot.time_ns
+            age = self._clocks.boot_ns() - self._helper.snapshot.time_ns
             if age > MOST_FIGURES_AGE_NS:
                 self._helper.wake()
                 return Refusal(Reason.NO_FIGURES, f"the candidates' figures are {age / 1e9:.1f} s old")
