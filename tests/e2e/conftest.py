@@ -4,7 +4,9 @@ import os
 from collections.abc import Generator, Iterator
 
 import pytest
-from support.e2elab import Lab
+from support.e2eepisode import Episodes
+from support.e2efaults import allow_many_kills
+from support.e2elab import POLICIES, Lab
 
 from memorypressure_tools.cluster.cluster import Cluster, ClusterOptions, prepare
 
@@ -32,13 +34,24 @@ def lab(cluster: Cluster, request: pytest.FixtureRequest) -> Lab:
         return Lab(cluster, capture)
 
 
+@pytest.fixture(scope="session")
+def episodes(lab: Lab) -> Episodes:
+    """For tests of faults: only the default policy, and a sentinel that may kill often."""
+    for each in lab.items(POLICIES):
+        if each["metadata"]["name"] != "default":
+            lab.cluster.plane.kubectl("delete", "mpp", each["metadata"]["name"])
+    allow_many_kills(lab)
+    return Episodes(lab)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """What the cluster shows is part of a failure's report: it is gone when the session ends."""
     report = yield
-    lab = getattr(item, "funcargs", {}).get("lab")
+    arguments = getattr(item, "funcargs", {})
+    lab = arguments.get("lab") or getattr(arguments.get("episodes"), "lab", None)
     if report.when == "call" and report.failed and isinstance(lab, Lab):
         described = lab.cluster.plane.kubectl("describe", "mpp,nms", check=False).stdout
         report.sections.append(("cluster", f"{described}\n{lab.cluster.evidence()}"))

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from memorypressure_tools.cluster.cluster import Cluster
@@ -176,15 +176,26 @@ class Lab:
         with Observer(self.cluster.plane.admin, NODE, told=told) as observer:
             yield observer
 
-    def flood(self, name: str, after: Callable[[Result, Observer], None], *, age_seconds: float = 0.0) -> Result:
-        """A valid run: void ones are repeated, counted and shown. `after` looks on while the node recovers."""
+    def flood(
+        self,
+        name: str,
+        after: Callable[[Result, Observer], None],
+        *,
+        age_seconds: float = 0.0,
+        during: AbstractContextManager[object] | None = None,
+    ) -> Result:
+        """A valid run: void ones are repeated, counted and shown. `after` looks on while the node recovers.
+
+        `during` is entered for each run, from before the load begins until it has ended.
+        """
         scenario = Scenario(name=name, hog_mib=HOG_MIB)
 
         def once() -> Result:
             self.renew(age_seconds=age_seconds)
             with self.watching() as observer:
-                result = FloodRun(self.cluster, NODE, scenario, observer).run()
-                end_load(self.node.shell)
+                with during or nullcontext():
+                    result = FloodRun(self.cluster, NODE, scenario, observer).run()
+                    end_load(self.node.shell)
                 if result.valid:
                     after(result, observer)
                 result.note(observer.changes)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from memorypressure_tools.cluster.cluster import Cluster
+from memorypressure_tools.cluster.node import Node
 from memorypressure_tools.flood import load, measurements
 from memorypressure_tools.flood.observer import Change, Observer
 from memorypressure_tools.flood.verdict import Death, Facts, Verdict, judge
@@ -121,7 +122,7 @@ class FloodRun:
             finally:
                 self.node.machine.set_disk_limit("swap", self.node.options.swap_bytes_per_second)
             self._times["flood"] = time.time()
-            sent = self._flood() if filled and self.scenario.frames_per_second else {}
+            sent = send_frames(self.node, self.scenario) if filled and self.scenario.frames_per_second else {}
             self._times["flood ended"] = time.time()
             time.sleep(self.scenario.after_seconds)
             evidence = self._collect()
@@ -193,23 +194,6 @@ class FloodRun:
             return "filled" in self.shell.run(script, seconds=self.scenario.fill_seconds + 30, check=False)
         except GuestError:
             return False
-
-    def _flood(self) -> dict[str, float]:
-        card, scenario = self.node.flood, self.scenario
-        if card is None:
-            raise ValueError(f"{self.node.name} has no flood card")
-        log = self.node.directory / "flood.log"
-        log.unlink(missing_ok=True)
-        numbers = [
-            card.port, card.sender_port, load.PORTS, load.FIRST_PORT,
-            scenario.payload_bytes, scenario.frames_per_second, scenario.flood_seconds,
-        ]  # fmt: skip
-        child = Child("flood", [programs.ensure()["flood"], *map(str, numbers)], log, self.node.directory)
-        end = time.monotonic() + scenario.flood_seconds + 30
-        while child.alive() and time.monotonic() < end:
-            time.sleep(0.1)
-        child.stop()
-        return {name: float(value) for name, value in (line.split() for line in log.read_text().splitlines())}
 
     # -- after
 
@@ -313,6 +297,25 @@ class FloodRun:
         found = answer.body.get("status", {}).get("recentActions", []) if answer.status == 200 else []
         timed = [(datetime.fromisoformat(each["time"]).timestamp() - to_wall, each) for each in found]
         return sorted(((at, each) for at, each in timed if at >= since), key=lambda pair: pair[0])
+
+
+def send_frames(node: Node, scenario: Scenario) -> dict[str, float]:
+    """Sends the scenario's frames to the node's second card; returns when all are sent, with the sender's figures."""
+    card = node.flood
+    if card is None:
+        raise ValueError(f"{node.name} has no flood card")
+    log = node.directory / "flood.log"
+    log.unlink(missing_ok=True)
+    numbers = [
+        card.port, card.sender_port, load.PORTS, load.FIRST_PORT,
+        scenario.payload_bytes, scenario.frames_per_second, scenario.flood_seconds,
+    ]  # fmt: skip
+    child = Child("flood", [programs.ensure()["flood"], *map(str, numbers)], log, node.directory)
+    end = time.monotonic() + scenario.flood_seconds + 30
+    while child.alive() and time.monotonic() < end:
+        time.sleep(0.1)
+    child.stop()
+    return {name: float(value) for name, value in (line.split() for line in log.read_text().splitlines())}
 
 
 def _read(evidence: Mapping[str, str], name: str, parse: Callable[[str], _T]) -> _T | None:

@@ -1,0 +1,212 @@
+"""Random load, floods and restarts for 20 minutes, or for as long as SOAK says (`SOAK=2h`); SEED repeats a run.
+
+Nobody is stopped but the hog, and it only in a flood; sentinel, reporter and operator do not grow. A flood that does
+not reach the condition is void, counted and shown: the next round has another one. All of it is in build/runs/.
+"""
+
+import json
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+import urllib3
+from support.e2eaccounts import broken_grants
+from support.e2eepisode import Episodes, StateWatch, armed, changed
+from support.e2efaults import (
+    agent_pod,
+    container_cgroup,
+    kill_container,
+    kill_service,
+    replace_agent,
+    start_operator,
+    stop_operator,
+)
+from support.e2elab import APPS, HOG_MIB, NODE, SLOW_SECONDS, Lab
+from support.e2esoak import Life, Step, add_row, not_flat, seconds_of, steps
+
+from memorypressure_tools.cluster.node import Node
+from memorypressure_tools.flood import load
+from memorypressure_tools.flood.run import RESULTS, FloodRun, Scenario, send_frames
+from memorypressure_tools.flood.verdict import Outcome
+from memorypressure_tools.flood.workloads import end_load, reset
+from memorypressure_tools.guest.shell import GuestError
+
+pytestmark = pytest.mark.e2e
+
+DEFAULT = "20m"
+LOOK_SECONDS = 5.0
+WRONG = (Outcome.WRONG_VICTIM, Outcome.KILL_WITHOUT_CONDITION)
+
+
+class Figures:
+    """Memory and descriptors of our processes, looked at every few seconds from a thread of its own; a `with` block."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab, self._ended = lab, threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="figures", daemon=True)
+        self._began = time.monotonic()
+        self.lives: list[Life] = []
+        self.looks: Counter[str] = Counter()
+
+    def _loop(self) -> None:
+        while not self._ended.wait(LOOK_SECONDS):
+            # A node that thrashes, or a container that is being replaced: the next look will do.
+            for part in ("sentinel", "reporter"):
+                with suppress(GuestError, OSError, ValueError, LookupError, urllib3.exceptions.HTTPError):
+                    self._add(part, *_in_a_node(self._lab.node, agent_pod(self._lab), part))
+            with suppress(GuestError, OSError, ValueError, LookupError, urllib3.exceptions.HTTPError):
+                self._add("operator", *self._operator())
+
+    def _operator(self) -> tuple[int, int, int]:
+        cluster = self._lab.cluster
+        if cluster.options.nodes == 2:
+            return _in_a_node(cluster.nodes["node-2"], cluster.pods("operator")[0], "operator")
+        if cluster.operator is None:
+            raise LookupError("the operator is being restarted")
+        return _here(cluster.operator.pid)
+
+    def _add(self, part: str, pid: int, kib: int, descriptors: int) -> None:
+        self.looks[part] += 1
+        add_row(self.lives, part, pid, (time.monotonic() - self._began, kib, descriptors))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(60)
+
+
+def _in_a_node(node: Node, pod: dict[str, Any], container: str) -> tuple[int, int, int]:
+    path = container_cgroup(pod, container)
+    script = f"""
+        pid=$(sort -n {path}/cgroup.procs | head -n 1); echo $pid
+        grep VmRSS /proc/$pid/status | tr -dc 0-9; echo; ls /proc/$pid/fd | wc -l"""
+    pid, kib, descriptors = node.shell.run(script, seconds=10).split()
+    return int(pid), int(kib), int(descriptors)
+
+
+def _here(pid: int) -> tuple[int, int, int]:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    (kib,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")]
+    return pid, kib, len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+class Soak:
+    """Carries out steps; what came of them is in `seen` and `wrong`."""
+
+    def __init__(self, lab: Lab, watch: StateWatch) -> None:
+        self.lab, self.watch = lab, watch
+        self.wrong: list[str] = []
+        self.rows: list[dict[str, object]] = []
+        self._do: dict[str, Callable[[Step], str]] = {
+            "calm": self._calm,
+            "memory": self._memory,
+            "page cache": self._page_cache,
+            "frames": self._frames,
+            "flood": self._flood,
+            "restart": self._restart,
+        }
+
+    def do(self, step: Step, at: float) -> None:
+        """One step; a kill in any but a flood is wrong."""
+        before = len(self.watch.kills())
+        bystanders = self.lab.containers("default")
+        came = self._do[step.kind](step)
+        self.watch.look()
+        kills = len(self.watch.kills()) - before
+        if kills and step.kind != "flood":
+            self.wrong.append(f"{kills} kills in `{step}`")
+        self.wrong += [f"{each} in `{step}`" for each in changed(bystanders, self.lab.containers("default"))]
+        self.rows.append({"at": round(at), "step": str(step), "came": came, "kills": kills})
+        self.lab.cluster.say(f"soak {at:6.0f} s  {step}: {came}{f', {kills} kills' if kills else ''}")
+
+    def _calm(self, step: Step) -> str:
+        time.sleep(step.seconds)
+        return "done"
+
+    def _memory(self, step: Step) -> str:
+        """Memory of no pod (a file in tmpfs): nobody may be stopped for it."""
+        script = f"dd if=/dev/zero of=/tmp/soak bs=1M count={step.mebibytes}; sleep {step.seconds}; rm /tmp/soak"
+        self.lab.node.shell.run(script, seconds=step.seconds + 120)
+        return "done"
+
+    def _page_cache(self, step: Step) -> str:
+        self.lab.node.shell.run(f"dd if=/data/data of=/dev/null bs=1M count={step.mebibytes}", seconds=120)
+        return "done"
+
+    def _frames(self, step: Step) -> str:
+        sent = send_frames(self.lab.node, _scenario(step))
+        return f"{sent.get('sent_frames', 0):.0f} frames"
+
+    def _flood(self, step: Step) -> str:
+        lab = self.lab
+        reset(lab.cluster, APPS)
+        lab.cluster.wait_for("the node to be armed", lambda: armed(lab), SLOW_SECONDS)
+        result = FloodRun(lab.cluster, NODE, _scenario(step)).run()
+        end_load(lab.node.shell)
+        result.save()
+        if result.verdict.outcome in WRONG:
+            self.wrong.append(f"{result.verdict.outcome} in `{step}`: {result.verdict.why}")
+        lab.cluster.wait_for("the taint to be lifted", lambda: lab.taints() == [], SLOW_SECONDS)
+        return f"{result.verdict.outcome}{'' if result.valid else ' (void)'}"
+
+    def _restart(self, step: Step) -> str:
+        lab = self.lab
+        if step.target == "operator":
+            stop_operator(lab)
+            start_operator(lab)
+        elif step.target == "agent pod":
+            replace_agent(lab)()
+        elif step.target in {"sentinel", "reporter"}:
+            kill_container(lab, step.target)()
+        else:
+            kill_service(lab, step.target)()
+        return "back"
+
+
+def _scenario(step: Step) -> Scenario:
+    return Scenario(name="soak", hog_mib=HOG_MIB, flood_seconds=step.seconds, frames_per_second=step.frames_per_second)
+
+
+def _table(lives: list[Life]) -> str:
+    lines = ["part        pid   seconds  looks  KiB first..last third  descriptors"]
+    for life in lives:
+        growth = life.growth()
+        grown = f"{growth[0]:+.0f} KiB, {growth[1]:+.0f}" if growth else "too short to be judged"
+        seconds = life.rows[-1][0] - life.rows[0][0]
+        lines.append(f"{life.part:10} {life.pid:6} {seconds:8.0f} {len(life.rows):6}  {life.rows[-1][1]} KiB: {grown}")
+    return "\n".join(lines)
+
+
+def test_memory_and_descriptors_stay_flat_and_nobody_is_killed_but_by_a_flood(episodes: Episodes) -> None:
+    lab = episodes.lab
+    seconds = seconds_of(os.environ.get("SOAK") or DEFAULT)
+    seed = int(os.environ.get("SEED") or random.randrange(10**6))
+    lab.cluster.say(f"soak of {seconds:.0f} s; again with SEED={seed}")
+    limits = {"cooldownSeconds": 30, "grantSeconds": 180, "maxStandingKills": 1, "killsPerHour": 100}
+    lab.apply(load.policy("soak", limits=limits))
+    lab.wait_for_allowance()
+    began = time.monotonic()
+    with StateWatch(lab) as watch, Figures(lab) as figures:
+        soak = Soak(lab, watch)
+        for step in steps(seed):
+            if time.monotonic() - began > seconds:
+                break
+            soak.do(step, time.monotonic() - began)
+    document = {"seed": seed, "seconds": seconds, "steps": soak.rows}
+    document["lives"] = [{"part": life.part, "pid": life.pid, "rows": life.rows} for life in figures.lives]
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"soak-{seed}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    lab.cluster.say(_table(figures.lives))
+    found = soak.wrong + broken_grants(watch.rows, standing=1) + not_flat(figures.lives)
+    assert found == [], f"SEED={seed}"
+    assert lab.cluster.node_ready(NODE)

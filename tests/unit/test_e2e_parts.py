@@ -1,0 +1,161 @@
+"""What the end-to-end tests of faults judge by: accounts of kills, the soak's plan, flatness. No machine needed."""
+
+import itertools
+from typing import Any
+
+import pytest
+from support.e2eaccounts import GrantRow, broken_grants, kills_in, metric, swings, untrue, writers
+from support.e2eepisode import changed, filling_policy
+from support.e2esoak import WARM_UP_SECONDS, Life, add_row, not_flat, seconds_of, steps
+
+from memorypressure.spec import parse_policy
+
+Object = dict[str, Any]
+
+
+def _row(kills: int, ceiling: int, *, incarnation: str = "a", seen: int | None = None) -> GrantRow:
+    return GrantRow(0.0, incarnation, kills, ceiling if seen is None else seen, incarnation, ceiling)
+
+
+def test_a_state_without_a_lease_is_no_row_and_a_grant_to_another_incarnation_allows_nothing() -> None:
+    lease = {"incarnation": "new", "beat": 1, "killsTotal": 0, "ceilingSeen": 0}
+    grant = {"incarnation": "old", "beat": 9, "killsCeiling": 4}
+    assert GrantRow.of(1.0, {"spec": {"grant": grant}}) is None
+    row = GrantRow.of(1.0, {"spec": {"grant": grant}, "status": {"lease": lease}})
+    assert row is not None
+    assert (row.left, row.armed) == (0, False)
+
+
+def test_a_node_is_armed_when_it_knows_of_its_allowance() -> None:
+    assert _row(0, 1).armed
+    assert not _row(0, 1, seen=0).armed
+    assert not _row(1, 1).armed
+
+
+def test_what_no_node_may_show_is_named() -> None:
+    assert broken_grants([_row(0, 1), _row(1, 1), _row(1, 2), _row(0, 1, incarnation="b")], standing=1) == []
+    assert broken_grants([_row(2, 1)], standing=1) == ["a: 2 kills, ceiling 1"]
+    assert broken_grants([_row(0, 2)], standing=1) == ["a: 2 kills left, 1 allowed to stand"]
+    assert broken_grants([_row(1, 1), _row(0, 1)], standing=1) == ["a: 0 kills after 1"]
+
+
+def test_kills_of_all_incarnations_add_up_from_what_the_first_row_shows() -> None:
+    assert kills_in([]) == 0
+    assert kills_in([_row(3, 4), _row(4, 4), _row(0, 1, incarnation="b"), _row(1, 1, incarnation="b")]) == 2
+
+
+def _kill(number: str, pod: str, result: str = "Success") -> Object:
+    return {"id": number, "action": "Kill", "mode": "Enforce", "result": result, "pod": {"uid": pod}}
+
+
+def _events(pod: str, name: str) -> list[Object]:
+    about, node = {"kind": "Pod", "uid": pod}, {"kind": "Node", "uid": "n"}
+    return [
+        {"metadata": {"name": f"{name}-pod"}, "regarding": about, "related": node},
+        {"metadata": {"name": f"{name}-node"}, "regarding": node, "related": about},
+    ]
+
+
+def test_a_kill_that_status_events_policy_and_kernel_know_once_is_true() -> None:
+    assert untrue([_kill("1", "p")], _events("p", "e"), counted=1, written=1) == []
+    twice = [_kill("1", "p"), _kill("2", "p")]
+    assert untrue(twice, _events("p", "e") + _events("p", "f"), counted=2, written=2) == []
+    assert untrue([], [], counted=0, written=0) == []
+
+
+@pytest.mark.parametrize(
+    ("actions", "events", "counted", "written", "said"),
+    [
+        ([_kill("1", "p")], [], 1, 1, "pod p: 1 kills, 0 Events on its Pod"),
+        ([_kill("1", "p")], _events("p", "e") * 2, 1, 1, "pod p: 1 kills, 2 Events on its Node"),
+        ([], _events("p", "e"), 0, 0, "pod p: 0 kills, 1 Events on its Pod"),
+        ([_kill("1", "p")], _events("p", "e"), 2, 1, "the policy counts 2 kills, the node told 1"),
+        ([_kill("1", "p")], _events("p", "e"), 1, 2, "the kernel saw 2 writes to cgroup.kill, the node told 1 kills"),
+        ([_kill("1", "p", "Failed")], _events("p", "e"), 1, 1, "action 1 ended as Failed"),
+    ],
+)
+def test_a_kill_that_was_told_otherwise_is_named(
+    actions: list[Object], events: list[Object], counted: int, written: int, said: str
+) -> None:
+    assert said in untrue(actions, events, counted=counted, written=written)
+
+
+def test_a_metrics_samples_add_up_by_their_labels() -> None:
+    text = 'm_total{a="1",b="x"} 2.0\nm_total{a="2",b="x"} 3.0\nm_total_more{a="1"} 9.0\nm_totals 8.0\n'
+    assert metric(text, "m_total") == 5.0
+    assert metric(text, "m_total", a="1", b="x") == 2.0
+    assert metric(text, "none") == 0.0
+
+
+def test_hits_of_a_kernel_probe_are_counted_by_program() -> None:
+    text = (
+        "# event histogram\n{ common_pid: memorypressure- [       1234] } hitcount:          1\n"
+        "{ common_pid: runc:[2:INIT]   [         77] } hitcount:          3\n"
+        "{ common_pid: memorypressure- [       2345] } hitcount:          2\nTotals:\n    Hits: 6\n"
+    )
+    assert writers(text) == {"memorypressure-": 3, "runc:[2:INIT]": 3}
+
+
+def test_to_and_fro_is_told_from_one_rise() -> None:
+    assert swings([]) == 0
+    assert swings(["none", "t", "t", "none"]) == 1
+    assert swings(["t", "none", "t"]) == 2
+
+
+def test_containers_that_are_gone_or_new_are_named() -> None:
+    before = {"a": ("1", 0), "b": ("2", 0), "c": ("3", 0)}
+    assert changed(before, {"a": ("1", 0), "b": ("9", 1), "d": ("4", 0)}) == ["c is gone", "b was started again"]
+
+
+@pytest.mark.parametrize("action", ["Kill", "Evict"])
+def test_the_policy_of_an_episode_without_a_flood_is_valid(action: str) -> None:
+    made = filling_policy("x", after_seconds=20, action=action)
+    assert [step.action for step in parse_policy(made).ladder] == ["Taint", action]
+
+
+def test_a_soaks_length_is_read_and_nonsense_says_what_is_understood() -> None:
+    assert [seconds_of(text) for text in ("240s", "20m", "2h")] == [240, 1200, 7200]
+    for text in ("", "2", "0m", "1.5h", "2 h", "h"):
+        with pytest.raises(ValueError, match="20m or 2h"):
+            seconds_of(text)
+
+
+def test_the_soaks_steps_follow_from_the_seed_and_each_round_has_each_kind() -> None:
+    first, again, other = (list(itertools.islice(steps(seed), 28)) for seed in (7, 7, 8))
+    assert first == again
+    assert first != other
+    for at in range(0, 28, 7):
+        kinds = [step.kind for step in first[at : at + 7]]
+        assert sorted(kinds) == ["calm", "flood", "frames", "memory", "page cache", "restart", "restart"]
+        assert kinds[-1] == "restart"
+    assert "frames/s for" in next(str(step) for step in first if step.kind == "flood")
+
+
+def _life(part: str, *, kib_a_minute: float = 0.0, descriptors_a_minute: float = 0.0, seconds: int = 300) -> Life:
+    rows = [
+        (float(at), round(12_000 + kib_a_minute * at / 60), round(9 + descriptors_a_minute * at / 60))
+        for at in range(0, seconds, 5)
+    ]
+    return Life(part, 1, rows)
+
+
+def test_growth_and_short_lives_are_told_from_flat_ones() -> None:
+    flat = [_life(part) for part in ("sentinel", "reporter", "operator")]
+    assert not_flat(flat) == []
+    assert not_flat([_life("sentinel", kib_a_minute=400), *flat[1:]])[0].startswith("sentinel (pid 1) grew by")
+    assert not_flat([flat[0], _life("reporter", descriptors_a_minute=4), flat[2]])[0].startswith("reporter (pid 1) has")
+    (said,) = not_flat([*flat[:2], _life("operator", seconds=int(WARM_UP_SECONDS) + 30)])
+    assert said == "operator: no life of 105 s was seen"
+
+
+def test_what_a_process_takes_while_it_warms_up_does_not_count() -> None:
+    life = _life("reporter")
+    life.rows[:8] = [(at, 1_000, 3) for at, _, _ in life.rows[:8]]
+    assert life.growth() == (0.0, 0.0)
+
+
+def test_a_restarted_process_begins_a_life_of_its_own() -> None:
+    lives: list[Life] = []
+    for pid in (1, 1, 2):
+        add_row(lives, "sentinel", pid, (0.0, 1, 1))
+    assert [(life.pid, len(life.rows)) for life in lives] == [(1, 2), (2, 1)]
