@@ -6,6 +6,8 @@ run of theirs can be void.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from support.e2eaccounts import GrantRow
@@ -32,18 +34,23 @@ def _restarts_of_the_agent(lab: Lab) -> dict[str, int]:
 def test_a_flood_that_cannot_be_reported_is_ended_within_the_grant_and_told_once_afterwards(episodes: Episodes) -> None:
     lab, policy = episodes.lab, load.policy("flood-cut-off")
     with episodes.begin(policy, victim="hog", reason="AtomicReserveBreached", spared=lab.innocents) as running:
-        allowed = GrantRow.of(0.0, lab.state())
-        assert allowed is not None
-        cut, before = ApiUnreachable(lab), kills_by_metric(lab)
+        before = kills_by_metric(lab)
+
+        @contextmanager
+        def cut_off() -> Iterator[None]:
+            allowed, written = GrantRow.of(0.0, lab.state()), running.written()
+            assert allowed is not None
+            with ApiUnreachable(lab) as cut:
+                yield
+            assert cut.packets > 0, "no packet was dropped: the API server was in reach"
+            assert running.written() - written <= allowed.left, "more kills than the grant allowed"
 
         def after(result: Result, observer: Observer) -> None:
             running.wait_until_reported()
             running.wait_until_told()
 
-        result = lab.flood("api-unreachable", after, during=cut)
+        result = lab.flood("api-unreachable", after, during=cut_off)
         assert result.verdict.outcome is Outcome.KILLED, result.verdict.why
-        assert cut.packets > 0, "no packet was dropped: the API server was in reach"
-        assert running.written() <= allowed.left, "more kills than the grant allowed"
         assert running.broken() == []
         assert kills_by_metric(lab) - before == running.written()
     assert lab.cluster.node_ready(NODE)
@@ -53,7 +60,7 @@ def test_a_node_that_is_cut_off_kills_once_however_long_the_pressure_lasts(episo
     """The kubelet starts the killed container again, which fills the node again: only the grant stops a second kill."""
     lab = episodes.lab
     with episodes.begin(filling_policy("cut-off", after_seconds=5)) as running:
-        agent, before = _restarts_of_the_agent(lab), kills_by_metric(lab)
+        agent, before, refused_before = _restarts_of_the_agent(lab), kills_by_metric(lab), denials(lab)
         running.place()
         with ApiUnreachable(lab) as cut:
             running.fill()
@@ -61,7 +68,7 @@ def test_a_node_that_is_cut_off_kills_once_however_long_the_pressure_lasts(episo
             used = time.monotonic()
 
             def refused() -> bool:
-                return denials(lab).get("CeilingReached", 0) > 0
+                return denials(lab)["CeilingReached"] > refused_before["CeilingReached"]
 
             lab.cluster.wait_for("a second kill to be refused", refused, SLOW_SECONDS)
             time.sleep(max(0.0, used + PRESSED_SECONDS - time.monotonic()))
@@ -79,10 +86,15 @@ def test_an_allowance_that_is_not_renewed_expires_and_is_renewed_when_the_node_i
     lab = episodes.lab
     with episodes.begin(filling_policy("expired", after_seconds=0)) as running:
         running.place()
+        before = denials(lab)
+
+        def refused() -> bool:
+            return denials(lab)["GrantExpired"] > before["GrantExpired"]
+
         with ApiUnreachable(lab):
             time.sleep(GRANT_SECONDS)
             running.fill()
-            lab.cluster.wait_for("a kill to be refused", lambda: denials(lab).get("GrantExpired", 0) > 0, 60)
+            lab.cluster.wait_for("a kill to be refused", refused, 60)
             assert running.written() == 0
         running.wait_for_kill()
         running.settle()

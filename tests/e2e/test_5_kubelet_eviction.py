@@ -22,7 +22,8 @@ pytestmark = pytest.mark.e2e
 
 SPARE = "spare"
 SPARE_MIB = 72
-AVAILABLE = "140Mi"
+AVAILABLE = "200Mi"
+"""Of some 430 before the filler fills the node, and 100 afterwards."""
 LOOKED_AT_SECONDS = 60
 """After the first pod is gone, while the pressure's taints stand and after them."""
 HARD = {

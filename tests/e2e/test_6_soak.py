@@ -151,8 +151,12 @@ class Soak:
         lab = self.lab
         reset(lab.cluster, APPS)
         lab.cluster.wait_for("the node to be armed", lambda: armed(lab), SLOW_SECONDS)
-        result = FloodRun(lab.cluster, NODE, _scenario(step)).run()
-        end_load(lab.node.shell)
+        try:
+            result = FloodRun(lab.cluster, NODE, _scenario(step)).run()
+        except GuestError as error:  # a restart before it, or the thrash: its evidence is lost
+            return f"void: {str(error)[:80]}"
+        finally:
+            end_load(lab.node.shell)
         result.save()
         if result.verdict.outcome in WRONG:
             self.wrong.append(f"{result.verdict.outcome} in `{step}`: {result.verdict.why}")

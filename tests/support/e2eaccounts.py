@@ -43,16 +43,19 @@ class GrantRow:
 def broken_grants(rows: Sequence[GrantRow], *, standing: int) -> list[str]:
     """Sentences about what no node may show: kills over the ceiling, more than `standing` left, a count that fell."""
     found = []
-    highest: dict[str, int] = {}
+    most_kills: dict[str, int] = {}
+    most_allowed: dict[str, int] = {}  # a grant that was withdrawn later may have been used before
     for row in rows:
         name = row.incarnation[:8]
-        if row.kills > row.ceiling_seen:
-            found.append(f"{name}: {row.kills} kills, ceiling {row.ceiling_seen}")
+        granted = row.ceiling if row.granted_to == row.incarnation else 0
+        allowed = most_allowed[row.incarnation] = max(most_allowed.get(row.incarnation, 0), row.ceiling_seen, granted)
+        if row.kills > allowed:
+            found.append(f"{name}: {row.kills} kills, ceiling {allowed}")
         if row.left > standing:
             found.append(f"{name}: {row.left} kills left, {standing} allowed to stand")
-        if row.kills < highest.get(row.incarnation, 0):
-            found.append(f"{name}: {row.kills} kills after {highest[row.incarnation]}")
-        highest[row.incarnation] = max(row.kills, highest.get(row.incarnation, 0))
+        if row.kills < most_kills.get(row.incarnation, 0):
+            found.append(f"{name}: {row.kills} kills after {most_kills[row.incarnation]}")
+        most_kills[row.incarnation] = max(row.kills, most_kills.get(row.incarnation, 0))
     return list(dict.fromkeys(found))
 
 

@@ -8,6 +8,7 @@ node does not thrash, so that faults can be told from a slow node, and nothing i
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -284,13 +285,12 @@ def kills_by_metric(lab: Lab) -> float:
     return metric(lab.metrics(), "memorypressure_actions_total", action="Kill", mode="Enforce", result="Success")
 
 
-def denials(lab: Lab) -> dict[str, float]:
+def denials(lab: Lab) -> Counter[str]:
     """How often a due kill began to be held back, by reason, by the agent's metric."""
-    found: dict[str, float] = {}
+    found: Counter[str] = Counter()
     for line in lab.metrics().splitlines():
         if line.startswith("memorypressure_actions_denied_total{"):
-            reason = line.split('reason="', 1)[1].split('"', 1)[0]
-            found[reason] = found.get(reason, 0.0) + float(line.rsplit(" ", 1)[1])
+            found[line.split('reason="', 1)[1].split('"', 1)[0]] += int(float(line.rsplit(" ", 1)[1]))
     return found
 
 

@@ -182,18 +182,18 @@ class Lab:
         after: Callable[[Result, Observer], None],
         *,
         age_seconds: float = 0.0,
-        during: AbstractContextManager[object] | None = None,
+        during: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> Result:
         """A valid run: void ones are repeated, counted and shown. `after` looks on while the node recovers.
 
-        `during` is entered for each run, from before the load begins until it has ended.
+        What `during` makes is entered for each run, from before the load begins until it has ended.
         """
         scenario = Scenario(name=name, hog_mib=HOG_MIB)
 
         def once() -> Result:
             self.renew(age_seconds=age_seconds)
             with self.watching() as observer:
-                with during or nullcontext():
+                with during():
                     result = FloodRun(self.cluster, NODE, scenario, observer).run()
                     end_load(self.node.shell)
                 if result.valid:

@@ -34,6 +34,9 @@ def test_a_node_is_armed_when_it_knows_of_its_allowance() -> None:
 
 def test_what_no_node_may_show_is_named() -> None:
     assert broken_grants([_row(0, 1), _row(1, 1), _row(1, 2), _row(0, 1, incarnation="b")], standing=1) == []
+    withdrawn = GrantRow(0.0, "a", 1, 0, "", 0)
+    assert broken_grants([_row(0, 1), withdrawn], standing=1) == []
+    assert broken_grants([withdrawn], standing=1) == ["a: 1 kills, ceiling 0"]
     assert broken_grants([_row(2, 1)], standing=1) == ["a: 2 kills, ceiling 1"]
     assert broken_grants([_row(0, 2)], standing=1) == ["a: 2 kills left, 1 allowed to stand"]
     assert broken_grants([_row(1, 1), _row(0, 1)], standing=1) == ["a: 0 kills after 1"]
