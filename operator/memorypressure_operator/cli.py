@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of all options; values stay strings, `settings.parse` judges them."""
     result = argparse.ArgumentParser(
         prog="memorypressure-operator",
-        usage="%(prog)s [run | explain NODE | cleanup] [options]",
+        usage="%(prog)s [run | explain NODE | check | cleanup] [options]",
         description="Plans, grants, taints, evicts and explains for every node's memory-pressure policy.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -30,14 +30,21 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "command",
         nargs="?",
-        choices=("run", "explain", "cleanup"),
+        choices=("run", "explain", "check", "cleanup"),
         default="run",
         help="run: the operator (default). explain NODE: which policy is in force there, and of every pod whether it "
-        "may be stopped and why. cleanup: takes the Lease from a running operator and our taints off all nodes, for an "
-        "uninstall.",
+        "may be stopped and why. check: whether every node has an agent that reports, every policy is carried out and "
+        "the operator leads; exit code 1 if not. cleanup: takes the Lease from a running operator and our taints off "
+        "all nodes, for an uninstall.",
     )
     result.add_argument("node", nargs="?", help="explain: name of the node")
     result.add_argument("--output", choices=("text", "json"), default="text", help="explain: what is printed [text]")
+    result.add_argument(
+        "--metrics-url", metavar="URL", default="", help="check: the operator's metrics [not asked for]"
+    )
+    result.add_argument(
+        "--wait-seconds", metavar="N", type=float, default=0.0, help="check: for how long all may still become well [0]"
+    )
     for name, text, default in settings_module.describe():
         flag = "--" + name.replace("_", "-")
         if isinstance(default, bool):
@@ -52,6 +59,7 @@ def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | Non
     """Runs the command and returns its exit code."""
     arguments = vars(parser().parse_args(argv))
     command, node, output = (arguments.pop(name) for name in ("command", "node", "output"))
+    metrics_url, wait_seconds = (arguments.pop(name) for name in ("metrics_url", "wait_seconds"))
     try:
         if (command == "explain") != (node is not None):
             what = "explain: name the node, as in: explain worker-7" if node is None else f"{command} takes no {node!r}"
@@ -61,6 +69,8 @@ def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | Non
         code: int
         if command == "explain":
             code = operator.explain_node(settings, node, output)
+        elif command == "check":
+            code = operator.check_all(settings, metrics_url, wait_seconds)
         else:
             code = operator.clean_up(settings) if command == "cleanup" else operator.run(settings)
     except (SettingsError, CredentialsError) as error:

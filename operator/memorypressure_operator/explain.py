@@ -5,11 +5,9 @@ plan differs from that.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
-
-import msgspec
 
 from memorypressure.plans import build_plan
 from memorypressure.reasons import Reason
@@ -19,6 +17,7 @@ from memorypressure_operator import tainter
 from memorypressure_operator.api import Api, node_path, own_path
 from memorypressure_operator.caps import capped
 from memorypressure_operator.errors import ApiRefused, OperatorError
+from memorypressure_operator.paging import pages
 from memorypressure_operator.planning import Planner
 from memorypressure_operator.pods import PodView, decode_pod
 from memorypressure_operator.registry import Registry
@@ -134,40 +133,20 @@ def _one(api: Api, plural: str, name: str) -> dict[str, Any] | None:
     return found
 
 
-class _PageMeta(msgspec.Struct):
-    continue_: str = msgspec.field(default="", name="continue")
-
-
-class _Page(msgspec.Struct):
-    metadata: _PageMeta
-    items: list[msgspec.Raw] = []
-
-
-def _pages(api: Api, path: str, **query: str) -> Iterator[bytes]:
-    token = ""
-    while True:
-        asked = {"limit": "500", **query} | ({"continue": token} if token else {})
-        page = msgspec.json.decode(api.get(path, query=asked).body, type=_Page)
-        yield from (bytes(raw) for raw in page.items)
-        token = page.metadata.continue_
-        if not token:
-            return
-
-
 def _pods(api: Api, registry: Registry, node: str) -> list[PodView]:
     """The node's pods; all pods of their namespaces, the namespaces and their budgets go into the registry."""
-    here = [decode_pod(raw) for raw in _pages(api, "/api/v1/pods", fieldSelector=f"spec.nodeName={node}")]
+    here = [decode_pod(raw) for raw in pages(api, "/api/v1/pods", fieldSelector=f"spec.nodeName={node}")]
     namespaces = {pod.namespace for pod in here}
-    for raw in _pages(api, "/api/v1/namespaces"):
+    for raw in pages(api, "/api/v1/namespaces"):
         name = json.loads(raw)["metadata"]["name"]
         if name in namespaces:
             registry.put_namespace(name, decode_namespace(raw))
-    for raw in _pages(api, "/apis/policy/v1/poddisruptionbudgets"):
+    for raw in pages(api, "/apis/policy/v1/poddisruptionbudgets"):
         meta = json.loads(raw)["metadata"]
         if meta["namespace"] in namespaces:
             registry.put_budget((meta["namespace"], meta["name"]), decode_budget(raw))
     for namespace in sorted(namespaces):
-        for raw in _pages(api, f"/api/v1/namespaces/{namespace}/pods"):
+        for raw in pages(api, f"/api/v1/namespaces/{namespace}/pods"):
             pod = decode_pod(raw)
             registry.put_pod(pod.uid, pod)
     return here

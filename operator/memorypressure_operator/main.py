@@ -14,7 +14,7 @@ import msgspec
 
 from memorypressure.version import VERSION
 from memorypressure_operator import api as api_module
-from memorypressure_operator import cleanup, explain, footprint, startup
+from memorypressure_operator import check, cleanup, explain, footprint, startup
 from memorypressure_operator.api import Api
 from memorypressure_operator.errors import CredentialsError, OperatorError, SettingsError
 from memorypressure_operator.events import EventWriter
@@ -274,6 +274,16 @@ def explain_node(settings: Settings, node: str, output: str) -> int:
     except (OperatorError, msgspec.MsgspecError) as error:
         if isinstance(error, CredentialsError):
             raise
+        print(f"memorypressure-operator: {error}", file=sys.stderr)
+        return 1
+
+
+def check_all(settings: Settings, metrics_url: str, wait_seconds: float) -> int:
+    """The command `check`; its exit code."""
+    log_to_stderr("error")
+    try:
+        return check.run(connect(settings), metrics_url, wait_seconds)
+    except msgspec.MsgspecError as error:
         print(f"memorypressure-operator: {error}", file=sys.stderr)
         return 1
 

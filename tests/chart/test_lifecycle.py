@@ -79,15 +79,17 @@ def user_policy(name: str) -> dict[str, Any]:
 class JobKubelet(threading.Thread):
     """Stands in for the kubelet of the uninstall Job: calls `run` for its pod and reports the pod as ended."""
 
-    def __init__(self, plane: ControlPlane, run: Callable[[str], bool]) -> None:
+    def __init__(
+        self, plane: ControlPlane, run: Callable[[str], bool], selector: str = "batch.kubernetes.io/job-name"
+    ) -> None:
         super().__init__(daemon=True)
-        self.plane, self.command = plane, run
+        self.plane, self.command, self.selector = plane, run, selector
         self.seen: list[str] = []
         self._stopping = threading.Event()
 
     def run(self) -> None:
         while not self._stopping.wait(0.1):
-            answer = self.plane.admin.request("GET", f"{PODS}?labelSelector=batch.kubernetes.io/job-name")
+            answer = self.plane.admin.request("GET", f"{PODS}?labelSelector={self.selector}")
             pods = answer.body["items"] if answer.status == 200 else []
             for name in (p["metadata"]["name"] for p in pods if p["status"].get("phase") == "Pending"):
                 self.seen.append(name)
@@ -99,12 +101,24 @@ class JobKubelet(threading.Thread):
         self.join(10)
 
 
+def run_as_the_pod(plane: ControlPlane, name: str, **replaced: str) -> "subprocess.CompletedProcess[str]":
+    """The pod's own command line, run as its service account, with a token that is bound to it."""
+    spec = plane.admin.must("GET", f"{PODS}/{name}")["spec"]
+    container = spec["containers"][0]
+    kubeconfig = plane.write_kubeconfig(name, token=plane.token(NAMESPACE, spec["serviceAccountName"], name))
+    program = Path(sys.executable).parent / container["command"][0]
+    words = [word.replace("$(POD_NAMESPACE)", NAMESPACE) for word in container["args"]]
+    words = [replaced.get(word.partition("=")[0].strip("-").replace("-", "_"), word) for word in words]
+    environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
+    return subprocess.run([program, *words], env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+
 @pytest.fixture
 def job_kubelet() -> Iterator[Callable[..., JobKubelet]]:
     started: list[JobKubelet] = []
 
-    def start(plane: ControlPlane, run: Callable[[str], bool] = lambda _: True) -> JobKubelet:
-        started.append(JobKubelet(plane, run))
+    def start(plane: ControlPlane, run: Callable[[str], bool] = lambda _: True, *selector: str) -> JobKubelet:
+        started.append(JobKubelet(plane, run, *selector))
         started[-1].start()
         return started[-1]
 
@@ -200,21 +214,7 @@ def test_uninstall_lifts_our_taints_and_keeps_definitions_and_policies_for_the_r
         plane.admin.must("PATCH", f"/api/v1/nodes/{node}", {"spec": {"taints": [ours, foreign]}}, MERGE_PATCH)
     ended: list[subprocess.CompletedProcess[str]] = []
 
-    def as_the_pod(name: str) -> bool:
-        """Runs the pod's own command line, as its service account, with a token that is bound to it."""
-        spec = plane.admin.must("GET", f"{PODS}/{name}")["spec"]
-        container = spec["containers"][0]
-        kubeconfig = plane.write_kubeconfig(name, token=plane.token(NAMESPACE, spec["serviceAccountName"], name))
-        program = Path(sys.executable).parent / container["command"][0]
-        words = [word.replace("$(POD_NAMESPACE)", NAMESPACE) for word in container["args"]]
-        environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
-        done = subprocess.run(
-            [program, *words], env=environment, capture_output=True, text=True, timeout=30, check=False
-        )
-        ended.append(done)
-        return done.returncode == 0
-
-    kubelet = job_kubelet(plane, as_the_pod)
+    kubelet = job_kubelet(plane, lambda name: ended.append(run_as_the_pod(plane, name)) or ended[-1].returncode == 0)
     said = uninstall(clean)
     assert [(done.returncode, done.stderr.count("taint removed")) for done in ended] == [(0, 2)], ended
     assert len(kubelet.seen) == 1
@@ -276,3 +276,26 @@ def test_without_keep_the_definitions_and_all_policies_go(clean: Cluster) -> Non
     uninstall(clean, "--no-hooks")
     wait_until("the definitions are gone", lambda: not definitions(clean.plane), 90)
     assert clean.plane.admin.request("GET", POLICIES).status == 404
+
+
+def test_helm_test_runs_the_check_with_the_operators_rights_and_fails_with_it(
+    clean: Cluster, job_kubelet: Callable[..., JobKubelet]
+) -> None:
+    plane = clean.plane
+    install(clean)
+    served(plane)
+    ended: list[subprocess.CompletedProcess[str]] = []
+
+    def check(name: str) -> bool:
+        ended.append(run_as_the_pod(plane, name, wait_seconds="--wait-seconds=0", metrics_url="--metrics-url="))
+        return ended[-1].returncode == 0
+
+    job_kubelet(plane, check, "app.kubernetes.io/component=check")
+    assert "Succeeded" in clean.helm.run("test", RELEASE, "--namespace", NAMESPACE, "--timeout", "60s")
+    assert [done.stdout.splitlines() for done in ended] == [
+        ["ok  no policy yet: nothing is decided", "ok  agents: 0 of 0 nodes report"]
+    ]
+    plane.admin.must("POST", POLICIES, user_policy("mine"))
+    with pytest.raises(HelmError, match="check"):
+        clean.helm.run("test", RELEASE, "--namespace", NAMESPACE, "--timeout", "60s")
+    assert "NOT policy mine in mode DryRun: no status yet: is the operator running?" in ended[-1].stdout
