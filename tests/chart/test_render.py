@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
+from memorypressure.spec import Mode, parse_policy
 from memorypressure.version import VERSION
 from memorypressure_operator import events, tainter
-from memorypressure_tools.helm import CHART, Helm, Manifest, find
+from memorypressure_tools.helm import CHART, Helm, HelmError, Manifest, find
 
 REPOSITORY = CHART.parent.parent
 WORKLOADS = {"DaemonSet", "Deployment", "Job"}
@@ -65,6 +66,26 @@ def test_artifacthub_lists_the_definitions_that_exist() -> None:
     listed = {(c["kind"], c["name"]) for c in yaml.safe_load(chart["annotations"]["artifacthub.io/crds"])}
     definitions = [yaml.safe_load(f.read_text(encoding="utf-8")) for f in (REPOSITORY / "crds").glob("*.yaml")]
     assert listed == {(d["spec"]["names"]["kind"], d["metadata"]["name"]) for d in definitions}
+
+
+def test_artifacthub_shows_a_policy_that_is_valid_and_stops_nothing() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    (example,) = yaml.safe_load(chart["annotations"]["artifacthub.io/crdsExamples"])
+    assert parse_policy(example).mode is Mode.DRY_RUN
+
+
+def test_volumes_of_the_user_reach_reporter_and_operator_and_never_the_sentinel(helm: Helm) -> None:
+    volume = {"name": "own-ca", "configMap": {"name": "own-ca"}}
+    mount = {"name": "own-ca", "mountPath": "/etc/own-ca", "readOnly": True}
+    given = {"extraVolumes": [volume], "extraVolumeMounts": [mount]}
+    manifests = helm.template({"agent.reporter": given, "operator": given})
+    for kind, name in (("DaemonSet", "reporter"), ("Deployment", "operator")):
+        workload = find(manifests, kind)
+        assert volume in pod_spec(workload)["volumes"]
+        assert mount in container(workload, name)["volumeMounts"]
+    assert mount not in container(find(manifests, "DaemonSet"), "sentinel")["volumeMounts"]
+    with pytest.raises(HelmError, match=r'agent\.reporter\.extraVolumes "host" is a hostPath'):
+        helm.template({"agent.reporter": {"extraVolumes": [{"name": "host", "hostPath": {"path": "/"}}]}})
 
 
 def test_an_older_kubernetes_is_refused(helm: Helm) -> None:
