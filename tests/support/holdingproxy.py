@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from support.tls import server_context
+
 from memorypressure_tools.controlplane import ControlPlane
 
 HELD_SECONDS = 120.0
@@ -42,9 +44,7 @@ class HoldingProxy:
         self.written: list[Passed] = []
         self.port = plane.port
         self.upstream = ssl.create_default_context(cafile=str(plane.authority.certificate_file))
-        pair = plane.authority.issue("holding-proxy", "holding-proxy", names=["127.0.0.1"])
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(pair.certificate, pair.key)
+        context = server_context(plane.authority, "holding-proxy")
         self._server = _Server(("127.0.0.1", 0), self.handler or Handler)
         self._server.proxy = self
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)

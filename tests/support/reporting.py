@@ -2,13 +2,14 @@
 
 import contextlib
 import json
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from support.tls import server_context
 
 from memorypressure.grants import Grant, NodeGrants, new_journal
 from memorypressure.orders import Orders, encode
@@ -305,9 +306,7 @@ class StubServer:
 
     def __init__(self, directory: Path, handle: Callable[[BaseHTTPRequestHandler], None]) -> None:
         self.authority = Authority(directory)
-        pair = self.authority.issue("server", "stub", names=["127.0.0.1"])
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.load_cert_chain(pair.certificate, pair.key)
+        self.context = server_context(self.authority, "server")
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
