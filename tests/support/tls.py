@@ -8,8 +8,8 @@ from memorypressure_tools.certificates import Authority
 class Accepted(ssl.SSLSocket):
     """A socket that closes itself.
 
-    A client may reset its connection before it is accepted (a killed process, a timeout). ssl then raises out of `accept`
-    and drops the socket that it had just made, unclosed: a ResourceWarning (`SSLSocket._create` of CPython 3.11).
+    A client may reset its connection before it is accepted (a killed process, a timeout). ssl then raises out of
+    `accept` and drops the socket that it had just made, unclosed: a ResourceWarning (`_create` of CPython 3.11's ssl).
     """
 
     def __del__(self) -> None:

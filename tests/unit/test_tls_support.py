@@ -12,7 +12,7 @@ RESET = b"\1\0\0\0\0\0\0\0"
 
 def test_clients_that_reset_before_they_are_accepted_leave_no_socket_open(tmp_path: Path) -> None:
     server = StubServer(tmp_path, lambda handler: answer(handler, 200, b"{}"))
-    for _ in range(100):
+    for _ in range(20):
         client = socket.create_connection(("127.0.0.1", server.server.server_port))
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         client.close()
