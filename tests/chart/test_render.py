@@ -324,8 +324,11 @@ def test_network_policies_let_in_metrics_and_probes_only(helm: Helm, scenarios: 
     }
     peers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
     assert policies["agent"]["ingress"] == [{"ports": [{"port": 9464, "protocol": "TCP"}], "from": peers}]
+    labels = find(helm.template(scenarios["network"]), "Pod")["metadata"]["labels"]  # of `helm test`
+    check = policies["operator"]["ingress"][0]["from"][-1]["podSelector"]["matchLabels"]
+    assert check.items() <= labels.items()
     assert policies["operator"]["ingress"] == [
-        {"ports": [{"port": 9465, "protocol": "TCP"}], "from": peers},
+        {"ports": [{"port": 9465, "protocol": "TCP"}], "from": [*peers, {"podSelector": {"matchLabels": check}}]},
         {"ports": [{"port": 8080, "protocol": "TCP"}]},
     ]
     for spec in policies.values():
