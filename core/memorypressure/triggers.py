@@ -160,7 +160,7 @@ def advance(triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample)
     return TriggersState(
         tuple(after),
         sample.time_ns,
-        isinstance(sample.zones, ZoneInfo) and any(node.below(Line.LOW) for node in sample.zones.nodes),
+        isinstance(sample.zones, ZoneInfo) and any(_below(node, Line.LOW, 0, below) for node in sample.zones.nodes),
         zones.times,
         memory.times,
         psi_node.times,
@@ -306,6 +306,8 @@ def _next(
         since = before.since_ns if before.status is TriggerStatus.UNKNOWN else now
         return TriggerState(before.name, TriggerStatus.UNKNOWN, since, condition.unknown, pressed=unproven)
 
+    if before.status is TriggerStatus.CLEAR and not before.holds and not before.pressed and _rests(before, condition):
+        return before
     windows = _fed(before, source, condition)
     fulfilled = tuple([key for key, window in windows if window.fulfilled(condition.needed_ns)])
     holds = any(held for _, held in condition.keys)
@@ -338,6 +340,16 @@ def _dwelt(windows: tuple[tuple[int, Window], ...], fulfilled: tuple[int, ...]) 
         return ""
     samples, milliseconds = max(window.flags.bit_count() for window in held), max(window.held_ns for window in held)
     return f"in {samples} of the last 5 samples, {milliseconds // 1_000_000} ms in all; at this one: "
+
+
+def _rests(before: TriggerState, condition: _Condition) -> bool:
+    """Whether nothing of the condition holds and no window of the same keys runs: most samples of a node's life."""
+    if len(before.windows) != len(condition.keys):
+        return False
+    for (key, window), (new_key, holds) in zip(before.windows, condition.keys, strict=True):
+        if holds or key != new_key or window is not EMPTY:
+            return False
+    return True
 
 
 def _fed(before: TriggerState, source: _Source, condition: _Condition) -> tuple[tuple[int, Window], ...]:

@@ -128,6 +128,7 @@ class Service:
                 break
         helper.log("Stopped", "stopped by a signal; the journal keeps what the next sentinel must know")
         helper.stop()
+        sampler.put_down_ticks()
         if sampler.journal is not None:
             sampler.journal.close()
         return EXIT_OK
@@ -178,6 +179,8 @@ class Service:
             "Realtime": process.become_realtime() if self._settings.realtime else "not asked for (--realtime)",
             "ProcessMrelease": self._mrelease,
         }
+        self._helper.log("Settled", "memory is locked" if not locked else f"memory is not locked: {locked}")
+        self._helper.do_all_now()  # what its work needs of code and heap is there then, the log's too
 
     def _try_lock(self) -> None:
         """Takes the node's lock and the journal when another sentinel gave them up. Between rounds only."""
