@@ -81,6 +81,7 @@ class Service:
         )
         self._capabilities: dict[str, str] = {}
         self._chores_ns = 0
+        self._settled = False
         self._vmstat_ns: int | None = None
         self._vmstat: dict[str, int] | None = None
         limit_ns = settings.watchdog_seconds * 1_000_000_000
@@ -117,7 +118,8 @@ class Service:
                 if self._over_helper.stuck(helper.turns, began):
                     self._end_stuck("the helper thread made no turn", self._over_helper)
                 self._try_lock()
-            if sampler.counts.rounds == SETTLED_ROUNDS:
+            if not self._settled and sampler.counts.rounds >= SETTLED_ROUNDS:
+                self._settled = True
                 self._settle()
             now = monotonic_ns()
             due = max(began + period, now)
