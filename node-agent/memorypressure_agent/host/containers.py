@@ -75,6 +75,10 @@ class ContainerHandle:
         """Whether `cgroup.kill` is held open."""
         return self._kill >= 0
 
+    def is_on(self, container: ContainerCgroup) -> bool:
+        """Whether this is the directory that was listed, not one made anew under its name."""
+        return self.container.inode == container.inode and self.container.parts == container.parts
+
     def kill(self) -> None:
         """Kills every process in the cgroup and below. OSError; ENODEV: the cgroup was removed, nothing was killed."""
         if self._kill < 0:

@@ -207,7 +207,7 @@ class Candidates:
         """The handle held, if the directory is still the same one and nothing was made in it since; else a new one."""
         held = before.handles.get(container.container_id) if before is not None else None
         seen = before.pids.get(container.container_id) if before is not None else None
-        if held is not None and held.container == container and (seen or not _populated(held)):
+        if held is not None and held.is_on(container) and (seen or not _populated(held)):
             return held
         try:
             return open_handle(self._tree, container)
