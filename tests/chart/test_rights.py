@@ -177,11 +177,29 @@ def test_every_container_is_confined_and_gets_what_it_requests(helm: Helm, profi
             assert context["seccompProfile"] == context["appArmorProfile"] == {"type": "RuntimeDefault"}
             assert context.get("privileged", False) is False
             resources = container["resources"]
-            assert resources["requests"] == resources["limits"]
-            assert set(resources["limits"]) == {"cpu", "memory"}
+            assert set(resources["requests"]) == {"cpu", "memory"}
+            assert resources["requests"]["memory"] == resources["limits"]["memory"]
+            # A quota would hold the agent still just when it is needed; without one its rank in the kernel's OOM
+            # killer is that of its priority class, which is the same for every quality of service.
+            quota = {"cpu"} if workload["kind"] != "DaemonSet" else set()
+            assert set(resources["limits"]) == {"memory"} | quota
         assert spec.get("hostNetwork", False) is spec.get("hostIPC", False) is False
         if workload["kind"] != "DaemonSet":
             assert [c["securityContext"] for c in spec["containers"]] == [UNPRIVILEGED]
+
+
+def test_a_quota_of_the_agents_cpu_time_is_set_where_a_cluster_demands_one(helm: Helm) -> None:
+    resources = {"cpu": "100m", "memory": "64Mi", "cpuLimit": "1"}
+    (agent,) = (
+        each
+        for each in workloads(helm.template({"agent.sentinel.resources": resources}))
+        if each["kind"] == "DaemonSet"
+    )
+    sentinel, reporter = (
+        by_name(pod_spec(agent)["containers"])[name]["resources"] for name in ("sentinel", "reporter")
+    )
+    assert sentinel == {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "64Mi"}}
+    assert "cpu" not in reporter["limits"]
 
 
 NAME = "memory-pressure-memory-pressure-operator"

@@ -94,6 +94,10 @@ class Lab:
         """The load's pods of an app, those that are being deleted too."""
         return self.items(f"/api/v1/namespaces/{load.NAMESPACE}/pods?labelSelector=app%3D{app}")
 
+    def uids(self, app: str) -> set[str]:
+        """Those pods' uids."""
+        return {pod["metadata"]["uid"] for pod in self.pods(app)}
+
     def containers(self, namespace: str) -> dict[str, tuple[str, int]]:
         """Running containers of pods bound to the node, by pod, its uid and container: id and restarts."""
         found = {}

@@ -79,6 +79,6 @@ def test_agent_and_operator_fit_on_the_idle_node() -> None:
         return int(quantity.removesuffix("m"))
 
     options = cluster.ClusterOptions(nodes=2)
-    agent = sum(millicores(each["cpu"]) for each in cluster.SLOW_MACHINE_VALUES.values())
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    agent = sum(millicores(values["agent"][part]["resources"]["cpu"]) for part in ("sentinel", "reporter"))
     assert agent + millicores(values["operator"]["resources"]["cpu"]) <= options.idle_node.cpus * 1000

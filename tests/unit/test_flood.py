@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from memorypressure_tools.flood import demo, load, measurements, observer, series
-from memorypressure_tools.flood.run import Result, Scenario, died
+from memorypressure_tools.flood.run import Result, Scenario, died, first_after
 from memorypressure_tools.flood.series import TooManyVoidError, repeat
 from memorypressure_tools.flood.verdict import VOID, Death, Facts, Outcome, Verdict, judge
 from memorypressure_tools.flood.workloads import container_cgroups
@@ -147,14 +147,27 @@ def test_cgroups_of_running_containers_follow_the_quality_of_service() -> None:
         "status": {
             "qosClass": "Burstable",
             "containerStatuses": [
-                {"containerID": "containerd://abc", "state": {"running": {}}},
-                {"containerID": "containerd://def", "state": {"terminated": {}}},
+                {"name": "main", "containerID": "containerd://abc", "state": {"running": {}}},
+                {"name": "side", "containerID": "containerd://def", "state": {"terminated": {}}},
             ],
         },
     }
-    assert container_cgroups(pod) == ["/sys/fs/cgroup/kubepods/burstable/podu-1/abc"]
+    assert container_cgroups(pod) == {"main": "/sys/fs/cgroup/kubepods/burstable/podu-1/abc"}
     pod["status"]["qosClass"] = "Guaranteed"  # type: ignore[index]
-    assert container_cgroups(pod) == ["/sys/fs/cgroup/kubepods/podu-1/abc"]
+    assert container_cgroups(pod) == {"main": "/sys/fs/cgroup/kubepods/podu-1/abc"}
+
+
+def test_what_a_quota_took_is_told_of_every_container_that_was_there_to_the_end() -> None:
+    early = "max 10000 100000\nusage_usec 1000000\nnr_throttled 2\nthrottled_usec 500000\n"
+    late = "max 10000 100000\nusage_usec 3500000\nnr_throttled 30\nthrottled_usec 2500000\n"
+    assert measurements.cpu_rise({"sentinel": early, "reporter": early}, {"sentinel": late, "reporter": ""}) == {
+        "sentinel": {
+            "quota": "10000 100000",
+            "used_seconds": 2.5,
+            "throttled_periods": 28,
+            "throttled_seconds": 2.0,
+        }
+    }
 
 
 def result(outcome: Outcome, stall: float) -> Result:
@@ -218,10 +231,18 @@ def test_a_pod_s_text_tells_exit_codes_restarts_and_deletion() -> None:
     assert observer.pod_text(pod) == "Running before:Error(137) restarts=1 deleting"
 
 
+def test_the_line_is_crossed_by_the_first_sample_of_the_flood_and_not_by_one_after_the_kill() -> None:
+    assert first_after([90.0, 103.0, 104.0], 100.0, 105.0) == 3.0
+    assert first_after([90.0, 103.0, 104.0], 100.0, 102.0) == -10.0
+    assert first_after([103.0], 100.0, 102.0) is None
+    assert first_after([103.0], 100.0, None) == 3.0
+
+
 def enforced_document() -> dict[str, Any]:
     return {
         "began": "2026-01-01T00:00:00Z",
-        "line_crossed_at": 1.98,
+        "line_crossed_at": 1.9,
+        "condition_at": 1.98,
         "killed_at": 2.0,
         "half_back_seconds": 0.4,
         "deaths": [{"pod": "hog", "at": 2.7}],
@@ -242,7 +263,7 @@ def enforced_document() -> dict[str, Any]:
 
 
 def test_the_steps_of_an_enforced_run_are_those_after_its_kill() -> None:
-    assert [at for _, at in demo.timings(enforced_document())] == [1.98, 2.0, 2.4, 2.7, 2.5, 3.0, 4.0, 6.0, 70.0]
+    assert [at for _, at in demo.timings(enforced_document())] == [1.9, 1.98, 2.0, 2.4, 2.7, 2.5, 3.0, 4.0, 6.0, 70.0]
 
 
 def test_a_run_in_which_nothing_was_killed_shows_what_was_not_seen() -> None:

@@ -31,6 +31,7 @@ def _run(name: str, *, stall: float, failures: int, valid: bool = True, back: fl
         "kernel_oom_kills": 0,
         "reserve": {"below_half": 10, "below_min": 20, "lowest_percent_of_min": 30.0},
         "line_crossed_at": 0.5 if back else None,
+        "condition_at": 0.54 if back else None,
         "killed_at": 0.6 if back else None,
         "half_back_seconds": back,
         "deaths": [],

@@ -114,6 +114,14 @@ requests: {{ toJson . }}
 limits: {{ toJson . }}
 {{- end -}}
 
+{{- /* Of the agent's containers: no quota of CPU time unless one is asked for. */ -}}
+{{- define "mpo.agentResources" -}}
+requests: {{ toJson (pick . "cpu" "memory") }}
+{{- $limits := pick . "memory" }}
+{{- with .cpuLimit }}{{ $_ := set $limits "cpu" . }}{{ end }}
+limits: {{ toJson $limits }}
+{{- end -}}
+
 {{- /* The security context of every container that needs no right on the host. */ -}}
 {{- define "mpo.unprivileged" -}}
 runAsNonRoot: true

@@ -38,12 +38,6 @@ OPERATOR_TOKEN_SECONDS: Final = 24 * 3600
 ELSEWHERE: Final = "memorypressure.dev/operator-runs-as-a-process"
 """With one node the operator's pod asks for a node with this label, which none has: the process takes its place."""
 
-SLOW_MACHINE_VALUES: Final = {
-    "agent.sentinel.resources": {"cpu": "500m", "memory": "64Mi"},
-    "agent.reporter.resources": {"cpu": "500m", "memory": "96Mi"},
-}
-"""An emulated CPU does a fraction of a real one's work in the same time; the chart's 100m are for a real one."""
-
 Say = Callable[[str], None]
 
 
@@ -156,7 +150,6 @@ class Cluster:
             "agent.profile": "KillFast",
             "agent.cgroupDriver": "cgroupfs",
             "operator.nodeSelector": selector,
-            **SLOW_MACHINE_VALUES,
             **self.options.values,
         }
         words = values_words(self.values)

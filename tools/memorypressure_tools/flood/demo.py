@@ -137,6 +137,7 @@ def timings(document: dict[str, Any]) -> list[tuple[str, float | None]]:
     death = next((each["at"] for each in document["deaths"] if each["pod"] == "hog"), None)
     return [
         ("the reserve's line crossed", document.get("line_crossed_at")),
+        ("the condition held (3 of 5 samples below)", document.get("condition_at")),
         ("the agent decided, and wrote to cgroup.kill", killed),
         ("half of the hog's memory back", round(killed + back, 2) if killed is not None and back is not None else None),
         ("no process left in the hog's pod", death),

@@ -65,7 +65,8 @@ def page(documents: Sequence[Document], command: str) -> str:
     ]
     steps = [dict(timings(dict(each))) for each in enforced]
     lines += [f"| {step} | {cell([each[step] for each in steps])} |" for step in steps[0]]
-    since = cell([_since_line(each) for each in enforced])
+    since = cell([_since("line_crossed_at", each) for each in enforced])
+    held = cell([_since("condition_at", each) for each in enforced])
     back = cell([each["half_back_seconds"] for each in enforced])
     bar = _verdict(_median(enforced, _figure("half_back_seconds")), HALF_BACK_BAR_SECONDS, " s")
     lines += [
@@ -73,6 +74,7 @@ def page(documents: Sequence[Document], command: str) -> str:
         "| s | | bar |",
         "|---|---|---|",
         f"| from the first sample below the line to the write of `cgroup.kill` | {since} | |",
+        f"| from the first time the condition held (3 of 5 samples) to that write | {held} | |",
         f"| from there to half of the memory back | {back} | {bar} |",
         "",
         f"## The same load without a policy, {len(without)} runs",
@@ -103,9 +105,9 @@ def _median(documents: Sequence[Document], read: Callable[[Document], float | No
     return median(there) if there else None
 
 
-def _since_line(document: Document) -> float | None:
-    crossed, killed = document.get("line_crossed_at"), document.get("killed_at")
-    return None if crossed is None or killed is None else killed - crossed
+def _since(figure: str, document: Document) -> float | None:
+    began, killed = document.get(figure), document.get("killed_at")
+    return None if began is None or killed is None else killed - began
 
 
 def _verdict(value: float | None, bar: float, unit: str) -> str:

@@ -3,7 +3,7 @@
 import csv
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -67,6 +67,7 @@ def zone_samples(text: str) -> list[ZoneSample]:
     return samples
 
 
+CPU_COUNTERS: Final = ("usage_usec", "nr_throttled", "throttled_usec")
 LINE = 0.75
 """The line of the default policy's trigger `reserve`, as a part of min: half of it with a margin of 50 %."""
 
@@ -131,6 +132,25 @@ def stalls(text: str) -> list[Stall]:
         raise ValueError(f"no count in the canary's file: {text[:80]!r}")
     found = re.findall(r"^stall_ms ([\d.]+) at ([\d.]+)$", text, re.MULTILINE)
     return [Stall(at=float(at), seconds=float(ms) / 1e3) for ms, at in found]
+
+
+def cpu_rise(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, dict[str, float | str]]:
+    """Of each container in both: its quota (`cpu.max`), seconds used, periods and seconds held still by the quota.
+
+    The texts are `max` with cpu.max, and cpu.stat (Documentation/admin-guide/cgroup-v2.rst).
+    """
+    found: dict[str, dict[str, float | str]] = {}
+    for name, early in before.items():
+        one, other = (dict(line.split(" ", 1) for line in text.splitlines()) for text in (early, after.get(name, "")))
+        if "usage_usec" in one and "usage_usec" in other:
+            rise = {key: int(other.get(key, 0)) - int(one.get(key, 0)) for key in CPU_COUNTERS}
+            found[name] = {
+                "quota": other.get("max", ""),
+                "used_seconds": rise["usage_usec"] / 1e6,
+                "throttled_periods": rise["nr_throttled"],
+                "throttled_seconds": rise["throttled_usec"] / 1e6,
+            }
+    return found
 
 
 def gave_up(text: str) -> dict[int, int]:

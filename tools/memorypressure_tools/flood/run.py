@@ -31,6 +31,7 @@ SAMPLER_SECONDS: Final = 300
 EVIDENCE_ATTEMPTS: Final = 3
 FILL_BYTES_PER_SECOND: Final = 20_000_000
 """Of the swap disk while the hog fills: at the speed of the flood's time that alone takes one to two minutes."""
+AGENT_CONTAINERS: Final = ("sentinel", "reporter")
 PLACE: Final = "/run/flood"
 GAVE_UP: Final = "/sys/kernel/tracing/events/kprobes/gave_up/hist"
 
@@ -92,6 +93,7 @@ class _Watched:
     """A container whose processes are counted: the pod's label `app` or its name, and its cgroup in the node."""
 
     pod: str
+    container: str
     cgroup: str
 
 
@@ -114,6 +116,7 @@ class FloodRun:
             observer = self._observer or stack.enter_context(Observer(self.cluster.plane.admin, self.node.name))
             clocks = self._start_measuring(hog, watched)
             before = measurements.gave_up(self.shell.run(f"cat {GAVE_UP}", attempts=3))
+            cpu_before = self._cpu(watched)
             self._times["started"] = time.time()
             self.node.machine.set_disk_limit("swap", FILL_BYTES_PER_SECOND)
             self.shell.run(f"touch {load.START_FILE}", attempts=3)
@@ -134,6 +137,7 @@ class FloodRun:
             | asdict(self.node.options),
             "flood": sent,
             "fill_seconds": round(self._times["flood"] - self._times["started"], 1),
+            "agent_cpu": measurements.cpu_rise(cpu_before, self._cpu(watched)),
         }
         return self._judge(document, evidence, clocks, before, watched, observer.changes, filled=filled)
 
@@ -146,7 +150,7 @@ class FloodRun:
             for pod in self.cluster.plane.admin.must("GET", f"/api/v1/namespaces/{namespace}/pods")["items"]:
                 if pod["spec"].get("nodeName") == self.node.name and "deletionTimestamp" not in pod["metadata"]:
                     name = pod["metadata"].get("labels", {}).get("app") or pod["metadata"]["name"]
-                    found += [_Watched(name, path) for path in container_cgroups(pod)]
+                    found += [_Watched(name, *each) for each in container_cgroups(pod).items()]
         hogs = [each for each in found if each.pod == self.scenario.hog]
         if len(hogs) != 1:
             raise ValueError(f"{len(hogs)} running containers of app={self.scenario.hog} on {self.node.name}, not one")
@@ -220,6 +224,11 @@ class FloodRun:
         )
         return found
 
+    def _cpu(self, watched: Sequence[_Watched]) -> dict[str, str]:
+        """cpu.max and cpu.stat of the agent's containers, by container; of those that are gone, nothing."""
+        ours = {each.container: each.cgroup for each in watched if each.container in AGENT_CONTAINERS}
+        return {name: self._try(f"cd {path} && echo max $(cat cpu.max) && cat cpu.stat") for name, path in ours.items()}
+
     def _try(self, script: str) -> str:
         try:
             return self.shell.run(script, seconds=60, check=False, attempts=EVIDENCE_ATTEMPTS)
@@ -241,6 +250,7 @@ class FloodRun:
         flood_at = self._times["flood"] - to_here
         zones = _read(evidence, "sampled.zones.csv", measurements.zone_samples) or []
         below = [sample.at for sample in zones if sample.below(measurements.LINE)]
+        drained = measurements.times_drained(zones)
         after = measurements.gave_up(evidence["gave_up"])
         failed = {flags: count - gave_up_before.get(flags, 0) for flags, count in after.items()}
         atomic = measurements.atomic_failures(failed) if evidence["gave_up"] else None
@@ -254,7 +264,7 @@ class FloodRun:
             deaths=deaths,
             killed_by_us={app_of(each["pod"]["name"]) for _, each in kills},
             below_line=below if zones else None,
-            condition_held=bool(measurements.times_drained(zones)),
+            condition_held=bool(drained),
             atomic_failures=atomic,
             kernel_oom_kills=_rise(evidence.get("vmstat.before", ""), evidence["vmstat.after"], "oom_kill"),
             hog_filled=filled,
@@ -274,7 +284,8 @@ class FloodRun:
             "stalls": [{"at": round(each.at - flood_at, 2), "seconds": each.seconds} for each in stalls[:5]],
             "deaths": [{"pod": each.pod, "at": each.at and round(each.at - flood_at, 2)} for each in deaths],
             "actions": [{"at": round(at - flood_at, 2), **action} for at, action in actions],
-            "line_crossed_at": _crossing(below, kill_at, flood_at),
+            "line_crossed_at": first_after(below, flood_at, kill_at),
+            "condition_at": first_after(drained, flood_at, kill_at),
             "killed_at": kill_at and round(kill_at - flood_at, 2),
             "half_back_seconds": measurements.half_back_seconds(rows, kill_at) if kill_at else None,
             "log": evidence["dmesg"].splitlines(),
@@ -359,7 +370,11 @@ def _rise(before: str, after: str, name: str) -> int | None:
     return values[1] - values[0]
 
 
-def _crossing(below: Sequence[float], kill_at: float | None, flood_at: float) -> float | None:
-    """When the line was crossed: the first sample below it in the second before the kill, or of all without a kill."""
-    near = [at for at in below if kill_at is None or kill_at - 1.0 <= at <= kill_at]
-    return round(min(near) - flood_at, 3) if near else None
+def first_after(times: Sequence[float], flood_at: float, kill_at: float | None) -> float | None:
+    """The first of these times after the flood's start and not after the kill, in seconds since the flood's start.
+
+    Where all of them are before the flood, the first of all: the hog's filling alone had drained the reserve.
+    """
+    until = [at for at in times if kill_at is None or at <= kill_at]
+    found = [at for at in until if at >= flood_at] or until
+    return round(min(found) - flood_at, 3) if found else None

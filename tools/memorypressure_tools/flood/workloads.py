@@ -60,13 +60,13 @@ def end_load(shell: Shell) -> None:
     shell.run(f"rm -f {load.START_FILE}; killall -9 {names} 2>/dev/null; true", seconds=120, check=False, attempts=3)
 
 
-def container_cgroups(pod: dict[str, Any]) -> list[str]:
-    """Paths of the cgroups of a pod's running containers, for the cgroupfs driver (Kubernetes, pkg/kubelet/cm)."""
+def container_cgroups(pod: dict[str, Any]) -> dict[str, str]:
+    """Paths of the cgroups of a pod's running containers by name: cgroupfs driver (Kubernetes, pkg/kubelet/cm)."""
     status = pod["status"]
     quality = {"Guaranteed": "", "Burstable": "burstable/", "BestEffort": "besteffort/"}[status["qosClass"]]
     base = f"/sys/fs/cgroup/kubepods/{quality}pod{pod['metadata']['uid']}"
-    return [
-        f"{base}/{container['containerID'].rsplit('/', 1)[-1]}"
+    return {
+        container["name"]: f"{base}/{container['containerID'].rsplit('/', 1)[-1]}"
         for container in status.get("containerStatuses", [])
         if "running" in container.get("state", {})
-    ]
+    }
