@@ -55,7 +55,7 @@ class ClusterOptions:
     node: NodeOptions = field(default_factory=NodeOptions)
     #: of the second node, which runs the operator and nothing else
     idle_node: NodeOptions = field(default_factory=NodeOptions)
-    #: values of the chart, on top of profile KillFast and the cgroupfs driver
+    #: values of the chart, on top of profile KillFast, realtime and the cgroupfs driver
     values: Mapping[str, Any] = field(default_factory=dict)
     #: False: neither chart nor operator
     install: bool = True
@@ -148,13 +148,14 @@ class Cluster:
         selector = {"kubernetes.io/hostname": "node-2"} if self.options.nodes == 2 else {ELSEWHERE: "true"}
         self.values: dict[str, Any] = {
             "agent.profile": "KillFast",
+            "agent.realtime": True,
             "agent.cgroupDriver": "cgroupfs",
             "operator.nodeSelector": selector,
             **self.options.values,
         }
         words = values_words(self.values)
         self.helm.run("install", RELEASE, CHART, "--namespace", NAMESPACE, "--create-namespace", *words)
-        shown = " ".join(f"{name}={self.values[name]}" for name in ("agent.profile", "agent.cgroupDriver"))
+        shown = " ".join(f"{name}={self.values[name]}" for name in ("agent.profile", "agent.realtime", "agent.cgroupDriver"))
         self.say(f"helm install {RELEASE} --namespace {NAMESPACE}: {shown}")
 
     def _start_operator(self) -> None:
