@@ -125,14 +125,20 @@ def test_a_pod_that_is_being_killed_is_no_candidate_until_its_end(tree: CgroupTr
     assert candidates.dying == frozenset()
 
 
+def hurrying(candidates: Candidates, monkeypatch: pytest.MonkeyPatch, *, realtime: bool) -> tuple[Helper, list[str]]:
+    """A helper, and what it asked the scheduler for."""
+    calls: list[str] = []
+    monkeypatch.setattr("memorypressure_agent.sentinel.helper.become_realtime", lambda *_: calls.append("begin") or "")
+    monkeypatch.setattr("memorypressure_agent.sentinel.helper.end_realtime", lambda _: calls.append("end"))
+    helper = Helper(candidates, Log(as_json=False), lambda: None, lambda: "", can_release=False, realtime=realtime)
+    helper._thread_id = 1
+    return helper, calls
+
+
 def test_with_realtime_the_helper_is_under_it_from_a_kill_to_its_end_and_no_longer(
     tree: CgroupTree, candidates: Candidates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[str] = []
-    monkeypatch.setattr("memorypressure_agent.sentinel.helper.become_realtime", lambda *_: calls.append("begin") or "")
-    monkeypatch.setattr("memorypressure_agent.sentinel.helper.end_realtime", lambda: calls.append("end"))
-    helper = Helper(candidates, Log(as_json=False), lambda: None, lambda: "", can_release=False, realtime=True)
-    helper._thread_id = 1
+    helper, calls = hurrying(candidates, monkeypatch, realtime=True)
     killed = candidates.kill(UID, (BIG, SMALL))
     helper.watch(1, Victim(PodRef(UID, "default", "pod"), (BIG, SMALL), None, 0, over_request=False), killed, boot_ns())
     helper._turn()
@@ -141,3 +147,13 @@ def test_with_realtime_the_helper_is_under_it_from_a_kill_to_its_end_and_no_long
     emptied(tree, SMALL, Memory())
     helper._turn()
     assert calls == ["begin", "end"]
+
+
+@pytest.mark.parametrize("realtime", [True, False])
+def test_with_realtime_the_helper_is_under_it_near_a_line_because_it_may_hold_what_the_sampler_waits_for(
+    candidates: Candidates, monkeypatch: pytest.MonkeyPatch, realtime: bool
+) -> None:
+    helper, calls = hurrying(candidates, monkeypatch, realtime=realtime)
+    for near in (False, True, True, False, False, True):
+        helper.near(near, watching=False, busy=True, hold=False)
+    assert calls == (["begin", "end", "begin"] if realtime else [])

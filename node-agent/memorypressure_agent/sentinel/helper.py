@@ -33,8 +33,9 @@ STATUS_AT_REST_NS: Final = 4_000_000_000
 FOLLOW_SECONDS: Final = 0.02
 PROGRESS_EVERY_NS: Final = 200_000_000
 STOP_SECONDS: Final = 5.0
-FOLLOWING_PRIORITY: Final = 5
-"""Under the sampler's. Only while a kill is followed: what a victim held is to come back before the next burst."""
+HURRIED_PRIORITY: Final = 5
+"""Under the sampler's. A helper that waits for a core while it holds the interpreter makes the sampler wait, too; and
+what a victim held is to come back before the next burst."""
 FOLLOW_AT_MOST_NS: Final = 120_000_000_000
 MOST_RELEASED: Final = 64
 """Processes of a victim whose memory is taken from them; the rest exit by themselves."""
@@ -111,6 +112,7 @@ class Helper:
         self._kill_capability = kill_capability
         self._can_release = can_release
         self._realtime = realtime
+        self._hurried = False
         self._thread_id = 0
         self._woken = Wake()
         self._ended = Wake()
@@ -154,8 +156,20 @@ class Helper:
         """
         woken = (near and not self._near) or (watching and not self._watching) or (busy and not self._busy)
         self._near, self._watching, self._busy, self._hold = near, watching, busy, hold
+        self._hurry()
         if woken:
             self.wake()
+
+    def _hurry(self) -> None:
+        """Under SCHED_FIFO near a line and while a kill is followed, as far as real time was asked for."""
+        hurried = self._near or bool(self._kills)
+        if not self._realtime or not self._thread_id or hurried == self._hurried:
+            return
+        self._hurried = hurried
+        if hurried:
+            become_realtime(self._thread_id, HURRIED_PRIORITY)
+        else:
+            end_realtime(self._thread_id)
 
     def wake(self) -> None:
         """Makes the helper look at once."""
@@ -180,9 +194,8 @@ class Helper:
         self._outcomes.append(Outcome(OutcomeKind.WRITTEN, action_number, boot_ns(), killed.memory_bytes))
         self._kill_counted = True
         self.candidates.begin_dying(victim.pod.uid)
-        if self._realtime and self._thread_id:
-            become_realtime(self._thread_id, FOLLOWING_PRIORITY)
         self._kills.append(_Followed(action_number, victim, killed, began_ns))
+        self._hurry()
         self.wake()
 
     def fail_kill(self, action_number: int, message: str) -> None:
@@ -297,8 +310,7 @@ class Helper:
 
     def _forget(self, followed: _Followed) -> None:
         self._kills.remove(followed)
-        if self._realtime and not self._kills:
-            end_realtime()
+        self._hurry()
         self.candidates.end_dying(followed.victim.pod.uid)
         self.candidates.give_up(followed.killed.handles)
 

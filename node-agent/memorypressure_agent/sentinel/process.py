@@ -42,9 +42,9 @@ def become_realtime(thread_id: int = 0, priority: int = REALTIME_PRIORITY) -> st
     return ""
 
 
-def end_realtime() -> None:
-    """Puts the calling thread back under the usual scheduling."""
-    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+def end_realtime(thread_id: int = 0) -> None:
+    """Puts a thread (0: the calling one) back under the usual scheduling."""
+    os.sched_setscheduler(thread_id, os.SCHED_OTHER, os.sched_param(0))
 
 
 def raise_descriptor_limit() -> int:

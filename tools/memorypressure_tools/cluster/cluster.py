@@ -155,7 +155,9 @@ class Cluster:
         }
         words = values_words(self.values)
         self.helm.run("install", RELEASE, CHART, "--namespace", NAMESPACE, "--create-namespace", *words)
-        shown = " ".join(f"{name}={self.values[name]}" for name in ("agent.profile", "agent.realtime", "agent.cgroupDriver"))
+        shown = " ".join(
+            f"{name}={self.values[name]}" for name in ("agent.profile", "agent.realtime", "agent.cgroupDriver")
+        )
         self.say(f"helm install {RELEASE} --namespace {NAMESPACE}: {shown}")
 
     def _start_operator(self) -> None:

@@ -1,6 +1,7 @@
 """`make demo-cluster`: a real flood on a real node, without a policy and with one, live, and a table of both."""
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -23,7 +24,9 @@ APPS: Final = ("hog", "stream", "sink", GUARDED)
 POLICIES: Final = "/apis/memorypressure.dev/v1alpha1/memorypressurepolicies"
 STATE: Final = f"/apis/memorypressure.dev/v1alpha1/nodememorystates/{NODE}"
 GRANT_SECONDS: Final = 150.0
-TAINT_LIFTED_SECONDS: Final = 120.0
+TAINT_LIFTED_SECONDS: Final = 180.0
+MOST_VOID: Final = 3
+"""For each valid run that is wanted."""
 FIRST_COOLDOWN_SECONDS: Final = 60.0
 """A sentinel with a new journal kills nothing for so long: the one before it may have been in a cool-down."""
 
@@ -68,13 +71,21 @@ def _tell(cluster: Cluster, hog_mib: int, runs: int) -> None:
     deploy(cluster, [*(load.deployment(name, spec) for name, spec in specs.items()), load.budget(GUARDED)], APPS)
     _say(f"the load waits on {NODE}: {', '.join(APPS)}; a budget forbids to disrupt {GUARDED}")
     cluster.plane.kubectl("delete", "mpp", "default")
-    _say("no policy: the flood as the kernel and the kubelet leave it")
-    without = repeat("without a policy", lambda: _run(cluster, "no-policy", hog_mib), wanted=runs)
-    time.sleep(max(0.0, ready_at + FIRST_COOLDOWN_SECONDS - time.monotonic()))
-    cluster.plane.kubectl("apply", "-f", "-", stdin=json.dumps(load.policy()))
-    cluster.wait_for(f"an allowance to kill on {NODE}", lambda: _allowance(cluster), GRANT_SECONDS)
-    _say(f"kubectl apply: policy flood, mode Enforce; {NODE} may kill: {cluster.plane.kubectl('get', 'mpp').stdout}")
-    enforced = repeat("with the policy", lambda: _enforced(cluster, hog_mib), wanted=runs)
+    without, enforced = Series("without a policy"), Series("with the policy")
+    for wanted in range(1, runs + 1):  # in turns: what the machine does meanwhile is the same for both
+        most_void = MOST_VOID * wanted
+        _say("no policy: the flood as the kernel and the kubelet leave it")
+        unguarded = functools.partial(_run, cluster, "no-policy", hog_mib)
+        repeat(without.name, unguarded, wanted=wanted, most_void=most_void, series=without)
+        time.sleep(max(0.0, ready_at + FIRST_COOLDOWN_SECONDS - time.monotonic()))
+        cluster.plane.kubectl("apply", "-f", "-", stdin=json.dumps(load.policy()))
+        cluster.wait_for(f"an allowance to kill on {NODE}", lambda: _allowance(cluster), GRANT_SECONDS)
+        policies = cluster.plane.kubectl("get", "mpp").stdout
+        _say(f"kubectl apply: policy flood, mode Enforce; {NODE} may kill: {policies}")
+        guarded = functools.partial(_enforced, cluster, hog_mib)
+        repeat(enforced.name, guarded, wanted=wanted, most_void=most_void, series=enforced)
+        if wanted < runs:
+            cluster.plane.kubectl("delete", "mpp", "flood")
     _print_events(cluster)
     print(table(without, enforced), flush=True)
     failed = [each.verdict.why for each in enforced.valid if each.verdict.outcome is not Outcome.KILLED]

@@ -33,10 +33,19 @@ class TooManyVoidError(Exception):
 
 
 def repeat(
-    name: str, run: Callable[[], Result], *, wanted: int = 1, most_void: int = 3, directory: Path = RESULTS
+    name: str,
+    run: Callable[[], Result],
+    *,
+    wanted: int = 1,
+    most_void: int = 3,
+    directory: Path = RESULTS,
+    series: Series | None = None,
 ) -> Series:
-    """Runs until `wanted` runs are valid, saving each; TooManyVoidError when more than `most_void` were not."""
-    series = Series(name)
+    """Runs until `wanted` runs are valid, saving each; TooManyVoidError when more than `most_void` were not.
+
+    `series`: one to go on with, whose runs count.
+    """
+    series = Series(name) if series is None else series
     while len(series.valid) < wanted:
         result = run()
         path = result.save(directory)
