@@ -186,6 +186,16 @@ LEAK: Final = Scenario(
     sampled_seconds=32,
 )
 
+LARGE_LEAK: Final = Scenario(
+    "leak-4g",
+    "the same on a machine of 4 GB, as fast as the emulated machine can",
+    (Pod("stream", "stream /data/data 400"), Pod("leak", "hog 8000", priority=0, victim=True)),
+    flood=Flood.NONE,
+    memory_mib=4096,
+    swap=Swap.NONE,
+    sampled_seconds=45,
+)
+
 CONTROLS: Final = (
     Scenario(
         "control-pressure",
@@ -229,4 +239,4 @@ CONTROLS: Final = (
     ),
 )
 
-SCENARIOS: Final[Mapping[str, Scenario]] = {each.name: each for each in (*FLOODS, LEAK, *CONTROLS)}
+SCENARIOS: Final[Mapping[str, Scenario]] = {each.name: each for each in (*FLOODS, LEAK, LARGE_LEAK, *CONTROLS)}
