@@ -318,9 +318,7 @@ def test_below_the_reserve_a_slow_machine_is_read_in_a_hurry_as_long_as_time_is_
     assert readings.guard(SECOND // 5) == SECOND // 100
 
 
-def test_looks_between_two_samples_find_a_dip_and_one_in_vain_is_the_only_one_until_the_next_sample(
-    machine: FakeNode,
-) -> None:
+def test_looks_between_two_samples_find_a_dip_and_pause_after_one_in_vain(machine: FakeNode) -> None:
     clock = Clock()
     readings = readings_on(machine, clock)
     machine.show(Reading(0.0, 700, 0, 634))
@@ -333,19 +331,28 @@ def test_looks_between_two_samples_find_a_dip_and_one_in_vain_is_the_only_one_un
     assert readings.look() is None
     machine.show(Reading(0.0, 700, 0, 634))
     readings.sample(watching=True)
-    assert readings.guard(readings.period_ns(watching=True)) is None
+    readings.charge(6_000_000)
+    assert readings.guard(readings.period_ns(watching=True)) == 24_000_000
     readings.sample(watching=True)
     assert readings.guard(readings.period_ns(watching=True)) == SECOND // 100
 
 
-def test_looks_take_two_per_cent_of_a_core_at_most(machine: FakeNode) -> None:
+def test_looks_take_a_tenth_of_a_core_while_time_is_saved_and_two_per_cent_then(machine: FakeNode) -> None:
     readings = readings_on(machine, Clock())
     machine.show(Reading(0.0, 700, 0, 634))
     for _ in range(2):
         readings.sample(watching=True)
-    readings.charge_looks(10 * 500_000, 10)
-    assert readings.guard(SECOND // 10) == readings.look() == 25_000_000
-    assert readings.guard(25_000_000) is None, "the sample is due as soon"
+    readings.charge_looks(10 * 1_500_000, 10)
+    assert readings.guard(SECOND // 10) == readings.look() == 15_000_000
+    assert readings.guard(15_000_000) is None, "the sample is due as soon"
+    for _ in range(4_000):
+        readings.charge_looks(1_500_000, 1)
+    assert readings.guard(SECOND // 10) == readings.look() == 75_000_000
+    machine.show(Reading(0.0, 316, 0, 634))
+    assert readings.look() is None
+    machine.show(Reading(0.0, 700, 0, 634))
+    readings.sample(watching=True)
+    assert readings.guard(SECOND // 10) is None, "the last look was in vain, and no time is saved"
 
 
 def test_memory_that_could_run_out_within_a_second_is_read_ten_times_a_second(machine: FakeNode) -> None:

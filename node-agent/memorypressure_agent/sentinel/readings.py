@@ -44,6 +44,8 @@ _SLACK_NS: Final = 5_000_000  # a round that is due in less than this is due now
 
 OBSERVED_LINES: Final = ((Line.ATOMIC_RESERVE, 0), (Line.LOW, 0))
 """What is kept in sight without orders."""
+PAUSE_IN_VAIN: Final = 4
+"""Costs of a round between a sample that a look asked for in vain and the next look: a quarter of a core at most."""
 HARD_LINES: Final = frozenset((Line.ATOMIC_RESERVE, Line.MIN))
 """The lines on which a kill may rest."""
 
@@ -185,12 +187,18 @@ class Readings:
         """Nanoseconds from a sample to the first `look` before the next one; None: nothing is looked at before it.
 
         Not behind gates that are shut, which `period_ns` follows, nor below a line that may kill, where samples follow
-        each other as fast as looks, nor after a look that asked for a sample in vain.
+        each other as fast as looks. After a look that asked for a sample in vain they pause, and without saved time
+        there is none until the next sample.
         """
-        guarded = self._is_guarded()
-        self._guard_opened = False
-        every = look_period_ns(self._guard_cost_ns)
-        return every if guarded and every < period_ns else None
+        in_vain, self._guard_opened = self._guard_opened, False
+        if not self._is_guarded():
+            return None
+        first = self._look_period_ns()
+        if in_vain:
+            if self._saved_ns <= self._full_cost_ns:
+                return None
+            first = max(first, PAUSE_IN_VAIN * self._full_cost_ns)
+        return first if first < period_ns else None
 
     def look(self) -> int | None:
         """Nanoseconds to the next look while no node can be below a line that may kill; None: a sample is due."""
@@ -200,7 +208,10 @@ class Readings:
             if free is None or free <= threshold:
                 self._guard_opened = True
                 return None
-        return look_period_ns(self._guard_cost_ns)
+        return self._look_period_ns()
+
+    def _look_period_ns(self) -> int:
+        return look_period_ns(self._guard_cost_ns, hurry=self._saved_ns > self._full_cost_ns)
 
     def charge_looks(self, cost_ns: int, looks: int) -> None:
         """Takes what so many looks cost of a core, since the last sample."""
@@ -233,7 +244,7 @@ class Readings:
     def _is_guarded(self) -> bool:
         """Whether looks at the gates will find a node that gets below a line that may kill, from above all of them."""
         info = self.info
-        if info is None or not self._guards or self._gate_shut or self._guard_opened:
+        if info is None or not self._guards or self._gate_shut:
             return False
         return not any(node.below(line, margin) for node in info.nodes for line, margin in self._hard)
 
