@@ -1,7 +1,7 @@
 """What is not understood is an error with its line: damaged, foreign and random text never gives a number."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -218,10 +218,21 @@ def check(text: bytes) -> None:
         assert zone.stat_threshold_pages == max(block.thresholds, default=0)
 
 
+def cuts(text: bytes) -> list[int]:
+    """Every length in the first and last 1,500 bytes, which hold whole zones, and every seventh between them."""
+    return [at for at in range(len(text)) if at < 1500 or at >= len(text) - 1500 or at % 7 == 0]
+
+
+EVERYWHERE = pytest.param(lambda text: range(len(text)), marks=pytest.mark.soak)
+
+
+@pytest.mark.parametrize("lengths", [cuts, EVERYWHERE], ids=["at many places", "everywhere"])
 @pytest.mark.parametrize("text", [HOST, GUEST, OLD], ids=["6.18", "6.1", "4.9"])
-def test_a_text_cut_anywhere_is_an_error_or_says_the_same(text: bytes) -> None:
+def test_a_text_cut_anywhere_is_an_error_or_says_the_same(
+    text: bytes, lengths: Callable[[bytes], Sequence[int]]
+) -> None:
     understood = []
-    for length in range(len(text)):
+    for length in lengths(text):
         check(text[:length])
         if not isinstance(judged(reader().parse, text[:length]), str):
             understood.append(length)
