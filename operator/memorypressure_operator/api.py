@@ -339,6 +339,11 @@ def own_path(plural: str, name: str = "", subresource: str = "") -> str:
 
 def connect(kubeconfig: str, request_timeout_seconds: float, token_reload_seconds: float, clock: Clock) -> Api:
     """An Api for the kubeconfig file, or for the pod's service account where it is "". Raises CredentialsError."""
-    if kubeconfig and not Path(kubeconfig.split(":", maxsplit=1)[0]).is_file():
-        raise CredentialsError(f"kubeconfig {kubeconfig} cannot be used: there is no such file")
+    if kubeconfig:
+        try:
+            Path(kubeconfig.split(":", maxsplit=1)[0]).open("rb").close()
+        except FileNotFoundError:
+            raise CredentialsError(f"kubeconfig {kubeconfig} cannot be used: there is no such file") from None
+        except OSError as error:
+            raise CredentialsError(f"kubeconfig {kubeconfig} cannot be used: {error.strerror}") from None
     return Api(Credentials(kubeconfig, token_reload_seconds, clock), request_timeout_seconds)

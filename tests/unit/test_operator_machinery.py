@@ -13,7 +13,7 @@ import pytest
 
 from memorypressure.reasons import Reason
 from memorypressure_operator import cli, evictor, settings
-from memorypressure_operator.api import Answer, Api, Credentials
+from memorypressure_operator.api import Answer, Api, Credentials, connect
 from memorypressure_operator.dirty import Dirty
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable, CredentialsError, SettingsError
 from memorypressure_operator.events import Event, EventWriter, pod_subject
@@ -82,6 +82,12 @@ def test_a_kubeconfig_that_is_not_one_is_named(tmp_path: Path) -> None:
     file.write_text("clusters: [")
     with pytest.raises(CredentialsError, match=re.escape(str(file))):
         Credentials(str(file), 60, Clock())
+
+
+@pytest.mark.parametrize(("name", "why"), [("missing", "there is no such file"), ("", "Is a directory")])
+def test_a_kubeconfig_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path, name: str, why: str) -> None:
+    with pytest.raises(CredentialsError, match=f"{name} cannot be used: {why}"):
+        connect(str(tmp_path / name), 5, 60, Clock())
 
 
 # --- views ---
