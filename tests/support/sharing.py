@@ -28,6 +28,8 @@ SECONDS: Final = {
         "integration/test_path_bad_input": 70,
         "chart/test_lifecycle": 85,
         "integration/test_operator_storms": 60,
+        "integration/test_operator_chaos": 60,
+        "integration/test_operator_time": 40,
         "integration/test_kill": 57,
         "images/test_images": 80,
         "integration/test_operator_actions": 60,
