@@ -101,6 +101,9 @@ class Text:
     looks: str = ""
     rules: tuple[Rule, ...] = ()
 
+    def __post_init__(self) -> None:
+        re.compile(self.pattern)  # and kept by `re`: not to be done in the middle of a check
+
     def check(self, value: Any, path: str, errors: list[FieldError]) -> Any:
         """The text as it is."""
         if not isinstance(value, str):

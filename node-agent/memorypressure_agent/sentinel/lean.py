@@ -1,10 +1,11 @@
 """The lean process of the sentinel: started by `main` as `__main__`, without `site`.
 
 A module that is imported stays in memory, and the sentinel locks its memory. So before anything else is imported, some
-modules of the standard library are replaced by stand-ins (together 2.5 MiB of resident memory on Python 3.11):
+modules of the standard library are replaced by stand-ins (together 2.8 MiB of resident memory on Python 3.11):
 
-    inspect, difflib, copy     imported when an attribute of them is asked for, which is rare or never
-    signal                     its C part, without the enumerations
+    inspect, difflib, copy,    imported when an attribute of them is asked for, which is rare or never; of collections
+      reprlib, collections     the C types are there at once
+    signal, operator           their C parts
     typing                     a module of the few names that annotations here use
     datetime                   its C part without the Python twin, where that is complete (3.11)
 
@@ -55,13 +56,35 @@ def stand_in_for_typing() -> types.ModuleType:
     return module
 
 
+def import_functools() -> None:
+    """Imports functools with stand-ins for the two things that it takes from Python modules, which then come later.
+
+    It asks `collections` for what `cache_info` would return, and `reprlib` for a decorator of what `partial` prints.
+    """
+    if not {"functools", "collections", "reprlib"}.isdisjoint(sys.modules):
+        return
+    collections, reprlib = Later("collections"), Later("reprlib")
+    native = __import__("_collections")
+    collections.__dict__.update({name: getattr(native, name) for name in ("deque", "defaultdict", "OrderedDict")})
+    collections.__dict__["abc"] = sys.modules.setdefault("collections.abc", __import__("_collections_abc"))
+    collections.__dict__["namedtuple"] = lambda name, *_words, **_options: type(name, (tuple,), {})
+    reprlib.__dict__["recursive_repr"] = lambda *_words: lambda function: function
+    sys.modules.update(collections=collections, reprlib=reprlib)
+    __import__("functools")
+    del collections.__dict__["namedtuple"], reprlib.__dict__["recursive_repr"]
+
+
 def make_lean() -> None:
     """Puts the stand-ins in place, where the real module is not loaded yet."""
     sys.modules.setdefault("typing", stand_in_for_typing())
+    sys.modules.setdefault("operator", __import__("_operator"))
+    import_functools()
     for name in LATER:
         sys.modules.setdefault(name, Later(name))
     if isinstance(sys.modules["inspect"], Later):  # dataclasses makes a docstring of it where there is none
         sys.modules["inspect"].__dict__["signature"] = lambda _cls: ""
+        # and annotations (3.12 and 3.13), as they are there
+        sys.modules["inspect"].__dict__["get_annotations"] = lambda cls: vars(cls).get("__annotations__", {})
     sys.modules.setdefault("signal", __import__("_signal"))
     try:
         datetime = __import__("_datetime")
@@ -129,6 +152,19 @@ def forget_annotations() -> None:
         module.__dict__.pop("__annotations__", None)
 
 
+def forget_compiler() -> None:
+    """Frees the compiler of regular expressions: those of a running sentinel are all made when it is imported.
+
+    One that is made all the same, to say where a text is not understood, imports it again.
+    """
+    import re
+
+    for name in ("_compiler", "_parser", "_constants", "_casefix"):
+        if sys.modules.pop(f"re.{name}", None) is not None and name in re.__dict__:
+            re.__dict__[name] = Later(f"re.{name}")
+    gc.collect()
+
+
 IN_STEPS = (
     "memorypressure.zones",
     "memorypressure.triggers",
@@ -149,6 +185,7 @@ def main(settings: dict[str, Any] | None) -> int:
         __import__(name)
         forget_annotations()
         share_methods()
+    forget_compiler()
     if settings is None:
         return 0
     from memorypressure_agent.host.sources import HostRoots

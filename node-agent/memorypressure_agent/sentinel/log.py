@@ -1,6 +1,5 @@
 """Log lines to standard error that can never hold the process up: a full pipe loses lines, and the loss is told."""
 
-import contextlib
 import json
 import os
 import select
@@ -44,8 +43,10 @@ class Log:
     def emergency(self, line: str) -> None:
         """Writes a line at once, by any thread, if that can be done without waiting."""
         if self._poll.poll(0):
-            with contextlib.suppress(OSError):
+            try:
                 os.write(self._descriptor, line.encode("utf-8", "replace") + b"\n")
+            except OSError:
+                self.lost += 1
 
     def _line(self, unix_ns: int, reason: str, message: str) -> bytes:
         if self._json:
