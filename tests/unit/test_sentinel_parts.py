@@ -551,6 +551,20 @@ def test_the_nodes_lock_is_for_one_process_and_falls_with_it(tree: CgroupTree, t
     assert other.startswith("False another sentinel acts on this node")
 
 
+def test_a_pods_directory_made_anew_is_found_and_locked_anew(tmp_path: Path) -> None:
+    before = CgroupTree(tmp_path)
+    before.add_pod(UID)
+    tree = PodsTree(str(tmp_path))
+    lock = NodeLock(tree)
+    assert lock.free_for_us()
+    before.pods.rename(tmp_path / "gone")
+    assert tree.scan() == ()
+    CgroupTree(tmp_path, systemd=True).add_pod(UID)
+    assert [pod.uid for pod in tree.scan()] == [UID]
+    assert lock.free_for_us()
+    assert not NodeLock(PodsTree(str(tmp_path))).free_for_us(), "the lock is on the directory that is there now"
+
+
 def test_without_pods_there_is_nothing_to_lock(tmp_path: Path) -> None:
     assert NodeLock(PodsTree(str(tmp_path))).free_for_us()
 

@@ -94,6 +94,8 @@ class PodsTree:
         """All pods now, by UID. A directory that vanishes meanwhile is left out."""
         found: dict[str, list[ContainerCgroup]] = {}
         root = self.open_directory(())
+        if root is None and self.locate():  # the kubelet made it anew, perhaps under the other driver's name
+            root = self.open_directory(())
         if root is None:
             return ()
         try:

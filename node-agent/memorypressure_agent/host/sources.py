@@ -264,8 +264,12 @@ class HostSources:
         return [self._zoneinfo, self._meminfo, self._psi_node, *optional, *self._gates.values()]
 
     def _find_pods(self) -> None:
-        if self._psi_pods is None and (directory := self._pods_directory()) is not None:
-            self._psi_pods = SourceFile("psi_pods", f"{directory}/memory.pressure", _PRESSURE_BYTES, _PSI_HINT)
+        directory, held = self._pods_directory(), self._psi_pods
+        path = f"{directory}/memory.pressure"
+        if directory is not None and (held is None or held.path != path):
+            self._psi_pods = SourceFile("psi_pods", path, _PRESSURE_BYTES, _PSI_HINT)
+            if held is not None:
+                held.close()
 
     def _no_pods(self) -> Absent:
         self._latest["psi_pods"] = _NO_PODS

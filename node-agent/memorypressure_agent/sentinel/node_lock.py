@@ -16,12 +16,15 @@ class NodeLock:
         """Why it is not held."""
 
     def free_for_us(self) -> bool:
-        """Takes the lock if it can be had; False while another process holds it. Costs nothing once it is ours.
+        """Takes the lock if it can be had; False while another process holds it. Costs a look once it is ours.
 
         Where there is no pods' directory there is nothing to lock and nothing to kill: that is a missing capability.
         """
         if self._fd >= 0:
-            return True
+            if self._is_in_place():
+                return True
+            os.close(self._fd)  # the directory was removed, and others see another one or none
+            self._fd = -1
         if self._tree.path is None and not self._tree.locate():
             return True
         try:
@@ -43,3 +46,11 @@ class NodeLock:
             return False
         self._fd = directory
         return True
+
+    def _is_in_place(self) -> bool:
+        held = os.fstat(self._fd)
+        try:
+            found = os.stat(str(self._tree.path))
+        except OSError:
+            return False
+        return (held.st_dev, held.st_ino) == (found.st_dev, found.st_ino)
