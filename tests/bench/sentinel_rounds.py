@@ -46,6 +46,8 @@ from memorypressure_agent.sentinel.settings import SentinelSettings  # noqa: E40
 from memorypressure_tools.floodplayer import FakeNode, Reading  # noqa: E402
 
 CANDIDATES = 30
+MOST_CANDIDATES = 250
+"""What a plan holds at most."""
 DWELL_SECONDS = 5.0
 WARM_ROUNDS = 2000
 LEAST_LEAK_BYTES = 8192
@@ -65,12 +67,12 @@ class Row:
 class Node:
     """A sampler with its helper, on files; `clock` replaces the boot-time clock where the test moves time itself."""
 
-    def __init__(self, directory: Path, mode: Mode, clock: "Clock | None" = None) -> None:
+    def __init__(self, directory: Path, mode: Mode, clock: "Clock | None" = None, candidates: int = CANDIDATES) -> None:
         now = clock or boot_ns
         directory.mkdir()
         self.machine = FakeNode(directory, CAPTURES / "zoneinfo-6.1-guest-1node-idle.txt")
         self.tree = CgroupTree(directory / "cgroup")
-        pods = [candidate(f"8f1f6d1e-6ad0-4a7e-9f0e-{number:012d}", f"pod-{number}") for number in range(CANDIDATES)]
+        pods = [candidate(f"8f1f6d1e-6ad0-4a7e-9f0e-{number:012d}", f"pod-{number}") for number in range(candidates)]
         for pod in pods:
             self.tree.add_pod(pod.uid)
             self.tree.add_container(pod.uid, "c0de01", Memory(anon=100 * MIB))
@@ -118,9 +120,9 @@ class Clock:
         return self.now
 
 
-def kills(directory: Path, count: int, *, realtime: bool = False) -> Iterator[Row]:
+def kills(directory: Path, count: int, *, realtime: bool = False, candidates: int = CANDIDATES) -> Iterator[Row]:
     """Milliseconds from the sample that completes the dwell to after the write of cgroup.kill."""
-    node = Node(directory, Mode.ENFORCE)
+    node = Node(directory, Mode.ENFORCE, candidates=candidates)
     written: list[int] = []
     write = containers.ContainerHandle.kill
 
@@ -168,7 +170,7 @@ def kills(directory: Path, count: int, *, realtime: bool = False) -> Iterator[Ro
         node.helper.stop()
         os.close(zoneinfo)
     latencies.sort()
-    what = "sample to cgroup.kill written" + (", --realtime" if realtime else "")
+    what = f"sample to cgroup.kill written, {candidates} candidates" + (", --realtime" if realtime else "")
     yield Row(f"{what}, p99 of {count}", latencies[int(count * 0.99) - 1], "ms", 5)
     yield Row(f"{what}, median", statistics.median(latencies), "ms")
     yield Row(f"{what}, worst", latencies[-1], "ms")
@@ -220,6 +222,7 @@ def main() -> int:
             growth(Path(name), given.rounds),
             kills(Path(name) / "kills", given.kills),
             kills(Path(name) / "realtime", given.kills, realtime=True),
+            kills(Path(name) / "many", given.kills, candidates=MOST_CANDIDATES),
         ):
             for row in part:
                 print(json.dumps(asdict(row)), flush=True)

@@ -100,6 +100,8 @@ class Candidates:
         self._lock = _thread.allocate_lock()
         self._failures: list[str] = []
         self._list_failures: list[str] = []
+        self.between_pods: Callable[[], None] = lambda: None
+        """Called before each pod's figures are read."""
         self.wanted: frozenset[str] = frozenset()
         """UIDs of the plan's pods; the sampler replaces it, the next refresh follows."""
         self.dying: frozenset[str] = frozenset()
@@ -233,6 +235,7 @@ class Candidates:
     def _usages(self, now: int) -> tuple[Usage, ...]:
         found = []
         for uid, pod in self._pods.items():
+            self.between_pods()
             containers = [self._container(container_id, handle, pod) for container_id, handle in pod.handles.items()]
             age = (pod.age_then_ns + now - pod.first_seen_ns) // _SECOND_NS
             state = CgroupState.DYING if uid in self.dying else CgroupState.LIVE

@@ -8,6 +8,7 @@ import _thread
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from time import sleep
 from typing import Any, Final
 
 from memorypressure.ladder import Outcome, OutcomeKind
@@ -31,6 +32,8 @@ STATUS_EVERY_NS: Final = 1_000_000_000
 STATUS_AT_REST_NS: Final = 4_000_000_000
 """While nothing is going on; the reporter takes 10 s of silence for a fault."""
 FOLLOW_SECONDS: Final = 0.02
+GIVE_WAY_SECONDS: Final = 0.0005
+GIVE_WAY_TIMES: Final = 20
 PROGRESS_EVERY_NS: Final = 200_000_000
 STOP_SECONDS: Final = 5.0
 HURRIED_PRIORITY: Final = 5
@@ -122,6 +125,9 @@ class Helper:
         self.after_kill: Callable[[], None] | None = None
         """Called in the turn after a kill was counted, whatever became of it."""
         self._kill_counted = False
+        self.stand_back = False
+        """The sampler is in a round that may kill: two threads that both run get half of the interpreter each."""
+        candidates.between_pods = self._give_way
         self.turns = 0
         """Turns that the thread has made, for the watchdog over it."""
         self.each_turn: Callable[[], None] | None = None
@@ -280,6 +286,12 @@ class Helper:
             self._status_ns = now
             self._write_status()
         self._log.flush()
+
+    def _give_way(self) -> None:
+        for _ in range(GIVE_WAY_TIMES):
+            if not self.stand_back:
+                return
+            sleep(GIVE_WAY_SECONDS)
 
     def _follow(self, followed: _Followed) -> None:
         killed = followed.killed

@@ -144,6 +144,7 @@ class Sampler:
             self._chores_ns = now + _SECOND_NS - _SLACK_NS
             self._read_orders(now)
             self._beat(now)
+        self._helper.stand_back = self._watching
         began = self._clocks.cpu_ns()
         if self._looks:
             self._readings.charge_looks(began - self._looks_cpu_ns, self._looks)
@@ -154,9 +155,9 @@ class Sampler:
         self.counts.rounds += 1
         resting = self._at_rest(sample, self._clocks.boot_ns())
         self._resting = resting is not None
-        if resting is not None:
-            return self._rest(sample, resting, began)
-        return self._whole_round(sample, began)
+        period = self._whole_round(sample, began) if resting is None else self._rest(sample, resting, began)
+        self._helper.stand_back = False
+        return period
 
     def put_down_ticks(self) -> None:
         """Records the readings of the last ticks, and charges what they cost; all in one go.
