@@ -76,7 +76,11 @@ class ContainerUsage:
         """What its end gives back on these NUMA nodes; on all of them when `nodes` is empty."""
         if self.relief_bytes is None or not nodes or self.relief_bytes_by_node is None:
             return self.relief_bytes
-        return sum(relief for node, relief in self.relief_bytes_by_node if node in nodes)
+        found = 0
+        for node, relief_bytes in self.relief_bytes_by_node:
+            if node in nodes:
+                found += relief_bytes
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +158,8 @@ def rank(
             excluded.append(verdict)
         else:
             ranked.append(verdict)
-    ranked.sort(key=lambda entry: order_key(rules.order, entry))
+    criteria = rules.order
+    ranked.sort(key=lambda entry: order_key(criteria, entry))
     order = tuple(ranked)
     chosen, reason, message = _choose(order, needed_bytes)
     return Ranking(order, tuple(excluded), chosen, reason, message, needed_bytes)
@@ -162,19 +167,17 @@ def rank(
 
 def order_key(order: tuple[Criterion, ...], entry: Ranked) -> tuple[int | str, ...]:
     """The sort key of a candidate: lexicographic over the criteria, then uid, so that no two are equal."""
-    return (*(_criterion_key(criterion, entry) for criterion in order), entry.candidate.uid)
+    return (*[_criterion_key(criterion, entry) for criterion in order], entry.candidate.uid)
 
 
 def _criterion_key(criterion: Criterion, entry: Ranked) -> int:
-    match criterion:
-        case Criterion.OVER_REQUEST:
-            return 0 if entry.over_request else 1
-        case Criterion.PRIORITY:
-            return entry.candidate.priority
-        case Criterion.RELIEF:
-            return -(entry.relief_bytes or 0)
-        case Criterion.YOUNGEST:
-            return -entry.candidate.create_time_seconds
+    if criterion is Criterion.OVER_REQUEST:
+        return 0 if entry.over_request else 1
+    if criterion is Criterion.PRIORITY:
+        return entry.candidate.priority
+    if criterion is Criterion.RELIEF:
+        return -(entry.relief_bytes or 0)
+    return -entry.candidate.create_time_seconds
 
 
 def _by_uid(usages: Iterable[Usage]) -> Mapping[str, Usage]:
@@ -210,14 +213,14 @@ def _judge(
     if unit is KillUnit.CONTAINER:
         targets = [max(targets, key=lambda container: (container.relief_on(pressed_nodes) or 0, container.id))]
     figures = [container.relief_on(pressed_nodes) for container in targets]
-    relief_bytes = None if None in figures else sum(figure or 0 for figure in figures)
-    memory_bytes = sum(container.memory_bytes or 0 for container in usage.containers)
+    relief_bytes = None if None in figures else sum([figure or 0 for figure in figures])
+    memory_bytes = sum([container.memory_bytes or 0 for container in usage.containers])
     return Ranked(
         candidate=candidate,
         relief_bytes=relief_bytes,
         over_request=memory_bytes > candidate.request_bytes,
         sufficient=relief_bytes is None or relief_bytes >= needed_bytes,
-        containers=tuple(container.id for container in targets),
+        containers=tuple([container.id for container in targets]),
     )
 
 
@@ -256,6 +259,8 @@ def is_container_id(text: str) -> bool:
 
     At most two parts: a container, or a scope with one nested cgroup (CRI-O).
     """
+    if "/" not in text:
+        return text not in ("", ".", "..") and "\0" not in text
     parts = text.split("/")
     return len(parts) <= 2 and all(part not in ("", ".", "..") and "\0" not in part for part in parts)
 
