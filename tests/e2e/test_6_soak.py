@@ -206,6 +206,7 @@ def test_memory_and_descriptors_stay_flat_and_nobody_is_killed_but_by_a_flood(ep
             if time.monotonic() - began > seconds:
                 break
             soak.do(step, time.monotonic() - began)
+    lab.cluster.plane.kubectl("delete", "mpp", "soak")
     document = {"seed": seed, "seconds": seconds, "steps": soak.rows}
     document["lives"] = [{"part": life.part, "pid": life.pid, "rows": life.rows} for life in figures.lives]
     RESULTS.mkdir(parents=True, exist_ok=True)

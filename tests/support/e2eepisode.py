@@ -336,7 +336,7 @@ class Episodes:
             )
             try:
                 yield running
-            finally:
+            finally:  # the next test has a policy of its own, whatever became of this one
                 running.end_load()
                 self._calm_since = time.monotonic()
-        lab.cluster.plane.kubectl("delete", "mpp", name)
+                lab.cluster.plane.kubectl("delete", "mpp", name)
