@@ -123,6 +123,6 @@ def _machine(document: Document, command: str) -> str:
         f" {node['swap_mib']} MiB of swap at"
         f" {node['swap_bytes_per_second'] / 1e6:g} MB/s. A pod fills {scenario['hog_mib']} MiB, then"
         f" {scenario['frames_per_second']:,} frames a second of {scenario['payload_bytes']} bytes arrive for"
-        f" {scenario['flood_seconds']} s. Agent in profile `KillFast`; the policy acts at the line of the default"
-        " policy's trigger `reserve`. Medians, in brackets the lowest and the highest run."
+        f" {scenario['flood_seconds']} s. Agent in profile `KillFast` with real time; the policy acts at the line of"
+        " the default policy's trigger `reserve`. Medians, in brackets the lowest and the highest run."
     )
