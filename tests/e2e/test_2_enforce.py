@@ -62,7 +62,7 @@ def test_a_drained_reserve_ends_by_one_kill_that_is_explained_and_cleaned_up(lab
         lab.cluster.wait_for("the killed pod to be gone", lambda: killed not in lab.uids("hog"), SLOW_SECONDS)
 
     before, state = lab.innocents(), lab.state()
-    result = lab.flood("enforced", after)
+    result = lab.flood("drained", after)
 
     assert result.verdict.outcome is Outcome.KILLED, result.verdict.why
     _killed_within_its_grant(lab, result, int(state["status"]["lease"]["killsTotal"]))
