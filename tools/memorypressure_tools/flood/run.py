@@ -1,6 +1,7 @@
 """One flood on one node, from waiting pods to a judged result."""
 
 import contextlib
+import gzip
 import itertools
 import json
 import os
@@ -66,6 +67,8 @@ class Result:
     #: seconds since the Unix epoch here
     flood_at: float = 0.0
     zones_csv: str = ""
+    #: the sentinel's journal at the end, with its flight recorder; empty where it could not be had
+    journal: bytes = b""
 
     @property
     def valid(self) -> bool:
@@ -78,13 +81,18 @@ class Result:
         self.document["changes"] = list(rows)
 
     def save(self, directory: Path = RESULTS) -> Path:
-        """Writes the JSON, and the zones' timeline beside it, which `memorypressure-agent replay` reads."""
+        """Writes the JSON, and beside it what `memorypressure-agent` reads.
+
+        That is the zones' timeline, for `replay`, and the sentinel's journal, packed, for `record --journal`.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         stem = f"{self.document['began'].replace(':', '')}-{self.scenario.name}"
         path = next(path for number in itertools.count(1) if not (path := directory / f"{stem}-{number}.json").exists())
         path.write_text(json.dumps(self.document, indent=1) + "\n", encoding="utf-8")
         if self.zones_csv:
             path.with_suffix(".zones.csv").write_text(self.zones_csv, encoding="utf-8")
+        if self.journal:
+            path.with_suffix(".journal.gz").write_bytes(gzip.compress(self.journal))
         return path
 
 
@@ -139,7 +147,9 @@ class FloodRun:
             "fill_seconds": round(self._times["flood"] - self._times["started"], 1),
             "agent_cpu": measurements.cpu_rise(cpu_before, self._cpu(watched)),
         }
-        return self._judge(document, evidence, clocks, before, watched, observer.changes, filled=filled)
+        result = self._judge(document, evidence, clocks, before, watched, observer.changes, filled=filled)
+        result.journal = self._journal(watched)
+        return result
 
     # -- before
 
@@ -223,6 +233,17 @@ class FloodRun:
             "dmesg | grep -E 'page allocation failure|Killed process|oom-kill|invoked oom' | tail -n 20"
         )
         return found
+
+    def _journal(self, watched: Sequence[_Watched]) -> bytes:
+        """The sentinel's journal; empty where it cannot be had."""
+        cgroup = next((each.cgroup for each in watched if each.container == "sentinel"), None)
+        if cgroup is None:
+            return b""
+        pod = cgroup.split("/")[-2].removeprefix("pod")
+        path = f"/var/lib/kubelet/pods/{pod}/volumes/kubernetes.io~empty-dir/journal/journal"
+        with contextlib.suppress(GuestError, OSError):
+            return self.shell.read(path, seconds=60)
+        return b""
 
     def _cpu(self, watched: Sequence[_Watched]) -> dict[str, str]:
         """cpu.max and cpu.stat of the agent's containers, by container; of those that are gone, nothing."""
