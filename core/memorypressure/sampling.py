@@ -20,6 +20,10 @@ COST_FACTOR = 50
 MOST_SAVED_NS = 6_000_000_000
 """What 300 s of 2 % are: the average over 5 minutes stays at 2 %, however its rounds are spread."""
 
+MOST_OWED_NS = 2_000_000_000
+"""What a node below the atomic reserve may use beyond what was saved: two more samples decide, and a node that was
+short for minutes before has nothing left. It is paid back: 100 s of 2 %."""
+
 HALF_LIFE_NS = 60_000_000_000
 ASSUMED_DRAIN_BYTES_PER_SECOND = 64 << 20
 """Every node may be drained at this rate at any time, seen or not: a slow gigabit of small frames in pages of 4 KiB."""
@@ -39,7 +43,11 @@ class Hurry(Enum):
     """A watched line is breached or a window runs."""
     BELOW_MIN = 2
     BELOW_RESERVE = 1
-    """The next two samples decide."""
+    """The next two samples decide; on credit where nothing is saved."""
+
+    def may_use_ns(self, saved_ns: int) -> int:
+        """Time of a core that is there for it, of what was saved, or is owed where negative."""
+        return saved_ns + MOST_OWED_NS if self is Hurry.BELOW_RESERVE else saved_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +130,13 @@ def observe_gates(drains: Drains, node_free_pages: tuple[tuple[int, int], ...], 
     return Drains(drains.time_ns, tuple(nodes), time_ns)
 
 
-def saved_ns(before_ns: int, elapsed_ns: int, cost_ns: int) -> int:
-    """Time of a core that is left over for a hurry, after a round that took `cost_ns`: from 0 to 6 s."""
-    return max(0, min(MOST_SAVED_NS, before_ns + elapsed_ns // COST_FACTOR) - cost_ns)
+def saved_ns(before_ns: int, elapsed_ns: int, cost_ns: int, *, on_credit: bool = False) -> int:
+    """Time of a core that is left over for a hurry, after a round that took `cost_ns`: at most 6 s.
+
+    Only a round `on_credit` makes debts, 2 s at most; a round that is not in a hurry does not hinder their payment.
+    """
+    there = min(MOST_SAVED_NS, before_ns + elapsed_ns // COST_FACTOR)
+    return max(-MOST_OWED_NS if on_credit else min(0, there), there - cost_ns)
 
 
 def headroom_pages(info: ZoneInfo, node: int, watched: tuple[tuple[Line, int], ...]) -> int | None:

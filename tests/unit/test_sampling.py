@@ -10,6 +10,7 @@ from memorypressure.sampling import (
     ASSUMED_DRAIN_BYTES_PER_SECOND,
     HALF_LIFE_NS,
     LONGEST_NS,
+    MOST_OWED_NS,
     MOST_SAVED_NS,
     SHORTEST_NS,
     WATCHING_NS,
@@ -206,3 +207,16 @@ def test_a_hurry_takes_its_part_of_a_core_and_on_average_no_more_than_was_saved(
     assert spent <= MOST_SAVED_NS + now // 50
     assert saved_ns(0, 300 * SECOND, 0) == saved_ns(0, 3000 * SECOND, 0) == MOST_SAVED_NS
     assert saved_ns(10, 0, 1000) == 0
+
+
+def test_below_the_reserve_what_was_not_saved_is_lent_and_paid_back() -> None:
+    millisecond = 1_000_000
+    saved, rounds = 0, 0
+    while Hurry.BELOW_RESERVE.may_use_ns(saved) > 10 * millisecond:  # rounds of 10 ms, one after the other
+        saved, rounds = saved_ns(saved, 10 * millisecond, 10 * millisecond, on_credit=True), rounds + 1
+    assert rounds == 204
+    assert [hurry for hurry in Hurry if hurry.may_use_ns(0) > 0] == [Hurry.BELOW_RESERVE]
+    # Plain rounds that cost more than 2 % (200 ms apart, a window runs) make no debt, and do not hinder the payment.
+    assert saved_ns(0, 200 * millisecond, 10 * millisecond) == 0
+    assert saved_ns(-1000 * millisecond, 200 * millisecond, 10 * millisecond) == -996 * millisecond
+    assert saved_ns(-MOST_OWED_NS, 100 * SECOND, 0) == 0

@@ -91,6 +91,7 @@ class Readings:
         self._now = 0
         self._charged_ns: int | None = None
         self._saved_ns = MOST_SAVED_NS
+        self._hurried = Hurry.NONE
         self.full_reads = 0
         self.gate_reads = 0
 
@@ -177,7 +178,8 @@ class Readings:
         """
         elapsed_ns = 0 if self._charged_ns is None else self._now - self._charged_ns
         self._charged_ns = self._now
-        self._saved_ns = saved_ns(self._saved_ns, elapsed_ns, cost_ns)
+        on_credit = self._hurried is Hurry.BELOW_RESERVE
+        self._saved_ns = saved_ns(self._saved_ns, elapsed_ns, cost_ns, on_credit=on_credit)
         if ticks or self._gate_shut:
             self._gate_cost_ns = _smoothed(self._gate_cost_ns, cost_ns // (ticks or 1))
         else:
@@ -215,7 +217,7 @@ class Readings:
 
     def charge_looks(self, cost_ns: int, looks: int) -> None:
         """Takes what so many looks cost of a core, since the last sample."""
-        self._saved_ns = max(0, self._saved_ns - cost_ns)
+        self._saved_ns = saved_ns(self._saved_ns, 0, cost_ns)
         self._guard_cost_ns = _smoothed(self._guard_cost_ns, cost_ns // looks)
 
     def period_ns(self, *, watching: bool) -> int:
@@ -236,8 +238,12 @@ class Readings:
             next_is_full = watching or self._gate_open or not self._gates
             cost = self._full_cost_ns if next_is_full else self._gate_cost_ns
         if watching and self._is_guarded():
+            self._hurried = Hurry.NONE
             return guarded_period_ns(cost)
-        hurry = self._hurry(info, watching=watching) if self._saved_ns > cost else Hurry.NONE
+        hurry = self._hurry(info, watching=watching)
+        if hurry.may_use_ns(self._saved_ns) <= cost:
+            hurry = Hurry.NONE
+        self._hurried = hurry
         period = next_period_ns(self.drains, rooms, now, info.page_size_bytes, cost, watching=watching, hurry=hurry)
         return min(period, SLOW_WATCHING_NS) if self._memory_near else period
 
