@@ -1,14 +1,20 @@
 """Alerts, dashboards and monitors of the chart: which alert fires when, what is asked for, what is scraped."""
 
+import functools
 import json
 import re
+import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from support.operator_lab import wait_for
+from support.prometheus import Prometheus
 
 import dashboards
 from memorypressure_tools import toolcache
@@ -303,6 +309,61 @@ def test_every_query_of_a_dashboard_is_one_and_asks_for_what_is_exported(board: 
     file = tmp_path / "queries.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
     assert f"{len(rules)} rules found" in promtool("check", "rules", file)
+
+
+EXPOSITIONS = REPOSITORY / "tests/fixtures/metrics"
+WITHOUT_DATA = {"Sources that cannot be read"}
+"""The panel of a node that is well."""
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """A real server with our rules, which scrapes an agent's and an operator's exposition under the jobs' names."""
+    directory = tmp_path_factory.mktemp("prometheus")
+    for job, file in (("agent", "agent-two-nodes.txt"), ("operator", "operator-one-policy.txt")):
+        shutil.copy(EXPOSITIONS / file, directory / f"{job}.txt")
+    handler = functools.partial(Exposition, directory=str(directory))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        jobs = [
+            {
+                "job_name": f"memory-pressure-{job}",
+                "metrics_path": f"/{job}.txt",
+                "static_configs": [
+                    {
+                        "targets": [f"127.0.0.1:{server.server_port}"],
+                        "labels": {"cluster": "one", **({"node": "n1"} if job == "agent" else {})},
+                    }
+                ],
+            }
+            for job in ("agent", "operator")
+        ]
+        started = Prometheus(directory, jobs, (RULES,))
+        yield started
+        started.close()
+        server.shutdown()
+
+
+class Exposition(SimpleHTTPRequestHandler):
+    """Serves files as expositions."""
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the parent's name
+        """Nothing."""
+
+
+def test_a_real_prometheus_evaluates_every_rule(prometheus: Prometheus) -> None:
+    wait_for(lambda: prometheus.query("count(up == 1) == 2"), "both jobs are scraped")
+    wait_for(lambda: prometheus.unhealthy_rules() is not None, "all rules were evaluated")
+    assert prometheus.unhealthy_rules() == []
+    assert prometheus.query('count(ALERTS{alertname="MemoryPressurePolicyConflict"})') == [1.0]
+
+
+def test_a_real_prometheus_has_data_for_every_panel(prometheus: Prometheus, board: dict[str, Any]) -> None:
+    wait_for(lambda: prometheus.query("count_over_time(memorypressure_build_info[1m]) > 2"), "some scrapes")
+    for title, expression in queries(board):
+        assert prometheus.refusal(expression) == "", title
+        if title not in WITHOUT_DATA and not expression.endswith("> 0"):
+            assert prometheus.query(expression), f"{title}: {expression}"
 
 
 def test_the_dashboards_are_a_config_map_for_grafanas_sidecar(helm: Helm) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.operator_lab import Object, wait_for
 from support.pathlab import PathLab, lab_of
-from support.prometheus import Prometheus
+from support.prometheus import over_tls
 from support.reporterlab import ReporterNode, Wire, WrittenJournal
 from support.sentinellab import candidate
 from support.sentinellab import orders as orders_of
@@ -157,7 +157,7 @@ def test_probes_are_in_clear_on_their_own_port_and_show_no_metrics(secured: Secu
 
 def test_a_real_prometheus_scrapes_over_tls_through_a_renewed_certificate(secured: Secured, tmp_path: Path) -> None:
     token = secured.account("collector")
-    prometheus = Prometheus(tmp_path / "prometheus", secured.port, secured.authority.certificate_file, token)
+    prometheus = over_tls(tmp_path / "prometheus", secured.port, secured.authority.certificate_file, token)
     try:
         wait_for(lambda: prometheus.query("up") == [0.0], "a scrape without the right fails", 60)
         assert "403" in prometheus.last_error()

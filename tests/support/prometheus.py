@@ -1,9 +1,10 @@
-"""A real Prometheus that scrapes one target, and where its program comes from: PATH, or Debian's package, unpacked."""
+"""A real Prometheus, and where its program comes from: PATH, or Debian's package, unpacked."""
 
 import json
 import shutil
 import subprocess
 import tempfile
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -49,24 +50,30 @@ def _apt(*words: str, directory: str) -> bool:
     return done.returncode == 0
 
 
-class Prometheus:
-    """A server that scrapes each second: one target on loopback, over TLS, with the token in a file."""
+def over_tls(directory: Path, port: int, ca_file: Path, token: str) -> "Prometheus":
+    """A server with one target on loopback, over TLS, with the token in a file."""
+    directory.mkdir()
+    token_file = directory / "token"
+    token_file.write_text(token, encoding="ascii")
+    job = {
+        "job_name": "memory-pressure-agent",
+        "scheme": "https",
+        "tls_config": {"ca_file": str(ca_file)},
+        "authorization": {"credentials_file": str(token_file)},
+        "static_configs": [{"targets": [f"127.0.0.1:{port}"]}],
+    }
+    return Prometheus(directory, [job])
 
-    def __init__(self, directory: Path, port: int, ca_file: Path, token: str) -> None:
-        directory.mkdir()
-        token_file = directory / "token"
-        token_file.write_text(token, encoding="ascii")
-        job = {
-            "job_name": "memory-pressure-agent",
-            "scheme": "https",
-            "scrape_interval": "1s",
-            "scrape_timeout": "1s",
-            "tls_config": {"ca_file": str(ca_file)},
-            "authorization": {"credentials_file": str(token_file)},
-            "static_configs": [{"targets": [f"127.0.0.1:{port}"]}],
-        }
+
+class Prometheus:
+    """A server that scrapes its jobs each second, with these rules."""
+
+    def __init__(self, directory: Path, jobs: list[dict[str, Any]], rules: tuple[Path, ...] = ()) -> None:
+        directory.mkdir(exist_ok=True)
+        each_second = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
         configuration = directory / "prometheus.yml"
-        configuration.write_text(json.dumps({"scrape_configs": [job]}), encoding="utf-8")  # JSON is YAML
+        value = {"global": each_second, "scrape_configs": jobs, "rule_files": [str(file) for file in rules]}
+        configuration.write_text(json.dumps(value), encoding="utf-8")  # JSON is YAML
         own = free_port()
         self.url = f"http://127.0.0.1:{own}"
         self.log = directory / "log"
@@ -82,6 +89,24 @@ class Prometheus:
         """The values now; none while it starts."""
         found = self._ask(f"query?{urllib.parse.urlencode({'query': expression})}")
         return [float(each["value"][1]) for each in found["result"]] if found else []
+
+    def refusal(self, expression: str) -> str:
+        """What is wrong with an expression; empty if nothing is."""
+        url = f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return ""
+        except urllib.error.HTTPError as error:
+            with error:
+                return str(json.load(error)["error"])
+
+    def unhealthy_rules(self) -> list[str] | None:
+        """The rules whose last evaluation failed, and why; None before all were evaluated."""
+        found = self._ask("rules")
+        rules = [rule for group in found["groups"] for rule in group["rules"]] if found else []
+        if not rules or any(rule["health"] == "unknown" for rule in rules):
+            return None
+        return [f"{rule['name']}: {rule.get('lastError')}" for rule in rules if rule["health"] != "ok"]
 
     def last_error(self) -> str:
         """Why the last scrape failed."""
