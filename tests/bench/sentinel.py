@@ -241,7 +241,7 @@ def measure(directory: Path, seconds: float, near_seconds: float, image: Path | 
         (
             (Near("every 100 ms", 2, 300_000, 1_500_000, limit), min(seconds, 40)),
             (Near("near a line, gates every 10 ms", 2, 10_000, 8_000_000, 2.0, 0), near_seconds),
-            (Near("near a line, gates every 10 ms, 256 CPUs", 256, 10_000, 8_000_000, 2.0), seconds),
+            (Near("near a line, gates every 10 ms, 256 CPUs", 256, 10_000, 8_000_000, 2.0, 0), seconds),
         )
     ):
         yield from near(directory / f"near-{number}", how, length, directory / "cgroup")
