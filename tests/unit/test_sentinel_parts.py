@@ -28,7 +28,7 @@ from memorypressure_agent.sentinel.libc import call
 from memorypressure_agent.sentinel.log import Log
 from memorypressure_agent.sentinel.node_lock import NodeLock
 from memorypressure_agent.sentinel.orders_file import OrdersFile, Standing
-from memorypressure_agent.sentinel.process import _unchanged_file_mappings
+from memorypressure_agent.sentinel.process import _unchanged_file_mappings, every_other_chunk
 from memorypressure_agent.sentinel.readings import Readings
 from memorypressure_agent.sentinel.settings import SentinelSettings
 from memorypressure_tools.floodplayer import FakeNode, Reading
@@ -588,6 +588,12 @@ def test_a_call_into_the_c_library_tells_its_errno() -> None:
     assert call("close", -1) == (-1, 9)
     with pytest.raises(OSError, match="undefined symbol"):
         call("no_such_function_anywhere")
+
+
+def test_every_other_chunk_of_a_mapping_is_marked_up_to_its_end() -> None:
+    assert list(every_other_chunk(0x10000, 0x1D000, 0x4000)) == [(0x10000, 0x4000), (0x18000, 0x4000)]
+    assert list(every_other_chunk(0x10000, 0x19000, 0x4000)) == [(0x10000, 0x4000), (0x18000, 0x1000)]
+    assert list(every_other_chunk(0x10000, 0x11000, 0x4000)) == [(0x10000, 0x1000)]
 
 
 def test_only_unchanged_read_only_file_mappings_are_given_back() -> None:

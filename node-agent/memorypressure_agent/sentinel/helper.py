@@ -187,8 +187,8 @@ class Helper:
         self.wake()
 
     def do_all_now(self) -> None:
-        """Has figures read and the status written now, whenever they are due."""
-        self._figures_ns = 0
+        """Has all that is done from time to time done now."""
+        self._figures_ns = self._list_ns = self._capability_ns = self._emptied_ns = 0
         self.publish()
 
     def log(self, reason: str, message: str) -> None:
