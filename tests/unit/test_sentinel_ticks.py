@@ -76,14 +76,14 @@ def test_above_the_reserve_looks_at_gates_stand_between_two_samples_and_a_dip_ge
     settle(bench)
     for _ in range(3):
         bench.round(100, 700)  # under Low, above the reserve
-    full = bench.readings.full_reads
+    full, sampled = bench.readings.full_reads, bench.sampler.state
     for _ in range(9):
         assert bench.round(10, 700) == 10 * MS
     assert bench.readings.full_reads == full
-    before = bench.sampler.state
+    assert bench.sampler.state is sampled, "a look is no sample"
     bench.round(5, 150)
     assert bench.readings.full_reads == full + 1
-    assert bench.sampler.state != before
+    assert bench.sampler.state != sampled
     assert bench.sampler.period_ns == 10 * MS
     assert bench.sampler.state.triggers.of("reserve").holds
 
