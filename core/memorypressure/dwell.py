@@ -24,7 +24,8 @@ def with_sample(times: Times, now_ns: int, *, restart: bool) -> Times:
 class Window:
     """Samples of one condition: the last five as bits, newest lowest, and the stretches of time in which it held.
 
-    A sample stands for the time until the next one, so the newest has not lasted yet.
+    A stretch lies between samples that follow each other and in all of which it held: what one sample alone shows may
+    have been over at once, and a sample comes as soon as the condition begins, so that dips far apart would add up.
     """
 
     flags: int = 0
@@ -51,7 +52,7 @@ class Window:
             return EMPTY
         now = times[-1]
         stretches, held = self.stretches, self.held_ns
-        if self.flags & 1:
+        if holds and self.flags & 1:
             before = times[-2]
             held += now - before
             if stretches and stretches[-1][1] == before:

@@ -47,8 +47,8 @@ def write_recording(path: Path, columns: str, rows: list[str]) -> Path:
         (DEFAULT, NO_FLOOD, []),
         (PATCH, MAIL, [0.3]),
         (PATCH, MAIL_ONE_HEALTHY, []),
-        (DEFAULT, MAIL, [0.02]),
-        (DEFAULT, MAIL_ONE_HEALTHY, [0.02]),
+        (DEFAULT, MAIL, [0.03]),
+        (DEFAULT, MAIL_ONE_HEALTHY, [0.03]),
     ],
     ids=[
         "the default kills in the flood",
@@ -128,12 +128,12 @@ def under_and_over(columns: str, tail: str, seconds_clear: float) -> tuple[str, 
 
 def test_with_low_an_episode_ends_after_120_seconds_of_clear_and_the_next_kills_again(tmp_path: Path) -> None:
     recording = write_recording(tmp_path / "r.csv", *under_and_over(LOW_LINES, ",125,150", 125))
-    assert kills(DEFAULT, recording) == [0.02, 125.12]
+    assert kills(DEFAULT, recording) == [0.03, 125.13]
 
 
 def test_without_low_nothing_is_seen_to_clear_so_the_episode_lasts(tmp_path: Path) -> None:
     recording = write_recording(tmp_path / "r.csv", *under_and_over("t,node,zone,free,boost,min", "", 125))
-    assert kills(DEFAULT, recording) == [0.02]
+    assert kills(DEFAULT, recording) == [0.03]
     text = replay("--policy", DEFAULT, recording).stdout.decode()
     assert "note: without the column low nothing is seen to clear" in text
 
@@ -171,7 +171,7 @@ def test_protection_and_cma_move_a_zone_across_its_line(tmp_path: Path) -> None:
             )
             for name, head, end in (("without", "", ""), ("given", columns, tail))
         ]
-        assert (kills(DEFAULT, without), kills(DEFAULT, given)) == ([], [0.02])
+        assert (kills(DEFAULT, without), kills(DEFAULT, given)) == ([], [0.03])
 
 
 MEMORY = "t,node,zone,free,boost,min,mem_total,mem_available,swap_total,swap_free"

@@ -111,13 +111,21 @@ def test_thirty_milliseconds_below_at_ten_each_make_it_active() -> None:
     assert observed.state.triggers[0].since_ns == observed.now_ns
 
 
-def test_the_newest_sample_has_not_lasted_yet() -> None:
+def test_time_below_lies_between_two_samples_below() -> None:
     observed = run(below=30)
     observed.see(FREE)
     observed.see(BELOW, times=3)
-    assert observed.see(FREE) is ACTIVE
-    assert observed.state.active == ("zone",)
-    assert observed.state.holding == ()
+    assert observed.see(FREE) is CLEAR, "the third may have been over at once"
+    assert observed.see(BELOW) is CLEAR
+    assert observed.see(BELOW) is ACTIVE
+
+
+def test_dips_that_no_two_samples_in_a_row_see_never_act_however_many() -> None:
+    observed = run(below=10, within=400)
+    observed.see(FREE)
+    for _ in range(50):
+        assert observed.see(BELOW, after_ms=60) is CLEAR
+        assert observed.see(FREE) is CLEAR
 
 
 @pytest.mark.parametrize("gap_ms", [1, 10, 50, 100, 250])
@@ -131,12 +139,12 @@ def test_one_or_two_samples_never_act_whatever_the_gaps(gap_ms: int) -> None:
 
 
 def test_three_of_the_last_five_are_enough_and_two_are_not() -> None:
-    observed = run()
+    observed = run(below=10)
     observed.see(FREE)
-    assert [observed.see(free) for free in (BELOW, FREE, BELOW, FREE, BELOW, FREE)] == [CLEAR] * 5 + [CLEAR]
-    observed = run(below=20)
+    assert [observed.see(free) for free in (BELOW, BELOW, FREE, FREE, FREE, BELOW)] == [CLEAR] * 6
+    observed = run(below=10)
     observed.see(FREE)
-    assert [observed.see(free) for free in (BELOW, FREE, BELOW, FREE, BELOW)] == [CLEAR] * 4 + [ACTIVE]
+    assert [observed.see(free) for free in (BELOW, BELOW, FREE, FREE, BELOW)] == [CLEAR] * 4 + [ACTIVE]
 
 
 def test_slow_samples_count_by_the_span_of_the_last_five() -> None:
@@ -353,9 +361,9 @@ def test_a_shut_gate_is_a_sample_that_is_not_below() -> None:
     observed = run()
     shut = GateShut(nodes(BELOW), ((0, FREE),), clear_lines=False)
     observed.see(FREE)
-    observed.see(BELOW)
+    observed.see(BELOW, times=2)
     observed.see(zones=shut, times=2)
-    assert observed.see(BELOW, times=2) is CLEAR
+    assert observed.see(BELOW, times=3) is CLEAR
     assert observed.see(BELOW) is ACTIVE
 
 
@@ -537,8 +545,8 @@ class Oracle:
         start = min(now - self.within_ns, last[0][0])
         time_below = sum(
             max(0, end - max(begin, start))
-            for (begin, held, _), (end, _, _) in zip(self.seen, self.seen[1:], strict=False)
-            if held
+            for (begin, held, _), (end, holds, _) in zip(self.seen, self.seen[1:], strict=False)
+            if held and holds
         )
         if sum(held for _, held, _ in last) >= 3 and time_below >= self.below_ns:
             self.active = True

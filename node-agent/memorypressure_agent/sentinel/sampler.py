@@ -35,6 +35,8 @@ from memorypressure_agent.sentinel.readings import TICKS_KEPT, Readings
 from memorypressure_agent.sentinel.recorder import Recorder
 from memorypressure_agent.sentinel.settings import SentinelSettings
 
+MOST_AGE_AT_KILL_NS: Final = 1_000_000_000
+"""How old the sample behind a kill may be when it is written; longer than the journal's write ever took in a flood."""
 MOST_FIGURES_AGE_NS: Final = 10_000_000_000
 """The helper is told to read them anew when a window begins to run; in a stall it may need so long."""
 DEFAULT_GRANT_SECONDS: Final = 900
@@ -232,7 +234,7 @@ class Sampler:
         self._readings.charge(self._clocks.cpu_ns() - began)
         self._keep(decision)
         if decision.acts:
-            self._kill(decision)
+            self._kill(decision, sample.time_ns)
         self._recorder.result(result, self.rules.policy_name)
         running = result.state.ladder.running
         if self.journal is not None and running is not None and result.state.ladder.clear_since_ns is None:
@@ -389,8 +391,12 @@ class Sampler:
             self.journal.write_state(kept)
             self._kept_state = kept
 
-    def _kill(self, decision: Decision) -> None:
-        """Counts the kill, then does it. Whatever fails after the count is a kill that was spent."""
+    def _kill(self, decision: Decision, sampled_ns: int) -> None:
+        """Counts the kill, then does it. Whatever fails after the count is a kill that was spent.
+
+        The journal's write before it may have waited for memory, and the process may have been stopped or the machine
+        suspended, so the sample's age and the permit are looked at once more.
+        """
         victim = decision.victim
         if victim is None or self.journal is None or decision.action is not Action.KILL:
             raise AssertionError(f"a decision that acts without victim or journal: {decision}")
@@ -400,6 +406,12 @@ class Sampler:
             )
             return
         began = self._clocks.boot_ns()
+        permit = self._granted()
+        age_ns = began - sampled_ns
+        if isinstance(permit, Refusal) or age_ns > MOST_AGE_AT_KILL_NS:
+            why = permit.message if isinstance(permit, Refusal) else f"the sample is {age_ns / 1e9:.1f} s old"
+            self._helper.fail_kill(decision.action_number, f"too late for a kill: {why}")
+            return
         number = self.journal.count_kill(began)
         try:
             killed = self._helper.candidates.kill(victim.pod.uid, victim.containers)

@@ -135,7 +135,7 @@ def policy(name: str = "flood", *, mode: str = "Enforce", **changes: Any) -> Obj
                     "line": "AtomicReserve",
                     "nodes": "AnyNode",
                     "marginPercent": 50,
-                    "belowMilliseconds": 20,
+                    "belowMilliseconds": 25,
                     "withinMilliseconds": 50,
                 },
             },

@@ -1,0 +1,55 @@
+"""A kill that is decided, but written late: the machine slept, the process was stopped, or the journal waited."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.samplerbench import BELOW_RESERVE_PAGES, MS, SECOND, UID, Bench
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path, dry_run_only=False)
+    for _ in range(3):
+        made.round(1000, 90_000)
+    made.helper.candidates.wanted = frozenset((UID,))
+    made.helper.candidates.refresh(hold=False)
+    yield made
+    made.close()
+
+
+def pressed(bench: Bench, journal_takes_ns: int) -> None:
+    """Five samples below the reserve, with a journal that takes so long to write down that a kill is pending."""
+    write = bench.journal.write_state
+
+    def slow(state: dict[str, Any]) -> None:
+        if state["pending"] is not None:
+            bench.now += journal_takes_ns
+        write(state)
+
+    bench.journal.write_state = slow  # type: ignore[method-assign]
+    for _ in range(5):
+        bench.round(20, BELOW_RESERVE_PAGES)
+
+
+def test_a_kill_in_time_is_done_and_counted(bench: Bench) -> None:
+    pressed(bench, 300 * MS)
+    assert bench.tree.killed()
+    assert bench.journal.grants.kills_total == 1
+
+
+@pytest.mark.parametrize("late_ns", [2 * SECOND, 3600 * SECOND], ids=["two seconds", "an hour, past the grant"])
+def test_a_kill_that_comes_late_is_neither_done_nor_counted(bench: Bench, late_ns: int) -> None:
+    said = []
+    fail = bench.helper.fail_kill
+
+    def failed(action_number: int, message: str) -> None:
+        said.append(message)
+        fail(action_number, message)
+
+    bench.helper.fail_kill = failed  # type: ignore[method-assign]
+    pressed(bench, late_ns)
+    assert not bench.tree.killed()
+    assert bench.journal.grants.kills_total == 0
+    assert [message.split(":")[0] for message in said] == ["too late for a kill"]
