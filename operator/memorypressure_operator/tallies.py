@@ -25,19 +25,31 @@ MOST_FACTS = 2000
 class Tally:
     """One policy's facts of the last hour. `wall` is the time by the operator's clock, seconds since 1970."""
 
-    def __init__(self, wall: Callable[[], float]) -> None:
+    def __init__(self, wall: Callable[[], float], elsewhere: Callable[[str], bool] = lambda _: False) -> None:
+        """`elsewhere` says whether another policy has counted the fact of that short name."""
         self._wall = wall
+        self._elsewhere = elsewhere
         self._facts: dict[str, tuple[str, int]] = {}  # short name -> kind, when
         self.last_action_time = ""  # RFC 3339, of the last action done or told in DryRun
         self.changed = False
 
-    def add(self, kind: str, fact: str, age_seconds: float = 0.0, time: str = "") -> None:
-        """Counts a fact that became one so long ago; `time` (RFC 3339) where something was done or told as done."""
+    def add(self, kind: str, fact: str, age_seconds: float = 0.0, time: str = "", *, anywhere: bool = False) -> None:
+        """Counts a fact that became one so long ago; `time` (RFC 3339) where something was done or told as done.
+
+        `anywhere`: not where another policy has counted it. A node's report outlives the policy that it acted under,
+        and an operator that was restarted reads it anew, under the next one.
+        """
         name = hashlib.sha256(f"{kind}/{fact}".encode()).hexdigest()[:10]
+        if anywhere and self._elsewhere(name):
+            return
         self.last_action_time = max(self.last_action_time, time)
         if name not in self._facts:
             self._facts[name] = (kind, int(self._wall() - age_seconds))
             self.changed = True
+
+    def has(self, name: str) -> bool:
+        """Whether the fact of that short name was counted in the last hour."""
+        return name in self._facts
 
     def count(self, kind: str) -> int:
         """Facts of the last hour."""
@@ -84,8 +96,11 @@ class Tallies:
     def of(self, policy: str) -> Tally:
         """The policy's tally."""
         if policy not in self._tallies:
-            self._tallies[policy] = Tally(self._wall)
+            self._tallies[policy] = Tally(self._wall, lambda name: self._counted_by_another(policy, name))
         return self._tallies[policy]
+
+    def _counted_by_another(self, policy: str, name: str) -> bool:
+        return any(tally.has(name) for other, tally in self._tallies.items() if other != policy)
 
     def load(self) -> None:
         """Takes up what was counted before. What is not understood is left out and told in the log. Raises as `get`."""

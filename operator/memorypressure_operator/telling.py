@@ -99,7 +99,7 @@ class Teller:
         pod = action.pod
         if policy:
             kind = "denied" if denied else "dryRun" if dry else "kills" if action.action == "Kill" else "other"
-            self._tally(policy).add(kind, f"{node.uid}/{action.id}", age, "" if denied else action.time)
+            self._tally(policy).add(kind, f"{node.uid}/{action.id}", age, "" if denied else action.time, anywhere=True)
         if action.action != "Kill" or denied:
             return
         reason = Reason.WOULD_KILL if dry else Reason.KILLED if action.result == "Success" else Reason.ACTION_FAILED

@@ -64,9 +64,11 @@ def _without_operator(running: Episode) -> Over:
     stop_operator(running.lab)
 
     def over() -> None:
-        time.sleep(WITHOUT_OPERATOR_SECONDS)
-        assert running.written() == 1
-        start_operator(running.lab)
+        try:
+            time.sleep(WITHOUT_OPERATOR_SECONDS)
+            assert running.written() == 1
+        finally:
+            start_operator(running.lab)
 
     return over
 

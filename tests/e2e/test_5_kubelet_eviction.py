@@ -15,7 +15,6 @@ from support.e2eepisode import FILLER, Episode, Episodes, changed, filling_polic
 from support.e2efaults import kubelet_set
 from support.e2elab import BYSTANDERS, GUARDED, NODE, SLOW_SECONDS
 
-from memorypressure_tools.cluster.cluster import pod_ready
 from memorypressure_tools.flood import load
 
 pytestmark = pytest.mark.e2e
@@ -47,20 +46,29 @@ def _spare_spec() -> load.Object:
 
 @pytest.fixture(scope="module")
 def beside(episodes: Episodes) -> Iterator[Episodes]:
-    """The guarded pod is away, which the kubelet, who knows no budgets, would take first; the spare is there."""
+    """The guarded pod and the hog are away, the spare is there.
+
+    The kubelet, who knows no budgets, would take the guarded pod first; and a hard threshold counts as reserved: with
+    the hog's request the node would be overbooked, and the kubelet would refuse a pod when it starts again.
+    """
     lab = episodes.lab
     kubectl = lab.cluster.plane.kubectl
-    kubectl("scale", "deployment", GUARDED, "--namespace", BYSTANDERS, "--replicas=0")
+    away = ((GUARDED, BYSTANDERS, 1), ("hog", load.NAMESPACE, 2))
+    for name, namespace, _ in away:
+        kubectl("scale", "deployment", name, "--namespace", namespace, "--replicas=0")
     kubectl("apply", "-f", "-", stdin=json.dumps(load.deployment(SPARE, _spare_spec())))
-    lab.cluster.wait_for("the spare to run", lambda: any(pod_ready(pod) for pod in lab.pods(SPARE)), SLOW_SECONDS)
-    lab.cluster.wait_for(
-        "the guarded pod to be gone",
-        lambda: not any(GUARDED in name for name in lab.containers(BYSTANDERS)),
-        SLOW_SECONDS,
-    )
+
+    def set_up() -> bool:
+        there = " ".join(lab.containers(BYSTANDERS) | lab.containers(load.NAMESPACE))
+        return f"/{GUARDED}-" not in there and "/hog-" not in there and f"/{SPARE}-" in there
+
+    lab.cluster.wait_for("the spare in the place of the guarded pod and the hog", set_up, SLOW_SECONDS)
     yield episodes
     kubectl("delete", "deployment", SPARE, "--namespace", load.NAMESPACE)
-    kubectl("scale", "deployment", GUARDED, "--namespace", BYSTANDERS, "--replicas=1")
+    for name, namespace, replicas in away:
+        kubectl("scale", "deployment", name, "--namespace", namespace, f"--replicas={replicas}")
+    lab.cluster.wait_for("the guarded pod to be back", lambda: len(lab.containers(BYSTANDERS)) == 2, SLOW_SECONDS)
+    lab.used = True  # whoever needs the hog has its pods made anew
 
 
 def _filled_and_watched(running: Episode) -> set[str]:

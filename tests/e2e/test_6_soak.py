@@ -21,7 +21,6 @@ from support.e2eaccounts import broken_grants
 from support.e2eepisode import Episodes, StateWatch, armed, changed
 from support.e2efaults import (
     agent_pod,
-    container_cgroup,
     count_kill_writes,
     kill_container,
     kill_service,
@@ -38,7 +37,7 @@ from memorypressure_tools.cluster.node import Node
 from memorypressure_tools.flood import load
 from memorypressure_tools.flood.run import RESULTS, FloodRun, Scenario, send_frames
 from memorypressure_tools.flood.verdict import Outcome
-from memorypressure_tools.flood.workloads import end_load, reset
+from memorypressure_tools.flood.workloads import container_cgroups, end_load, reset
 from memorypressure_tools.guest.shell import GuestError
 
 pytestmark = pytest.mark.e2e
@@ -90,7 +89,7 @@ class Figures:
 
 
 def _in_a_node(node: Node, pod: dict[str, Any], container: str) -> tuple[int, int, int]:
-    path = container_cgroup(pod, container)
+    path = container_cgroups(pod)[container]
     script = f"""
         pid=$(sort -n {path}/cgroup.procs | head -n 1); echo $pid
         grep VmRSS /proc/$pid/status | tr -dc 0-9; echo; ls /proc/$pid/fd | wc -l"""

@@ -3,7 +3,6 @@
 A function that begins a fault returns at once, with a function that returns when all is there again (`Over`).
 """
 
-import copy
 import json
 import re
 import time
@@ -69,16 +68,6 @@ def agent_pod(lab: Lab) -> Object:
     return lab.cluster.pods("agent", NODE)[0]
 
 
-def container_cgroup(pod: Object, container: str) -> str:
-    """The cgroup of one running container of the pod."""
-    one = copy.deepcopy(pod)
-    one["status"]["containerStatuses"] = [
-        each for each in one["status"]["containerStatuses"] if each["name"] == container
-    ]
-    (path,) = container_cgroups(one)
-    return path
-
-
 def restarts(lab: Lab, container: str) -> int:
     """How often a container of the agent was started again."""
     statuses = agent_pod(lab)["status"]["containerStatuses"]
@@ -88,7 +77,7 @@ def restarts(lab: Lab, container: str) -> int:
 def kill_container(lab: Lab, container: str) -> Over:
     """SIGKILL for all processes of a container of the agent; over when the kubelet has started it again."""
     over = _until_restarted(lab, container)
-    path = container_cgroup(agent_pod(lab), container)
+    path = container_cgroups(agent_pod(lab))[container]
     lab.node.shell.run(f"kill -9 $(cat {path}/cgroup.procs)", attempts=3)
     return over
 
@@ -96,8 +85,8 @@ def kill_container(lab: Lab, container: str) -> Over:
 def kill_container_when_gone(lab: Lab, container: str, victim: Object) -> Over:
     """The same in the moment in which the victim's container is empty."""
     over = _until_restarted(lab, container)
-    path = container_cgroup(agent_pod(lab), container)
-    (watched,) = container_cgroups(victim)
+    path = container_cgroups(agent_pod(lab))[container]
+    (watched,) = container_cgroups(victim).values()
     script = f"""
         (
             a=populated b=1

@@ -38,6 +38,18 @@ def test_counts_neither_shrink_nor_double_in_a_restart() -> None:
     assert counts(after) == [3, 1, 0], "a kill of an hour ago is none any more"
 
 
+def test_a_kill_that_is_read_anew_under_the_next_policy_counts_for_the_first_one_alone() -> None:
+    cluster, clock = FakeCluster(), Clock()
+    before = tallies(cluster, clock)
+    before.of("first").add("kills", "node/k1", anywhere=True)
+    before.save(now=True)
+    after = tallies(cluster, clock)
+    for action in ("node/k1", "node/k2", "node/k2"):
+        after.of("second").add("kills", action, anywhere=True)
+    assert counts(after, "first") == [0, 0, 1]
+    assert counts(after, "second") == [0, 0, 1]
+
+
 def test_counts_are_written_when_they_changed_and_not_often() -> None:
     cluster, clock = FakeCluster(), Clock()
     made = tallies(cluster, clock)
