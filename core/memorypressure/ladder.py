@@ -15,7 +15,7 @@ from memorypressure.ladder_inputs import HardLimits, LadderConfig, Observation, 
 from memorypressure.ladder_state import Episode, Kill, LadderState, durable, initial, restored
 from memorypressure.reasons import Reason
 from memorypressure.records import Decision, Input, Phase
-from memorypressure.refusals import node_refusal, pressed_nodes, refusal
+from memorypressure.refusals import node_refusal, pressed_nodes, refusal, stale
 from memorypressure.spec_values import Action, Mode, Trigger
 from memorypressure.steps import StepStatus, advance_steps, readings_of, worst_cause
 from memorypressure.triggers import TriggerState, TriggerStatus
@@ -72,6 +72,7 @@ def _due(
     refused = refusal(config, state, seen) or refused
     if refused is None and enforce:
         refused = node_refusal(seen)
+    refused = refused or stale(seen)
     if refused is not None:
         return state, _decision(config, state, seen, *refused, status=status)
     if seen.rank is None and not enforce:

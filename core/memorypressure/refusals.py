@@ -13,16 +13,21 @@ MAX_SAMPLE_AGE_NS = 50_000_000
 
 
 def refusal(config: LadderConfig, state: LadderState, seen: Observation) -> tuple[Reason, str] | None:
-    """What speaks against a kill in any mode."""
-    now_ns, sample_ns = seen.now_ns, seen.triggers.time_ns
+    """What speaks against a kill in any mode, but for the sample's age."""
     if config.effective_mode is Mode.DISABLED:
         return Reason.MODE_DISABLED, "the policy's mode is Disabled"
-    if sample_ns is None or not 0 <= now_ns - sample_ns <= MAX_SAMPLE_AGE_NS:
+    return _pause(state, seen.now_ns, seen.triggers.time_ns) or _used_up(config, state, seen.now_ns)
+
+
+def stale(seen: Observation) -> tuple[Reason, str] | None:
+    """Whether the sample is too old: asked last, when a fresh one would be acted on."""
+    sample_ns = seen.triggers.time_ns
+    if sample_ns is None or not 0 <= seen.now_ns - sample_ns <= MAX_SAMPLE_AGE_NS:
         return Reason.SAMPLE_STALE, "the sample is not from the last 50 ms; a fresh one is taken first"
-    return _pause(state, now_ns, sample_ns) or _used_up(config, state, now_ns)
+    return None
 
 
-def _pause(state: LadderState, now_ns: int, sample_ns: int) -> tuple[Reason, str] | None:
+def _pause(state: LadderState, now_ns: int, sample_ns: int | None) -> tuple[Reason, str] | None:
     """One victim at a time, and the lines read afresh after it."""
     if state.kill is not None:
         waited_ns = now_ns - state.kill.decided_ns
@@ -30,7 +35,7 @@ def _pause(state: LadderState, now_ns: int, sample_ns: int) -> tuple[Reason, str
     if now_ns < state.cooldown_until_ns:
         left = -(-(state.cooldown_until_ns - now_ns) // _NS)
         return Reason.COOLDOWN, f"{left} s of the cool-down are left"
-    if state.ended_ns is not None and sample_ns <= state.ended_ns:
+    if state.ended_ns is not None and sample_ns is not None and sample_ns <= state.ended_ns:
         return Reason.SAMPLE_STALE, "the lines have not been read since the last victim's end"
     return None
 

@@ -18,7 +18,7 @@ LONGEST_WATCHING_NS = 200_000_000
 COST_FACTOR = 50
 """A reading may take a fiftieth of the time to the next: 2 % of a core."""
 MOST_SAVED_NS = 6_000_000_000
-"""What 300 s of 2 % are: the average over 5 minutes stays at 2 %, however its rounds are spread."""
+"""What 300 s of 2 % are: so much, and what may be owed, can be spent at once; beyond that the average stays at 2 %."""
 
 MOST_OWED_NS = 2_000_000_000
 """What a node below the atomic reserve may use beyond what was saved: two more samples decide, and a node that was
@@ -32,18 +32,26 @@ _SECOND_NS = 1_000_000_000
 
 
 class Hurry(Enum):
-    """How much of a core rounds may take for as long as time is saved: 1/value of it, all of it, or only the 2 %.
+    """How much of a core rounds may take for as long as time is saved: 1/part of it, or only the 2 %.
+
+    Never more than half of one: the other threads and the machine's own work get their turn whatever a round costs.
 
     Where a round takes less than 0.2 ms this changes nothing. It is for machines with hundreds of CPUs, whose zoneinfo
     is long, and for slow ones: dips under the reserve last 10 to 260 ms, and three samples of five must see one.
     """
 
     NONE = 0
-    WATCHING = 10
-    """A watched line is breached or a window runs."""
+    WATCHING = 1
+    """A watched line is breached or a window runs: a tenth of a core."""
     BELOW_MIN = 2
-    BELOW_RESERVE = 1
-    """The next two samples decide; on credit where nothing is saved."""
+    """Half of a core."""
+    BELOW_RESERVE = 3
+    """Half of a core: the next two samples decide; on credit where nothing is saved."""
+
+    @property
+    def part(self) -> int:
+        """The period is so many times a round's cost; 0 for the 2 %."""
+        return (0, 10, 2, 2)[self.value]
 
     def may_use_ns(self, saved_ns: int) -> int:
         """Time of a core that is there for it, of what was saved, or is owed where negative."""
@@ -131,12 +139,12 @@ def observe_gates(drains: Drains, node_free_pages: tuple[tuple[int, int], ...], 
 
 
 def saved_ns(before_ns: int, elapsed_ns: int, cost_ns: int, *, on_credit: bool = False) -> int:
-    """Time of a core that is left over for a hurry, after a round that took `cost_ns`: at most 6 s.
+    """Time of a core that is left over for a hurry, after a round that took `cost_ns`: from 2 s of debt to 6 s.
 
-    Only a round `on_credit` makes debts, 2 s at most; a round that is not in a hurry does not hinder their payment.
+    Only a round `on_credit` makes debts. They are paid by what rounds leave of 2 %, so not while each takes as much.
     """
     there = min(MOST_SAVED_NS, before_ns + elapsed_ns // COST_FACTOR)
-    return max(-MOST_OWED_NS if on_credit else min(0, there), there - cost_ns)
+    return max(-MOST_OWED_NS if on_credit else min(0, before_ns), there - cost_ns)
 
 
 def headroom_pages(info: ZoneInfo, node: int, watched: tuple[tuple[Line, int], ...]) -> int | None:
@@ -163,7 +171,7 @@ def shut_period_ns(rooms: Iterable[tuple[int, int]], read_cost_ns: int) -> int:
 
 def look_period_ns(look_cost_ns: int, *, hurry: bool) -> int:
     """From one look at the gates of a watched node to the next: 10 ms, or a tenth of a core in a hurry, else 2 %."""
-    return max(SHORTEST_NS, min(look_cost_ns * (Hurry.WATCHING.value if hurry else COST_FACTOR), LONGEST_NS))
+    return max(SHORTEST_NS, min(look_cost_ns * (Hurry.WATCHING.part if hurry else COST_FACTOR), LONGEST_NS))
 
 
 def guarded_period_ns(read_cost_ns: int) -> int:
@@ -212,15 +220,16 @@ def next_period_ns(
     what the next round takes. Half of the time in which a node could reach its line, but never more than 2 % of a core;
     while `watching` (a watched line is breached or a window runs) at most 100 ms, or 200 ms where a round takes more
     than 2 ms: beyond 4 ms the dwell, which a gap of 250 ms would restart, counts more than the 2 %.
-    With a `hurry` that part of a core stands for the 2 %.
+    With a `hurry` that part of a core stands for the 2 %. Never less than twice what a round takes: half is slept.
     """
     period = LONGEST_NS
     for node, headroom in headrooms:
         if headroom is not None:
             rate = assumed_rate(drains, node, now_ns, page_size_bytes)
             period = min(period, headroom * _SECOND_NS // (2 * rate))
-    cheapest = min(read_cost_ns * (hurry.value or COST_FACTOR), LONGEST_NS)
+    cheapest = min(read_cost_ns * (hurry.part or COST_FACTOR), LONGEST_NS)
     if not watching:
         return max(SHORTEST_NS, period, cheapest)
     longest = LONGEST_WATCHING_NS if hurry is Hurry.NONE else WATCHING_NS
-    return max(SHORTEST_NS, min(max(min(period, WATCHING_NS), cheapest), longest))
+    least = max(SHORTEST_NS, min(2 * read_cost_ns, LONGEST_NS))
+    return max(least, min(max(min(period, WATCHING_NS), cheapest), longest))

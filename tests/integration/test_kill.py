@@ -399,7 +399,7 @@ def test_a_user_without_rights_is_told_which_directory_cannot_be_written() -> No
         (["--journal", "{tmp}/j", "--proc-root", "{tmp}/missing"], "--proc-root"),
         (["--journal", "{tmp}/j", "--cgroup-root", "{tmp}/missing"], "give the cgroup v2 mount"),
         (["--journal", "{tmp}/j", "--orders", "{tmp}/missing/o"], "its directory"),
-        (["--journal", "{tmp}/j", "--max-kills-per-hour", "-1"], "not a whole number from 0 to 1000"),
+        (["--journal", "{tmp}/j", "--max-kills-per-hour", "65"], "not a whole number from 0 to 64"),
         (["--journal", "{tmp}/j", "--min-cooldown-seconds", "0"], "not a whole number from 1 to 86400"),
         ([], "--journal"),
     ],

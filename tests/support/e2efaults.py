@@ -23,7 +23,7 @@ from memorypressure_tools.helm import CHART, NAMESPACE, RELEASE, values_words
 TRACING = "/sys/kernel/tracing"
 KUBELET_CONFIGURATION = "/etc/kubernetes/kubelet.yaml"
 OPERATOR = "--selector=app.kubernetes.io/component=operator"
-MANY_KILLS_PER_HOUR = 100
+MANY_KILLS_PER_HOUR = 64
 
 Object = dict[str, Any]
 Over = Callable[[], None]

@@ -7,7 +7,12 @@ import pytest
 from support.cgrouptree import CgroupTree
 
 from memorypressure_agent.host.cgroups import PodsTree
+from memorypressure_agent.host.clocks import boot_ns, read_boot_id
+from memorypressure_agent.host.journal import Journal
+from memorypressure_agent.host.sources import HostRoots
 from memorypressure_agent.sentinel.kill_marks import MOST_TIMES, NAME, KillMarks
+from memorypressure_agent.sentinel.service import Service
+from memorypressure_agent.sentinel.settings import SentinelSettings
 
 BOOT = "11111111-2222-3333-4444-555555555555"
 
@@ -55,3 +60,15 @@ def test_without_a_directory_or_a_boot_id_nothing_is_kept(directory: Path, tmp_p
     assert "no pods' cgroup" in marks(directory, None).add((1,), 5)
     assert "no pods' cgroup" in KillMarks(PodsTree(str(tmp_path / "missing")), BOOT).add((1,), 5)
     assert marks(directory, None).read(5) == ()
+
+
+def test_a_kill_that_the_process_which_counted_it_did_not_put_down_is_put_down_by_the_next(
+    directory: Path, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "journal")
+    journal = Journal(path, read_boot_id())
+    journal.count_kill(boot_ns())
+    journal.close()  # and the process is gone
+    settings = SentinelSettings(HostRoots(cgroup=str(directory.parent)), None, path)
+    Service(settings, Journal(path, read_boot_id()))
+    assert len(marks(directory, read_boot_id()).read(boot_ns())) == 1

@@ -195,10 +195,10 @@ def test_a_hurry_takes_its_part_of_a_core_and_on_average_no_more_than_was_saved(
 
     millisecond = 1_000_000
     costs = (1, 3, 8, 30, 300)
-    assert [period(cost * millisecond, Hurry.NONE) // millisecond for cost in costs] == [50, 150, 200, 200, 200]
-    assert [period(cost * millisecond, Hurry.WATCHING) // millisecond for cost in costs] == [10, 30, 80, 100, 100]
-    assert [period(cost * millisecond, Hurry.BELOW_MIN) // millisecond for cost in costs] == [10, 10, 16, 60, 100]
-    assert [period(cost * millisecond, Hurry.BELOW_RESERVE) // millisecond for cost in costs] == [10, 10, 10, 30, 100]
+    assert [period(cost * millisecond, Hurry.NONE) // millisecond for cost in costs] == [50, 150, 200, 200, 600]
+    assert [period(cost * millisecond, Hurry.WATCHING) // millisecond for cost in costs] == [10, 30, 80, 100, 600]
+    assert [period(cost * millisecond, Hurry.BELOW_MIN) // millisecond for cost in costs] == [10, 10, 16, 60, 600]
+    assert [period(cost * millisecond, Hurry.BELOW_RESERVE) // millisecond for cost in costs] == [10, 10, 16, 60, 600]
     assert {period(50_000, hurry) for hurry in Hurry} == {SHORTEST_NS}  # where a round is cheap nothing changes
     saved, spent, now = MOST_SAVED_NS, 0, 0
     while saved > 8 * millisecond:  # below Min for good, rounds of 8 ms
@@ -212,11 +212,28 @@ def test_a_hurry_takes_its_part_of_a_core_and_on_average_no_more_than_was_saved(
 def test_below_the_reserve_what_was_not_saved_is_lent_and_paid_back() -> None:
     millisecond = 1_000_000
     saved, rounds = 0, 0
-    while Hurry.BELOW_RESERVE.may_use_ns(saved) > 10 * millisecond:  # rounds of 10 ms, one after the other
-        saved, rounds = saved_ns(saved, 10 * millisecond, 10 * millisecond, on_credit=True), rounds + 1
-    assert rounds == 204
+    while Hurry.BELOW_RESERVE.may_use_ns(saved) > 10 * millisecond:  # rounds of 10 ms, half of a core
+        saved, rounds = saved_ns(saved, 20 * millisecond, 10 * millisecond, on_credit=True), rounds + 1
+    assert rounds == 208
     assert [hurry for hurry in Hurry if hurry.may_use_ns(0) > 0] == [Hurry.BELOW_RESERVE]
-    # Plain rounds that cost more than 2 % (200 ms apart, a window runs) make no debt, and do not hinder the payment.
+    # Plain rounds that cost more than 2 % (200 ms apart, a window runs) make no debt, and pay none back.
     assert saved_ns(0, 200 * millisecond, 10 * millisecond) == 0
-    assert saved_ns(-1000 * millisecond, 200 * millisecond, 10 * millisecond) == -996 * millisecond
+    assert saved_ns(-1000 * millisecond, 200 * millisecond, 10 * millisecond) == -1000 * millisecond
+    assert saved_ns(-1000 * millisecond, 200 * millisecond, 1 * millisecond) == -997 * millisecond
     assert saved_ns(-MOST_OWED_NS, 100 * SECOND, 0) == 0
+
+
+@pytest.mark.parametrize("cost_ms", [1, 2, 3, 4])
+def test_below_the_reserve_for_good_the_average_comes_down_to_two_per_cent_and_half_of_a_core_is_slept(
+    cost_ms: int,
+) -> None:
+    cost = cost_ms * 1_000_000
+    saved, hurry, now, spent, early, period = MOST_SAVED_NS, Hurry.NONE, 0, 0, 0, 0
+    while now < 1800 * SECOND:
+        saved = saved_ns(saved, period, cost, on_credit=hurry is Hurry.BELOW_RESERVE)
+        hurry = Hurry.BELOW_RESERVE if Hurry.BELOW_RESERVE.may_use_ns(saved) > cost else Hurry.NONE
+        period = next_period_ns(Drains(), ((0, 0),), now, PAGE, cost, watching=True, hurry=hurry)
+        assert period >= 2 * cost
+        now, spent = now + period, spent + cost
+        early = spent if now < 600 * SECOND else early
+    assert spent - early <= (1800 - 600) * SECOND * 21 // 1000

@@ -1,5 +1,7 @@
 """Clocks that step, a machine that slept, orders replaced while they are read: what the sampler does then."""
 
+import errno
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -145,3 +147,45 @@ def test_the_period_of_a_machine_that_slept_is_not_the_sum_of_what_it_missed(ben
     bench.now += 8 * HOUR
     assert bench.round(0, 90_000) <= SECOND
     assert bench.round(10, 90_000) >= 10 * MS
+
+
+@pytest.mark.parametrize("granted", [True, False], ids=["with a grant", "without a grant"])
+def test_where_every_sample_takes_too_long_the_loop_sleeps_all_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, granted: bool
+) -> None:
+    grant = grant_for(bench.journal.incarnation) if granted else None
+    bench.orders_path.write_bytes(encode(orders(candidate(UID, "a"), grant=grant)))
+    settle(bench)
+    sources = bench.readings._sources
+    read = sources.read_zoneinfo
+
+    def slowly() -> object:
+        bench.now += 60 * MS
+        return read()
+
+    monkeypatch.setattr(sources, "read_zoneinfo", slowly)
+    periods = [bench.round(0, BELOW_RESERVE_PAGES) for _ in range(60)]
+    assert periods.count(0) <= 1
+    assert reason(bench) is (Reason.SAMPLE_STALE if granted else Reason.NO_GRANT)
+    assert bench.tree.killed() == set()
+
+
+def test_a_kill_before_a_restart_has_not_ended_while_figures_cannot_be_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(bench)
+    for _ in range(5):
+        bench.round(20, BELOW_RESERVE_PAGES)
+    assert bench.tree.killed() == {"c0de01"}
+    bench.sampler.take_journal(bench.journal)  # as a process does that is started after it
+    bench.now += SECOND
+
+    def refused(*_words: object, **_options: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as without_descriptors:
+        without_descriptors.setattr(os, "open", refused)
+        bench.helper.candidates.refresh(hold=False)
+    bench.round(20, BELOW_RESERVE_PAGES)
+    assert bench.sampler.state.ladder.kill is not None
+    assert [usage.uid for usage in bench.helper.snapshot.usages] == [UID], "what is held stays"

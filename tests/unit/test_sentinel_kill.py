@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from memorypressure.records import PodRef, Victim
 from memorypressure_agent.host.cgroups import PodsTree
 from memorypressure_agent.host.clocks import boot_ns
 from memorypressure_agent.host.containers import ContainerHandle
+from memorypressure_agent.sentinel import candidates as candidates_module
 from memorypressure_agent.sentinel.candidates import Candidates
 from memorypressure_agent.sentinel.helper import Helper
 from memorypressure_agent.sentinel.log import Log
@@ -157,3 +160,39 @@ def test_with_realtime_the_helper_is_under_it_near_a_line_because_it_may_hold_wh
     for near in (False, True, True, False, False, True):
         helper.near(near, watching=False, busy=True, hold=False)
     assert calls == (["begin", "end", "begin"] if realtime else [])
+
+
+def test_a_kill_leaves_no_descriptor_open_also_of_containers_that_it_did_not_reach(tmp_path: Path) -> None:
+    tree = CgroupTree(tmp_path)
+    candidates = Candidates(PodsTree(str(tmp_path)))
+    candidates.wanted = frozenset((UID,))
+    counts = []
+    for _ in range(4):
+        tree.add_pod(UID)
+        tree.add_container(UID, "c0de01", Memory(anon=300 * MIB))
+        candidates.refresh(hold=False)
+        killed = candidates.kill(UID, ("c0de01",))
+        candidates.begin_dying(UID)
+        shutil.rmtree(tree.pod_directory(UID))
+        candidates.refresh(hold=False)  # a listing while it dies
+        assert killed.reached[0].memory_bytes == 300 * MIB
+        assert killed.reached[0].left_bytes() is not None, "what is waited for is still held"
+        candidates.end_dying(UID)
+        candidates.give_up(killed.handles)
+        candidates.refresh(hold=False)
+        counts.append(len(list(Path("/proc/self/fd").iterdir())))
+    assert len(set(counts)) == 1
+
+
+def test_a_wall_clock_set_forward_makes_no_pod_older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = CgroupTree(tmp_path)
+    made = Candidates(PodsTree(str(tmp_path)))
+    made.wanted = frozenset((UID,))
+    tree.add_pod(UID)
+    tree.add_container(UID, "c0de01", Memory(anon=300 * MIB))
+    monkeypatch.setattr(candidates_module, "unix_ns", lambda: time.time_ns() + 86_400 * 1_000_000_000)
+    assert made.refresh(hold=False).usages[0].seen_seconds < 60
+    new = Candidates(PodsTree(str(tmp_path)))  # a process that began after the step cannot know of it
+    new.wanted = frozenset((UID,))
+    uptime_seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert new.refresh(hold=False).usages[0].seen_seconds <= uptime_seconds + 1

@@ -1,5 +1,6 @@
 """Sources of the host: read whole through descriptors that stay, and absent or unknown with a reason, never a guess."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -242,3 +243,19 @@ def test_numa_nodes_are_found_by_their_vmstat_files(tmp_path: Path) -> None:
             (base / name / "vmstat").write_text("nr_free_pages 1\n")
     assert find_numa_nodes(str(tmp_path)) == (0, 2, 10)
     assert find_numa_nodes(str(tmp_path / "missing")) == ()
+
+
+def test_a_reading_that_fails_for_a_moment_keeps_the_file_open(
+    roots: HostRoots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = sources_of(roots)
+
+    def refused(*_words: object) -> int:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    with monkeypatch.context() as without_memory:
+        without_memory.setattr(os, "preadv", refused)
+        zones = sources.read_zoneinfo()
+    assert isinstance(zones, Unknown)
+    assert zones.message.endswith("zoneinfo: Cannot allocate memory")
+    assert isinstance(sources.read_zoneinfo(), ZoneInfo), "nothing had to be opened anew"

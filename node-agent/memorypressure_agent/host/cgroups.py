@@ -32,6 +32,8 @@ _PODS_DIRECTORIES = (
     "unified/kubepods.slice",
 )
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_GONE = frozenset((errno.ENOENT, errno.ENODEV, errno.ENOTDIR, errno.ELOOP))
+"""Removed since it was listed, or something else by now: a file, a link."""
 NESTED_DEPTH = 4
 """Levels of cgroups looked into below a container (CRI-O: 1; systemd inside a container: 2 to 3)."""
 
@@ -64,6 +66,8 @@ class PodsTree:
         self._root = cgroup_root
         self.path: str | None = None
         self.failure = ""
+        self.scan_failure = ""
+        """Why the last scan does not tell all pods; empty when it does."""
         self.locate()
 
     def locate(self) -> bool:
@@ -91,13 +95,14 @@ class PodsTree:
         return False
 
     def scan(self) -> tuple[PodCgroup, ...]:
-        """All pods now, by UID. A directory that vanishes meanwhile is left out."""
-        found: dict[str, list[ContainerCgroup]] = {}
-        root = self.open_directory(())
-        if root is None and self.locate():  # the kubelet made it anew, perhaps under the other driver's name
-            root = self.open_directory(())
+        """All pods now, by UID. A directory that vanishes meanwhile is left out; any other failure: `scan_failure`."""
+        self.scan_failure = ""
+        root = self._open_root()
+        if root is None and not self.scan_failure and self.locate():
+            root = self._open_root()  # the kubelet made it anew, perhaps under the other driver's name
         if root is None:
             return ()
+        found: dict[str, list[ContainerCgroup]] = {}
         try:
             for parts, directory in _pod_directories(root):
                 uid = pod_uid_of(parts[-1])
@@ -108,9 +113,21 @@ class PodsTree:
                     container_id = container_id_of(name)
                     if container_id is not None:
                         containers.append(ContainerCgroup(uid, container_id, (*parts, name), inode))
+        except OSError as error:
+            self.scan_failure = f"{self.path}: {error.strerror}"
         finally:
             os.close(root)
         return tuple(PodCgroup(uid, tuple(found[uid])) for uid in sorted(found))
+
+    def _open_root(self) -> int | None:
+        if self.path is None:
+            return None
+        try:
+            return os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in _GONE:
+                self.scan_failure = f"{self.path}: {error.strerror}"
+            return None
 
     def open_directory(self, parts: tuple[str, ...]) -> int | None:
         """A descriptor of a directory below the pods directory, each step without following a link; None: not there."""
@@ -186,7 +203,7 @@ def numbered_subdirectories(directory: int) -> list[tuple[str, int]]:
 def _pod_directories(root: int) -> Iterator[tuple[tuple[str, ...], int]]:
     """Each pod's directory: the parts that lead to it, and a descriptor that is closed when the next one is asked for.
 
-    A directory that cannot be opened is gone.
+    One that is gone is left out; OSError when one cannot be opened for another reason.
     """
     for name in subdirectories(root):
         is_pod = pod_uid_of(name) is not None
@@ -194,7 +211,9 @@ def _pod_directories(root: int) -> Iterator[tuple[tuple[str, ...], int]]:
             continue
         try:
             directory = os.open(name, _DIRECTORY_FLAGS, dir_fd=root)
-        except OSError:
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
             continue
         try:
             if is_pod:
@@ -205,7 +224,9 @@ def _pod_directories(root: int) -> Iterator[tuple[tuple[str, ...], int]]:
                     continue
                 try:
                     pod = os.open(inner, _DIRECTORY_FLAGS, dir_fd=directory)
-                except OSError:
+                except OSError as error:
+                    if error.errno not in _GONE:
+                        raise
                     continue
                 try:
                     yield (name, inner), pod

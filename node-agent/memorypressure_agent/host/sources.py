@@ -44,6 +44,7 @@ _NO_SWAP = Absent(Reason.NO_SWAP, "no swap: SwapTotal is 0, so swapFreePercent a
 _NO_BOOST = Absent(
     Reason.NOT_PRESENT, "the kernel does not print watermark boost (5.16 and later do); since 5.0 it is hidden in min"
 )
+_FILE_IS_GONE = frozenset((errno.ENOENT, errno.ENODEV, errno.ENOTDIR, errno.EBADF, errno.EOPNOTSUPP))
 _NODE_DIRECTORY = re.compile(r"node(0|[1-9][0-9]{0,3})")
 
 
@@ -107,8 +108,10 @@ class SourceFile:
                         return Unknown(f"{self.path}: longer than {_LARGEST_BYTES} bytes, which no kernel file is")
                     self._buffer.extend(bytes(filled))
         except OSError as error:
-            self._fail(error)
-            return self._failure
+            if error.errno in _FILE_IS_GONE:
+                self._fail(error)
+                return self._failure
+            return Unknown(f"{self.path}: {error.strerror}")  # passes, as ENOMEM does: the descriptor is kept
 
     def first_counter(self) -> int | None:
         """The number in a first line `nr_free_pages N`; None when the file does not begin so. Opens nothing."""
@@ -250,6 +253,8 @@ class HostSources:
     def recheck_one(self) -> None:
         """Looks whether one file, another at each call, vanished, appeared or was replaced. For once a second."""
         self._find_pods()
+        if not self._zoneinfo.is_open:
+            self._zoneinfo.reopen()
         files = self._files()
         self._rotation = (self._rotation + 1) % len(files)
         files[self._rotation].reopen()

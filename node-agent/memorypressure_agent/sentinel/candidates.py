@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from memorypressure.signals import Unknown
 from memorypressure.victims import CgroupState, ContainerUsage, Usage
 from memorypressure_agent.host.cgroups import ContainerCgroup, PodsTree
-from memorypressure_agent.host.clocks import monotonic_ns, unix_ns
+from memorypressure_agent.host.clocks import boot_ns, monotonic_ns, unix_ns
 from memorypressure_agent.host.containers import ContainerHandle, MemoryFigures, open_handle
 
 _SECOND_NS = 1_000_000_000
@@ -98,6 +98,8 @@ class Candidates:
         self._pods: dict[str, _Pod] = {}
         self._seen: dict[str, tuple[int, int]] = {}
         self._lock = _thread.allocate_lock()
+        self._unix_minus_clock_ns = unix_ns() - clock()
+        self._followed: set[int] = set()  # ids of handles of kills that are waited for
         self._failures: list[str] = []
         self._list_failures: list[str] = []
         self.between_pods: Callable[[], None] = lambda: None
@@ -147,6 +149,7 @@ class Candidates:
                         failures.append(f"{container_id}: {error.strerror}")
                     continue
                 reached.append(Reached(handle, before, pod.reliefs.get(container_id)))
+                self._followed.add(id(handle))
                 pids += [pid for pid in pod.pids.get(container_id, ()) if pid > 0]
             if not reached:
                 raise failure or OSError("no container to kill")
@@ -167,6 +170,7 @@ class Candidates:
         with self._lock:
             held = {id(handle) for pod in self._pods.values() for handle in pod.handles.values()}
             for handle in handles:
+                self._followed.discard(id(handle))
                 if id(handle) not in held:
                     handle.close()
 
@@ -181,6 +185,9 @@ class Candidates:
     def _list(self, now: int, wanted: frozenset[str]) -> None:
         """Opens what is new of the wanted pods and closes what is gone or no longer wanted."""
         listed = {pod.uid: pod.containers for pod in self._tree.scan()} if wanted else {}
+        if wanted and self._tree.scan_failure:  # who is not among them is not gone: what is held stays
+            self._list_failures.append(self._tree.scan_failure)
+            return
         for uid in listed.keys() & wanted:
             if uid not in self._seen:
                 self._seen[uid] = (now, self._age_ns(listed[uid]))
@@ -202,7 +209,7 @@ class Candidates:
             dropped = [h for pod in self._pods.values() for h in pod.handles.values() if id(h) not in held]
             self._pods = kept
             for handle in dropped:
-                if handle.container.pod_uid not in self.dying:
+                if id(handle) not in self._followed:
                     handle.close()
 
     def _handle(self, container: ContainerCgroup, before: _Pod | None) -> ContainerHandle | None:
@@ -220,7 +227,9 @@ class Candidates:
     def _age_ns(self, containers: tuple[ContainerCgroup, ...]) -> int:
         """How long the pod's directory has been here when it is first seen, by its own time stamp.
 
-        A cgroup directory's time is when the kernel made its inode: never before the directory, so never too old.
+        A cgroup directory's time is when the kernel made its inode: never before the directory, so never too old. It is
+        of the wall clock: by how much that was set forward since this process began does not count, and nothing is
+        older than the machine's boot.
         """
         if not containers:
             return 0
@@ -228,9 +237,11 @@ class Candidates:
         if directory is None:
             return 0
         try:
-            return max(0, unix_ns() - os.fstat(directory).st_ctime_ns)
+            made_ns = os.fstat(directory).st_ctime_ns
         finally:
             os.close(directory)
+        stepped_ns = max(0, unix_ns() - self._clock() - self._unix_minus_clock_ns)
+        return max(0, min(unix_ns() - made_ns - stepped_ns, boot_ns()))
 
     def _usages(self, now: int) -> tuple[Usage, ...]:
         found = []

@@ -235,10 +235,15 @@ class Helper:
 
     def _run(self) -> None:
         self._thread_id = _thread.get_native_id()
+        took_seconds = 0.0
         try:
             while not self._stopping:
-                self._woken.wait(FOLLOW_SECONDS if self._kills else self._pause_seconds())
+                # At least as long as the last turn took: where reading figures takes a second, too, half is slept.
+                pause = max(self._pause_seconds(), min(took_seconds, 1.0))
+                self._woken.wait(FOLLOW_SECONDS if self._kills else pause)
+                began = boot_ns()
                 self._turn()
+                took_seconds = (boot_ns() - began) / 1e9
             self._write_status()
             self._log.flush()
         except BaseException as error:

@@ -17,6 +17,7 @@ import memorypressure
 import memorypressure_agent
 from memorypressure_agent.arguments import add_root_arguments, host_roots
 from memorypressure_agent.errors import BadInputError
+from memorypressure_agent.host.journal_format import KILL_SLOTS
 from memorypressure_agent.sentinel.settings import SentinelSettings
 
 EPILOG = """\
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_root_arguments(parser)
     parser.add_argument(
         "--max-kills-per-hour",
-        type=_count(1000),
+        type=_count(KILL_SLOTS),
         default=6,
         metavar="N",
         help="hard limit that orders cannot raise, counted in the journal (default: 6; 0: never kill)",

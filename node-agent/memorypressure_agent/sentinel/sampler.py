@@ -124,6 +124,7 @@ class Sampler:
             journal.write_grants(see_grant(journal.grants, self.orders.grant, now))
         self.state = engine.start(self.rules, restored)
         self._before, self._watching, self._resting = None, False, False
+        self._was_stale = False
         self._guarding_until_ns = 0
         self._readings.ticks.clear()
 
@@ -240,7 +241,10 @@ class Sampler:
         if self.journal is not None and running is not None and result.state.ladder.clear_since_ns is None:
             self.journal.flight.keep(running.number, sample.time_ns)
         watching = self._watching = result.state.triggers.watching
-        self.period_ns = 0 if stale else self._readings.period_ns(watching=watching)
+        self.period_ns = self._readings.period_ns(watching=watching)
+        if stale and not self._was_stale:
+            self.period_ns = 0  # once: where each sample takes so long no sleep would be left
+        self._was_stale = stale
         self._show(sample, result, permit)
         if self._publish:
             self._publish = False
@@ -357,7 +361,7 @@ class Sampler:
         if pending is None or self._resumed_ns is None or snapshot.time_ns <= self._resumed_ns:
             return ()
         uid = pending["pod"]["uid"]
-        if uid not in snapshot.wanted:
+        if uid not in snapshot.wanted or snapshot.failures:
             return ()
         living = {
             container.id

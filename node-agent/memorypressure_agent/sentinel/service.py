@@ -139,7 +139,10 @@ class Service:
         """Counts the kills of this boot's other journals towards the hour of `--max-kills-per-hour`."""
         journal = self._sampler.journal
         if journal is not None:
-            journal.remember_kills(self._marks.read(boot_ns()))
+            now = boot_ns()
+            if journal.kill_times:  # the process that counted them may have died before it put them down
+                self._marks.add(journal.kill_times, now)
+            journal.remember_kills(self._marks.read(now))
 
     def _mark_kills(self) -> None:
         """Called by the helper thread after a kill."""
