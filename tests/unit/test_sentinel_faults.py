@@ -189,3 +189,11 @@ def test_a_kill_before_a_restart_has_not_ended_while_figures_cannot_be_read(
     bench.round(20, BELOW_RESERVE_PAGES)
     assert bench.sampler.state.ladder.kill is not None
     assert [usage.uid for usage in bench.helper.snapshot.usages] == [UID], "what is held stays"
+
+
+def test_the_wall_clocks_lead_of_this_boot_outlives_the_process(bench: Bench) -> None:
+    lead = bench.helper.candidates.unix_minus_clock_ns
+    settle(bench)
+    bench.unix_ns += 86_400 * SECOND  # set forward while no sentinel ran
+    bench.sampler.take_journal(bench.journal)
+    assert bench.helper.candidates.unix_minus_clock_ns == lead, "so no pod that is seen now is taken for a day older"

@@ -98,7 +98,8 @@ class Candidates:
         self._pods: dict[str, _Pod] = {}
         self._seen: dict[str, tuple[int, int]] = {}
         self._lock = _thread.allocate_lock()
-        self._unix_minus_clock_ns = unix_ns() - clock()
+        self.unix_minus_clock_ns = unix_ns() - clock()
+        """The wall clock's lead when this process began; the sampler puts that of this boot's journal in its place."""
         self._followed: set[int] = set()  # ids of handles of kills that are waited for
         self._failures: list[str] = []
         self._list_failures: list[str] = []
@@ -228,7 +229,7 @@ class Candidates:
         """How long the pod's directory has been here when it is first seen, by its own time stamp.
 
         A cgroup directory's time is when the kernel made its inode: never before the directory, so never too old. It is
-        of the wall clock: by how much that was set forward since this process began does not count, and nothing is
+        of the wall clock: by how much that was set forward since the journal began does not count, and nothing is
         older than the machine's boot.
         """
         if not containers:
@@ -240,7 +241,7 @@ class Candidates:
             made_ns = os.fstat(directory).st_ctime_ns
         finally:
             os.close(directory)
-        stepped_ns = max(0, unix_ns() - self._clock() - self._unix_minus_clock_ns)
+        stepped_ns = max(0, unix_ns() - self._clock() - self.unix_minus_clock_ns)
         return max(0, min(unix_ns() - made_ns - stepped_ns, boot_ns()))
 
     def _usages(self, now: int) -> tuple[Usage, ...]:

@@ -120,6 +120,9 @@ class Sampler:
         self._pending = kept.get("pending") if restored.kill is not None else None
         self._resumed_ns = now if self._pending is not None else None
         self._kept_state = {}
+        lead = kept.get("unixMinusBoot")
+        self._unix_minus_boot_ns = lead if type(lead) is int else self._clocks.unix_ns() - now
+        self._helper.candidates.unix_minus_clock_ns = self._unix_minus_boot_ns
         if journal is not None and self._orders_checked_ns is not None:
             journal.write_grants(see_grant(journal.grants, self.orders.grant, now))
         self.state = engine.start(self.rules, restored)
@@ -390,7 +393,11 @@ class Sampler:
                 "containers": list(decision.victim.containers),
                 "policy": self.rules.policy_name,
             }
-        kept = {"ladder": ladder.durable(self.state.ladder), "pending": self._pending}
+        kept = {
+            "ladder": ladder.durable(self.state.ladder),
+            "pending": self._pending,
+            "unixMinusBoot": self._unix_minus_boot_ns,
+        }
         if kept != self._kept_state:
             self.journal.write_state(kept)
             self._kept_state = kept
