@@ -276,7 +276,7 @@ class Api:
 
 def _is_trouble(path: str, error: ApiUnreachable | ApiRefused) -> bool:
     """Whether the API server or our rights are to blame; a stale version, an absent object, a budget are daily life."""
-    if isinstance(error, ApiUnreachable):
+    if isinstance(error, ApiUnreachable) or error.not_served:
         return True
     return not path.endswith("/eviction") and (error.status in (401, 403, 429) or error.status >= 500)
 

@@ -45,6 +45,12 @@ class ApiRefused(OperatorError):  # noqa: N818  same
         return self.status == 404
 
     @property
+    def not_served(self) -> bool:
+        """404 for the kind, not for an object of it: there is no such path. Only the server's words tell."""
+        words = ("could not find the requested resource", "404 page not found")
+        return self.not_found and any(each in self.message for each in words)
+
+    @property
     def conflict(self) -> bool:
         """409: a stale resourceVersion, a wrong UID precondition, or a name that exists already."""
         return self.status == 409

@@ -91,7 +91,7 @@ class Evicting:
             node=look.node,
             pods=look.pods,
             grace_seconds=step.evict.grace_period_seconds if step and step.evict else NO_GRACE_SECONDS,
-            ledgers=self._rounds.ledgers(policy.name, self._effective(policy)),
+            ledgers=self._rounds.ledgers(look.node.name, policy.name, self._effective(policy)),
             protected=functools.partial(self._planner.veto, policy),
         )
 

@@ -26,7 +26,7 @@ A_PASS = 48
 AT_ONCE = 4
 """Requests under way at once: an API server on two cores takes some 200 such writes a second, one client makes 100."""
 FEW = 3
-"""So many moves are left to the nodes' own turns."""
+"""So many moves are left to the nodes' own turns, which come at once: plan and orders are written together there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ class Moves:
             return
         moves = self._moves([names.popleft() for _ in range(min(A_PASS, len(names)))], policies)
         if len(moves) <= FEW:
+            self._registry.dirty.add([move.node.name for move in moves], urgent=True)
             return
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="moves") as pool:
             for _ in pool.map(self._one, moves):

@@ -75,6 +75,10 @@ class Policies:
             for name in before - self.valid.keys():
                 self._metrics.remove_policy(name)
             self._metrics.set_policies(policy.mode.value for policy in self.valid.values())
+            # Marked when the change came, some may have had their turn since, by the policies before it.
+            with self._registry.lock:
+                names = [*self._registry.tables.nodes]
+            self._registry.dirty.add(names)
         self._hasten(armed, everywhere=moved)
 
     def _hasten(self, armed: Callable[[str], bool], *, everywhere: bool) -> None:
@@ -87,13 +91,18 @@ class Policies:
             tables = self._registry.tables
             names = [*tables.nodes] if everywhere else [*(relabelled & tables.nodes.keys())]
             found = [(name, tables.nodes[name].labels, tables.states.get(name)) for name in names]
-        falling = [
-            name
-            for name, labels, state in found
-            if state is not None and is_less(select(self.valid.values(), labels).mode, state)
-        ]
+        falling, moving = [], []
+        for name, labels, state in found:
+            if state is None:
+                continue  # it is made in the node's own turn
+            chosen = select(self.valid.values(), labels)
+            policy = chosen.policy.name if chosen.policy is not None else None
+            if is_less(chosen.mode, state):
+                falling.append(name)
+            elif (state.spec.get("mode"), state.spec.get("policyName")) != (chosen.mode.value, policy):
+                moving.append(name)
         self._registry.dirty.add(falling, urgent=True)
-        self.moved.extend(dict.fromkeys([*falling, *names]))
+        self.moved.extend([*falling, *moving])
         if everywhere:
             self._registry.dirty.add([name for name in names if armed(name)], urgent=True)
 

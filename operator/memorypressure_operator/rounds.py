@@ -2,10 +2,11 @@
 
 import itertools
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from memorypressure.ledger import Entry, Ledger
+from memorypressure.ledger import Entry, Ledger, max_standing
 from memorypressure.reasons import Reason
 from memorypressure.selection import Selection
 from memorypressure.spec import Limits, Mode, Policy, limits_from
@@ -33,6 +34,7 @@ WHOLE_SECONDS = 30.0
 WAITING_SEEN = 20
 """How many of those, nearest their line first, the smaller rounds look at: they come before second allowances."""
 SOON_SECONDS = 1.0
+HOUR_SECONDS = 3600.0
 IDLE_SECONDS = 10.0
 
 
@@ -64,6 +66,8 @@ class Rounds:
         self._took: dict[str, float] = {}  # processor time of each policy's last round, in seconds
         self._moved: dict[str, set[str]] = {}  # policy -> nodes looked at since its last round
         self._whole: dict[str, tuple[float, object]] = {}  # when its next round over all is due, if this is the same
+        self._named_at: dict[str, dict[str, float]] = {}  # policy -> node -> when its ledger named it last
+        self._named_kept: dict[str, int] = {}  # how many of them are kept before old ones are looked for
         self.results: dict[str, Result] = {}
 
     def chose(self, node: str, selection: Selection) -> None:
@@ -132,19 +136,40 @@ class Rounds:
         self._budgets.refresh(store, lambda: self._adopt(policy.name, policy.limits.grant_seconds))
         return store
 
-    def ledgers(self, first: str, in_force: int) -> list[tuple[Store, int]]:
-        """All stores, the policy `first`'s before the others, with the kills an hour that each policy's limits allow.
+    def ledgers(self, node: str, first: str, in_force: int) -> list[tuple[Store, int]]:
+        """The stores that may count a kill of the node, with the kills an hour that each policy's limits allow.
 
-        `in_force`: nodes of the first; where another policy is in force is counted here. A policy that is gone counts
-        by the limits that it had, or by the API's defaults if this process never saw it.
+        Policy `first`'s (in force on `in_force` nodes), then those that named the node in the last hour, and no other:
+        a kill that another node was allowed is not this one's to claim. A policy that is gone counts by the limits that
+        it had, or by the API's defaults if this process never saw it.
         """
-        stores = self._budgets.stores
+        since = self._clock() - HOUR_SECONDS
+        others = (
+            name for name, nodes in self._named_at.items() if name != first and nodes.get(node, -math.inf) > since
+        )
         found = []
-        for name in sorted(stores, key=lambda each: (each != first, each)):
-            nodes = in_force if name == first else max(len(self._in_force(name)), len(self._holding(stores[name])))
+        for name in (first, *sorted(others)):
+            store = self._budgets.stores.get(name)
+            if store is None:
+                continue
+            nodes = in_force if name == first else max(len(self._in_force(name)), len(self._holding(store)))
             limits = for_nodes(self._limits.get(name) or limits_from({}), nodes, self._settings)
-            found.append((stores[name], limits.max_standing_kills.of(nodes) + limits.kills_per_hour))
+            found.append((store, limits.max_standing_kills.of(nodes) + limits.kills_per_hour))
         return found
+
+    def _note_named(self, name: str, named: Iterable[str]) -> None:
+        """Remembers for an hour which nodes the policy's ledger named."""
+        known, now = self._named_at.setdefault(name, {}), self._clock()
+        known.update(dict.fromkeys(named, now))
+        if len(known) > self._named_kept.get(name, 1000):
+            known = self._named_at[name] = {node: at for node, at in known.items() if at > now - HOUR_SECONDS}
+            self._named_kept[name] = 2 * len(known) + 1000
+
+    def _has_room(self, store: Store, policy: Policy | None, in_force: int) -> bool:
+        """Whether another allowance could be given to a node that waits quietly: all that a whole round is good for."""
+        if policy is None or store.desk is None:
+            return True
+        return store.desk.ledger.standing < max_standing(for_nodes(policy.limits, in_force, self._settings), in_force)
 
     @staticmethod
     def _holding(store: Store) -> set[str]:
@@ -220,6 +245,7 @@ class Rounds:
             others = before.waiting if before is not None else {}
             result.waiting = {node: why for node, why in others.items() if node not in nodes} | dict(result.waiting)
         self._budgets.write_lazily(store)
+        self._note_named(name, self._holding(store))
         desk = store.desk
         if policy is None and desk is not None:
             nothing_left = not desk.ledger.entries and not desk.ledger.spent and not desk.ledger.quarantine_ns
@@ -250,11 +276,14 @@ class Rounds:
         are as they were when they were last looked at.
         """
         moved = self._moved.pop(name, set())
-        named = {entry.node for entry in store.desk.ledger.entries} if store.desk is not None else set()
+        named = self._holding(store)
+        self._note_named(name, named)
         again_at, scope = self._whole.get(name, (0.0, None))
         before = self.results.get(name)
         unknown = store.desk is None or (named and not store.desk.seen)  # just read
-        if unknown or before is None or scope != (policy, len(in_force)) or self._clock() >= again_at:
+        if unknown or before is None or scope != (policy, len(in_force)):
+            return named | in_force.keys(), True
+        if self._clock() >= again_at and self._has_room(store, policy, len(in_force)):
             return named | in_force.keys(), True
         waiting = itertools.islice(before.waiting, WAITING_SEEN)
         return named | (in_force.keys() & (moved | set(waiting))), False

@@ -100,17 +100,18 @@ class Surveyor:
 
     def _live(self, memories: Mapping[str, NodeMemory]) -> dict[str, tuple[int, int]]:
         """Policy -> (nodes that report in time, nodes under pressure)."""
-        now_ns = int(self._clock() * pressure.NS)
+        now = self._clock()
         found: dict[str, tuple[int, int]] = {}
+        states, reported_at = self._registry.tables.states, self._registry.reported_at
         for node, memory in memories.items():
             policy = memory.selection.policy if memory.selection is not None else None
-            state = self._registry.tables.states.get(node)
+            state = states.get(node)
             if policy is None or state is None:
                 continue
-            at = self._registry.reported_at.get(node)
-            at_ns = None if at is None or not state.status.last_report_time else int(at * pressure.NS)
+            at = reported_at.get(node)
+            limit = pressure.beat_limit_ns(policy.limits.grant_seconds) / pressure.NS
+            quiet = at is None or not state.status.last_report_time or now - at > limit
             reporting, pressed = found.get(policy.name, (0, 0))
-            quiet = pressure.silent(at_ns, now_ns, policy.limits.grant_seconds)
             found[policy.name] = (reporting + (not quiet), pressed + (memory.watch.pressed and not quiet))
         return found
 

@@ -1,5 +1,6 @@
 """What the real API server answers to evictions, and what follows from each answer."""
 
+import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +97,24 @@ def test_a_node_that_reports_kills_nobody_counts_does_not_get_pods_evicted(lab: 
     passes = operator.metric("memorypressure_operator_reconcile_duration_seconds_count")
     wait_for(lambda: operator.metric("memorypressure_operator_reconcile_duration_seconds_count") > passes + 4, "passes")
     assert [lab.evicted(pod) for pod in pods] == [True, False, False, False]
+
+
+def test_a_kill_under_a_policy_that_another_has_replaced_since_is_cleaned_up_on_the_first_ones_ledger(lab: Lab) -> None:
+    lab.running()
+    node = lab.node()
+    lab.policy("first")
+    agent = lab.agent(node)
+    wait_for(lambda: lab.allowed(agent) == 1, "an allowance")
+    pods = lab.workload(node, "web")
+    lab.policy("second", priority=9)
+    second = lab.prefix + "second"
+    wait_for(lambda: (lab.state(node) or {"spec": {}})["spec"].get("policyName") == second, "the second is in force")
+    agent.press("reserve")
+    agent.kill(pods[0])
+    wait_for(lambda: lab.evicted(pods[0]), "its clean-up")
+    records = json.loads(lab.admin.must("GET", lab.ledger_path("first"))["data"]["evictions"])["records"]
+    assert [(record[3], record[4]) for record in records] == [(pods[0]["metadata"]["uid"], True)]
+    assert not lab.evicted(pods[1])
 
 
 def named(pod: Any) -> dict[str, str]:

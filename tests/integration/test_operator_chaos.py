@@ -123,7 +123,7 @@ class Chaos:
                 self.operators[name].child.send_signal(signal.SIGCONT)
 
 
-@pytest.mark.parametrize("seconds", [12, pytest.param(600, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("seconds", [12, pytest.param(300, marks=pytest.mark.soak)])
 def test_whatever_happens_to_operators_and_nodes_no_more_is_killed_than_the_worst_case_shown(
     lab: Lab, seconds: int
 ) -> None:

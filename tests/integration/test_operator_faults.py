@@ -140,6 +140,33 @@ def test_a_policy_that_an_older_definition_let_in_is_named_and_the_others_go_on(
         own_lab.admin.must("DELETE", f"{GROUP}/memorypressurepolicies/{name}")
 
 
+def test_without_the_kinds_it_ends_once_and_waits_for_them_in_its_next_life(own_lab: Lab) -> None:
+    install_crds(own_lab)
+    node = bare_node(own_lab, "gone")
+    operator = own_lab.running()
+    own_lab.policy("gone", mode="DryRun")
+
+    def mode() -> str | None:
+        return (own_lab.state(node) or {"spec": {}})["spec"].get("mode")
+
+    wait_for(lambda: mode() == "DryRun", "the policy is in force")
+    kinds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    own_lab.admin.must("DELETE", f"{kinds}/memorypressurepolicies.memorypressure.dev")
+    assert operator.child.wait(60) == 1, "kopf's watch has nothing to watch any more"
+    operator.kill()  # closes its log
+    again = own_lab.operator(identity="again")  # as the kubelet starts it
+    wait_for(lambda: "memorypressurepolicies.memorypressure.dev not served" in again.text(), "it is named")
+    assert again.probe("/readyz")[0] == 503
+    install_crds(own_lab)
+    again.ready()
+    again.leads()
+    wait_for(lambda: mode() == "Disabled", "its policies went with the kind")
+    own_lab.policy("again", mode="DryRun")
+    wait_for(lambda: mode() == "DryRun", "new ones are carried out")
+    own_lab.admin.must("DELETE", f"{GROUP}/memorypressurepolicies/own-again")
+    assert again.stop() == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "expected"),
     [

@@ -1,6 +1,6 @@
 """An API server in memory, for what a real one cannot show at will: answers on demand, time that a test moves.
 
-It knows ConfigMaps with resourceVersions, pods and evictions. Everything else is tested on a real API server.
+It knows ConfigMaps with resourceVersions, pods, evictions and plans. Everything else is tested on a real API server.
 """
 
 import json
@@ -42,6 +42,7 @@ class FakeCluster:
         self.config_maps: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, dict[str, Any]] = {}
         self.policies: list[dict[str, Any]] = []
+        self.plans: dict[str, dict[str, Any]] = {}
         self.answers: dict[str, list[Exception | None]] = {}
         self.evictions: list[str] = []
         self.deletes: list[str] = []
@@ -70,6 +71,8 @@ class FakeCluster:
             return Answer(
                 200, json.dumps({"apiVersion": "memorypressure.dev/v1alpha1", "items": self.policies}).encode()
             )
+        if "/nodememoryplans" in path:
+            return self._plan(body)
         if "/nodememorystates/" in path:
             return self._state(path.rsplit("/", 1)[1], body)
         if "/configmaps" in path:
@@ -89,6 +92,16 @@ class FakeCluster:
         spec = {key: value for key, value in patch["spec"].items() if value is not None}
         meta = {**patch["metadata"], "name": name, "uid": "s", "generation": 2, "resourceVersion": str(self.version)}
         return Answer(200, json.dumps({"metadata": meta, "spec": spec}).encode())
+
+    def _plan(self, body: Any) -> Answer:
+        """A plan as created, or as changed by a JSON patch that replaces its spec."""
+        spec = body["spec"] if isinstance(body, dict) else body[-1]["value"]
+        name = spec["nodeName"]
+        generation = self.plans[name]["metadata"]["generation"] + 1 if name in self.plans else 1
+        owner = body["metadata"]["ownerReferences"] if isinstance(body, dict) else body[-2]["value"]
+        meta = {"name": name, "uid": f"plan-{name}", "generation": generation, "ownerReferences": owner}
+        self.plans[name] = {"metadata": meta, "spec": spec}
+        return Answer(200, json.dumps(self.plans[name]).encode())
 
     def _evict(self, uid: str, body: Any) -> Answer:
         self.evictions.append(uid)

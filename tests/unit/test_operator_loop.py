@@ -157,6 +157,28 @@ def test_many_moves_are_written_before_anything_else_is_done_about_their_nodes(w
     assert {states[name].spec["policyName"] for name in names} == {"p"}
 
 
+def test_one_or_two_nodes_that_move_have_their_turn_before_all_others(world: World) -> None:
+    world.cluster.policies = [policy("DryRun")]
+    for number in range(100):
+        world.node(f"n{number:03d}", "Disabled", {} if number < 98 else {"a": "b"})
+    assert world.pass_over()[:2] == ["n098", "n099"]
+
+
+def test_a_few_nodes_that_move_wait_for_none_of_the_many_that_stay(world: World) -> None:
+    many, few = policy("DryRun"), policy("DryRun")
+    few["metadata"] |= {"name": "few", "uid": "f"}
+    few["spec"] |= {"priority": 1, "nodeSelector": {"matchLabels": {"few": "yes"}}}
+    world.cluster.policies = [many, few]
+    for number in range(300):
+        name = f"n{number:03d}"
+        world.node(name, "DryRun", {"a": "b", **({"few": "yes"} if number >= 270 else {})})
+        state = world.registry.tables.states[name]
+        spec = {**state.spec, "policyName": "p"}
+        world.registry.put_state(name, StateView(name, "s", 2, "2", f"uid-{name}", spec, StateStatus()))
+    world.pass_over()
+    assert moved(world) == [f"n{number:03d}" for number in range(270, 300)], "all in the first pass"
+
+
 def test_a_move_that_is_refused_is_left_to_the_nodes_own_pass(world: World) -> None:
     world.cluster.policies = [policy("DryRun")]
     for number in range(8):

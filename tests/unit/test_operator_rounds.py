@@ -42,16 +42,17 @@ def policy(generation: int = 1) -> Policy:
 
 
 class Granting:
-    """Notes for which nodes it was asked; the first ten hold allowances, the others wait."""
+    """Notes for which nodes it was asked; the first ten (`held`) hold allowances, the others wait."""
 
     def __init__(self) -> None:
         self.asked: list[set[str]] = []
         self.ended = True
         self.again = False
+        self.held = 10
 
     def round(self, store: Any, _limits: Any, _policy: Any, facts: dict[str, Any], *_: Any) -> Result:
         self.asked.append(set(facts))
-        entries = tuple(Entry(name, f"i-{name}", 1, 0, 1, 900) for name in NODES[:10])
+        entries = tuple(Entry(name, f"i-{name}", 1, 0, 1, 900) for name in NODES[: self.held])
         store.desk = _desk(store.desk, entries)
         waiting = {name: why for name, why in WAITING.items() if name in facts}
         return Result(armed=10 if self.ended else None, again=self.again, waiting=waiting)
@@ -110,9 +111,20 @@ def test_who_waits_is_remembered_over_smaller_rounds(world: World) -> None:
     assert world.rounds.results["p"].waiting.keys() == WAITING.keys()
 
 
-def test_one_over_all_comes_again_after_a_while(world: World) -> None:
+def test_while_there_is_room_for_an_allowance_one_over_all_comes_again_after_a_while(world: World) -> None:
+    world.granting.held = 3
     world.run()
+    assert world.run("n35") != set(NODES)
     world.clock.now += rounds_module.WHOLE_SECONDS
+    assert world.run("n35") == set(NODES), "10 % of 40 nodes may have one, 3 do"
+
+
+def test_without_room_none_is_over_all_until_an_allowance_came_back(world: World) -> None:
+    world.run()
+    world.clock.now += 10 * rounds_module.WHOLE_SECONDS
+    assert world.run("n35") != set(NODES)
+    world.granting.held = 3
+    assert world.run("n35") != set(NODES)
     assert world.run("n35") == set(NODES)
 
 
@@ -158,3 +170,14 @@ def test_no_round_runs_while_a_node_was_not_looked_at(world: World) -> None:
     world.clock.now += 1
     world.rounds.run({"p": world.policy})
     assert world.granting.asked == []
+
+
+def test_a_kill_is_looked_for_in_the_ledgers_that_named_the_node_within_the_hour_and_in_no_other(world: World) -> None:
+    world.run()
+    other = world.budgets.store("other")
+    assert [store.policy for store, _ in world.rounds.ledgers("n05", "p", 40)] == ["p"]
+    assert [store.policy for store, _ in world.rounds.ledgers("n05", "other", 40)] == ["other", "p"]
+    assert [store.policy for store, _ in world.rounds.ledgers("n35", "other", 40)] == ["other"]
+    assert other.policy == "other"
+    world.clock.now += 3601
+    assert [store.policy for store, _ in world.rounds.ledgers("n05", "other", 40)] == ["other"]

@@ -1,0 +1,169 @@
+"""When a node's plan is thought over, when it is written, and how old what is not in it yet may be."""
+
+from typing import Any
+
+import pytest
+from support.fakecluster import Clock, FakeCluster
+
+from memorypressure_operator import settings as settings_module
+from memorypressure_operator.health import Health
+from memorypressure_operator.metrics import Metrics
+from memorypressure_operator.reconcile import DecisionLoop
+from memorypressure_operator.registry import SINKS, Registry
+from memorypressure_operator.reports import ActiveTrigger, StateStatus, StateView
+from memorypressure_operator.views import NodeView
+
+PLANS_PER_SECOND = 20
+RESYNC_SECONDS = 300
+
+
+class Leads:
+    term = 1
+
+    def holds(self) -> bool:
+        return True
+
+
+class Tells:
+    def tell(self, _: Any) -> bool:
+        return True
+
+
+class World:
+    """The whole decision loop, nodes that one policy selects, and how often a plan was thought over."""
+
+    def __init__(self) -> None:
+        self.clock, self.cluster = Clock(), FakeCluster()
+        self.registry = Registry(self.clock, 0.2)
+        for name in SINKS:
+            self.registry.mark_synced(name)
+        self.metrics = Metrics()
+        parts: Any = (self.cluster, Leads(), Tells())
+        made = settings_module.parse({"namespace": "own"}, {})
+        assert (made.plan_writes_per_second, made.resync_seconds) == (PLANS_PER_SECOND, RESYNC_SECONDS)
+        health = Health(self.clock, 60)
+        self.loop = DecisionLoop(made, parts[0], self.registry, parts[1], parts[2], self.metrics, health, self.clock)
+        self.edit(1)
+        self.drafts: list[str] = []
+        draft = self.loop._planner.draft
+
+        def counted(policy: Any, node: str, pods: Any) -> Any:
+            self.drafts.append(node)
+            return draft(policy, node, pods)
+
+        planner: Any = self.loop._planner
+        self.loop._planner = Spied(planner, counted)  # type: ignore[assignment]
+
+    def edit(self, generation: int) -> None:
+        """Another version of the policy: every plan has to be written."""
+        meta = {"name": "p", "uid": "u", "generation": generation, "creationTimestamp": "2026-01-01T00:00:00Z"}
+        spec = {
+            "mode": "DryRun",
+            "nodeSelector": {},
+            "triggers": [{"name": "low", "type": "ZoneWatermark", "zoneWatermark": {"line": "Low"}}],
+            "ladder": [{"action": "Taint", "triggers": ["low"]}],
+        }
+        self.cluster.policies = [{"metadata": meta, "spec": spec}]
+        self.loop.recheck_policies()
+
+    def nodes(self, count: int, *, pressed: str = "") -> None:
+        for number in range(count):
+            name = f"n{number:03d}"
+            self.registry.put_node(name, NodeView(name, f"uid-{name}", {}, (), ready=True))
+            self.report(name, pressed=name == pressed)
+
+    def report(self, name: str, *, pressed: bool, version: int = 1) -> None:
+        triggers = (ActiveTrigger("low", "2026-01-01T00:00:00Z"),) if pressed else ()
+        before = self.registry.tables.states.get(name)
+        spec = before.spec if before is not None else {"nodeName": name, "mode": "DryRun", "policyName": "p"}
+        status = StateStatus(active_triggers=triggers, last_report_time=f"t{version}")
+        view = StateView(name, "s", 1, str(version), f"uid-{name}", spec, status)
+        self.registry.put_state(name, view)
+
+    def run(self, seconds: float, step: float = 0.05) -> None:
+        ends = self.clock.now + seconds
+        while self.clock.now < ends:
+            self.loop.once()
+            self.clock.now += step
+
+    def staleness(self) -> float:
+        self.loop.once()
+        found: float = self.metrics.plan_staleness._value.get()
+        return found
+
+
+class Spied:
+    """The planner, whose drafts are counted."""
+
+    def __init__(self, planner: Any, draft: Any) -> None:
+        self._planner, self.draft = planner, draft
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._planner, name)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_time_alone_has_a_plan_thought_over_once_in_an_hour_at_most(world: World) -> None:
+    world.nodes(5)
+    world.run(3)
+    assert len(world.cluster.plans) == 5
+    world.drafts.clear()
+    for _ in range(6):
+        world.run(0.2)
+        world.clock.now += RESYNC_SECONDS - 1
+    assert world.drafts == [], "looked at with every resync, thought over not"
+    for _ in range(6):
+        world.run(0.2)
+        world.clock.now += RESYNC_SECONDS
+    assert sorted(world.drafts) == sorted(world.cluster.plans), "what nobody told of is found within the hour"
+
+
+def test_many_nodes_that_wait_for_their_plans_think_them_over_a_few_times_each(world: World) -> None:
+    count = 300
+    world.nodes(count)
+    world.run(count / PLANS_PER_SECOND * 1.3)
+    assert len(world.cluster.plans) == count, "none of the tokens is left unused"
+    assert len(world.drafts) < 6 * count
+
+
+def test_a_node_in_trouble_has_its_plan_before_hundreds_of_others(world: World) -> None:
+    world.nodes(300, pressed="n299")
+    world.run(1)
+    world.edit(2)
+    world.registry.put_policy(
+        {"apiVersion": "memorypressure.dev/v1alpha1", "kind": "MemoryPressurePolicy", **world.cluster.policies[0]}
+    )
+    world.clock.now += 0.3
+    world.report("n299", pressed=True, version=2)
+    world.run(1)
+    written = {name for name, plan in world.cluster.plans.items() if plan["spec"]["policy"]["generation"] == 2}
+    assert "n299" in written
+    assert len(written) < 60
+
+
+def test_a_node_that_had_its_turn_between_a_policys_change_and_its_taking_up_has_another(world: World) -> None:
+    world.nodes(5)
+    world.run(3)
+    world.edit(2)
+    world.registry.put_policy(
+        {"apiVersion": "memorypressure.dev/v1alpha1", "kind": "MemoryPressurePolicy", **world.cluster.policies[0]}
+    )
+    world.clock.now += 0.3
+    while (taken := world.registry.dirty.take()) is not None:
+        world.loop._take_turn(*taken)
+    world.run(3)
+    assert {plan["spec"]["policy"]["generation"] for plan in world.cluster.plans.values()} == {2}
+
+
+def test_the_metric_tells_how_old_the_oldest_change_is_that_no_plan_shows(world: World) -> None:
+    world.nodes(100)
+    assert world.staleness() == 0
+    world.clock.now += 2
+    assert world.staleness() == pytest.approx(2, abs=0.3)
+    world.run(8)
+    assert len(world.cluster.plans) == 100
+    assert world.staleness() == 0
