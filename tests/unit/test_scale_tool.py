@@ -46,6 +46,16 @@ def test_growth_is_1_for_a_line_and_more_for_what_bends_upwards(values: list[flo
     assert found == (None if expected is None else pytest.approx(expected, abs=0.01))
 
 
+def sized(nodes: int, rss_mib: float) -> dict[str, Any]:
+    return {"plan": {"nodes": nodes}, "idle": {"rss_mib": rss_mib}}
+
+
+def test_a_cost_of_the_operator_that_grows_worse_than_linearly_is_a_missed_bar() -> None:
+    assert report.above([sized(100, 70), sized(1000, 84), sized(5000, 146)]) == []
+    problems = report.above([sized(100, 70), sized(1000, 71), sized(5000, 146)])
+    assert problems == ["resident memory, idle: grows worse than linearly, it bends by 16.88"]
+
+
 def test_a_percentile_is_a_measured_value() -> None:
     values = [float(number) for number in range(1, 101)]
     assert observe.percentile(values, 50) == 50
@@ -132,9 +142,9 @@ def result(nodes: int, rss: float = 100.0) -> dict[str, Any]:
 
 
 def test_the_report_shows_each_size_and_says_which_bar_is_missed_and_by_which_value() -> None:
-    results = [result(100, 72.0), result(1000, 80.0), result(5000, 161.0)]
+    results = [result(100, 72.0), result(1000, 90.0), result(5000, 161.0)]
     text = report.markdown(results, "make scale", {"CPUs:": 2})
-    assert "| resident memory, idle, MiB | 160 | 72 | 80 | 161 |" in text
+    assert "| resident memory, idle, MiB | 160 | 72 | 90 | 161 |" in text
     assert "- **Missed**: 5,000 nodes: resident memory, idle: 161 MiB, the bar is 160." in text
     assert report.above(results) == ["5,000 nodes: resident memory, idle: 161 MiB, the bar is 160"]
     assert report.above([result(100), result(20_000, 400.0)]) == []

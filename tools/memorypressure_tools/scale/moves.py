@@ -13,7 +13,7 @@ from memorypressure_tools.scale.etcd import Etcd
 
 FEW: Final = 30
 FEW_POLICY: Final = "few"
-SETTLE_SECONDS: Final = 3.0
+SETTLE_SECONDS: Final = 1.5
 """Between two moves: the plans' tokens are back, and an operator at rest begins the next."""
 ALL_MOVES: Final = ("disabled", "enforced", "labels away", "labels back", "dry run", "deleted")
 FEW_MOVES: Final = ("created", "edited", "labels away", "labels back", "deleted")
@@ -93,7 +93,7 @@ class Moves:
         """What each move of all nodes took."""
         away, back = self._relabelled("general", "special"), self._relabelled("special", "general")
         changes: dict[str, tuple[Callable[[], object], str, str | None]] = {
-            "disabled": (lambda: self._edit(shapes.POLICY, "Disabled"), "Disabled", shapes.POLICY),
+            "disabled": (lambda: self._edit(shapes.POLICY, "Disabled"), "Disabled", None),
             "enforced": (lambda: self._edit(shapes.POLICY, "Enforce"), "Enforce", shapes.POLICY),
             "labels away": (away, "Disabled", None),
             "labels back": (back, "Enforce", shapes.POLICY),

@@ -12,13 +12,18 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """One figure of a result; `bar` holds at the largest size of the issue, None where there is no bar."""
+    """One figure of a result; `bar` holds up to 5,000 nodes, None where there is none.
+
+    `line`: it is a cost that grows with the nodes. `own`: a cost of the operator alone, not of the API server with it,
+    and so to grow no worse than linearly.
+    """
 
     name: str
     unit: str
     get: Callable[[Result], float | None]
     bar: float | None = None
     line: bool = True
+    own: bool = False
 
 
 def _at(*path: str) -> Callable[[Result], float | None]:
@@ -47,13 +52,13 @@ FEW_TEXTS = {
     "deleted": "further policy deleted",
 }
 QUANTITIES = (
-    Quantity("resident memory, idle", "MiB", _at("idle", "rss_mib"), 160),
+    Quantity("resident memory, idle", "MiB", _at("idle", "rss_mib"), 160, own=True),
     Quantity("proportional memory (PSS), idle", "MiB", _at("idle", "pss_mib")),
-    Quantity("resident memory, under load", "MiB", _at("load", "rss_mib"), 160),
+    Quantity("resident memory, under load", "MiB", _at("load", "rss_mib"), 160, own=True),
     Quantity("highest resident memory so far, under load", "MiB", _at("load", "peak_rss_mib")),
     Quantity("start to synced", "s", _at("sync", "seconds"), 60),
-    Quantity("CPU until synced", "s", _at("sync", "cpu_seconds")),
-    Quantity("CPU idle, heartbeats included", "% of a core", _at("idle", "cpu_percent", "operator"), 3),
+    Quantity("CPU until synced", "s", _at("sync", "cpu_seconds"), own=True),
+    Quantity("CPU idle, heartbeats included", "% of a core", _at("idle", "cpu_percent", "operator"), 3, own=True),
     Quantity("API writes a second, idle", "1/s", _at("idle", "writes_a_second")),
     Quantity("status changes a second", "1/s", _at("load", "got_a_second"), line=False),
     Quantity("write to decision, p50", "ms", _at("load", "decision_ms", "p50_ms"), line=False),
@@ -75,6 +80,8 @@ QUANTITIES = (
     Quantity("other processes, under load", "% of a core", _at("load", "cpu_percent", "others"), line=False),
 )
 BAR_NODES = 5000
+MOST_BEND = 1.2
+"""A straight line bends by 1; what is more than a fifth above is no measurement's noise."""
 FURTHER = (10_000, 20_000)
 
 
@@ -91,6 +98,10 @@ def above(results: Sequence[Result]) -> list[str]:
                 found.append(
                     f"{nodes:,} nodes: {quantity.name}: {value:g} {quantity.unit}, the bar is {quantity.bar:g}"
                 )
+    for quantity in QUANTITIES:
+        bend = growth(*_points(quantity, results)) if quantity.own else None
+        if bend is not None and bend > MOST_BEND:
+            found.append(f"{quantity.name}: grows worse than linearly, it bends by {bend:.2f}")
     return found
 
 
