@@ -1,8 +1,12 @@
 """The server's side of TLS for proxies and stubs of the tests."""
 
 import ssl
+from threading import Lock
 
 from memorypressure_tools.certificates import Authority
+
+_ISSUING = Lock()
+"""Servers of one name write the same two files; tests that run at once make several."""
 
 
 class Accepted(ssl.SSLSocket):
@@ -18,8 +22,9 @@ class Accepted(ssl.SSLSocket):
 
 def server_context(authority: Authority, name: str) -> ssl.SSLContext:
     """A context with a new certificate for 127.0.0.1."""
-    pair = authority.issue(name, name, names=["127.0.0.1"])
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sslsocket_class = Accepted
-    context.load_cert_chain(pair.certificate, pair.key)
+    with _ISSUING:
+        pair = authority.issue(name, name, names=["127.0.0.1"])
+        context.load_cert_chain(pair.certificate, pair.key)
     return context
