@@ -16,13 +16,15 @@ from memorypressure_agent.reporter.pace import (
     succeeded,
 )
 
-NOTHING = Wish(transition=False, under_pressure=False, beat_seconds=None)
-TRANSITION = Wish(transition=True, under_pressure=False, beat_seconds=None)
-PRESSURE = Wish(transition=False, under_pressure=True, beat_seconds=None)
+NOTHING = Wish(transition=False, action=False, under_pressure=False, beat_seconds=None)
+TRANSITION = Wish(transition=True, action=False, under_pressure=False, beat_seconds=None)
+ACTION = Wish(transition=True, action=True, under_pressure=True, beat_seconds=None)
+ACTION_AND_BEAT = Wish(transition=True, action=True, under_pressure=True, beat_seconds=5.0)
+PRESSURE = Wish(transition=False, action=False, under_pressure=True, beat_seconds=None)
 
 
 def beat(seconds: float) -> Wish:
-    return Wish(transition=False, under_pressure=False, beat_seconds=seconds)
+    return Wish(transition=False, action=False, under_pressure=False, beat_seconds=seconds)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,12 @@ def beat(seconds: float) -> Wish:
         (Pace(last_write_seconds=100), 10_000.0, NOTHING, False),
         (Pace(last_write_seconds=100), 104.9, TRANSITION, False),
         (Pace(last_write_seconds=100), 105.0, TRANSITION, True),
+        (Pace(last_write_seconds=100), 100.9, ACTION, False),
+        (Pace(last_write_seconds=100), 101.0, ACTION, True),
+        (Pace(last_write_seconds=100), 101.0, ACTION_AND_BEAT, True),
+        (Pace(last_write_seconds=100, stretch=4), 103.9, ACTION, False),
+        (Pace(last_write_seconds=100, stretch=4), 104.0, ACTION, True),
+        (Pace(last_write_seconds=100, failures=1, not_before_seconds=130), 129.9, ACTION, False),
         (Pace(last_write_seconds=100), 109.9, PRESSURE, False),
         (Pace(last_write_seconds=100), 110.0, PRESSURE, True),
         (Pace(last_write_seconds=100, stretch=4), 119.9, TRANSITION, False),

@@ -250,6 +250,32 @@ def test_a_transition_is_written_at_once_or_five_seconds_after_the_last_write(no
     assert node.condition("UnderPressure")["status"] == "False"
 
 
+def test_a_kill_is_told_a_second_after_the_report_of_the_pressure_that_it_answers(node: Node) -> None:
+    calm(node)
+    node.sentinel(under_pressure())
+    node.publisher.read()
+    node.publisher.write()
+    wanted = [node.act()]
+    node.round(0.9)
+    assert node.told() == []
+    node.round(0.2)
+    assert node.told() == wanted
+    before = len(node.patches)
+    node.pass_time(9)
+    assert len(node.patches) == before, "nothing new was told"
+
+
+def test_a_backlog_of_actions_is_told_at_the_rate_of_transitions(node: Node) -> None:
+    calm(node)
+    wanted = [node.act() for _ in range(12)]
+    node.pass_time(4.5)
+    assert node.told() == wanted[:5]
+    node.pass_time(1)
+    assert node.told() == wanted[:10]
+    node.pass_time(1)
+    assert node.told() == wanted
+
+
 def test_under_pressure_a_report_goes_out_every_ten_seconds(node: Node) -> None:
     calm(node)
     node.sentinel(under_pressure())

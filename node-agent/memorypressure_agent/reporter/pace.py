@@ -4,7 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 TRANSITION_SECONDS: Final = 5.0
-"""Writes follow each other no faster than this, whatever they are for."""
+"""Writes follow each other no faster than this, unless they tell of an action."""
+ACTION_SECONDS: Final = 1.0
+"""A write that tells of an action follows the one before no faster than this. Taint, Events and eviction wait for it,
+and the one before is that of the pressure, right before the kill. It is rare: a sentinel's own limit is 6 an hour."""
 PRESSURE_SECONDS: Final = 10.0
 """Under pressure a write is due this long after the last one."""
 BEAT_SPREAD_SECONDS: Final = 5.0
@@ -35,6 +38,8 @@ class Wish:
 
     transition: bool
     """A state has changed, or records wait to be seen."""
+    action: bool
+    """A few of these are of actions; a backlog, which takes several writes, is told at the slower rate."""
     under_pressure: bool
     beat_seconds: float | None
     """How long ago a beat began that was not reported yet; None: the last one was."""
@@ -47,6 +52,8 @@ def due(pace: Pace, now_seconds: float, wish: Wish, jitter: float) -> bool:
     if pace.last_write_seconds is None or pace.failures:
         return True
     waited_seconds = now_seconds - pace.last_write_seconds
+    if wish.action and waited_seconds >= ACTION_SECONDS * pace.stretch:
+        return True
     if wish.beat_seconds is not None and wish.beat_seconds >= jitter * BEAT_SPREAD_SECONDS:
         return waited_seconds >= TRANSITION_SECONDS
     if wish.transition and waited_seconds >= TRANSITION_SECONDS * pace.stretch:

@@ -14,7 +14,7 @@ from memorypressure_agent.host.journal_reader import JournalReader, StatusRecord
 from memorypressure_agent.reporter import pace, report, shape
 from memorypressure_agent.reporter.client import ApiClient, ApiError
 from memorypressure_agent.reporter.endpoint import Health
-from memorypressure_agent.reporter.history import History
+from memorypressure_agent.reporter.history import NEW_IN_A_WRITE, History
 from memorypressure_agent.reporter.link import STATES, Link, LinkState
 from memorypressure_agent.reporter.log import Log
 
@@ -199,6 +199,7 @@ class Publisher(threading.Thread):
         beat = self._current_beat(now)
         wish = pace.Wish(
             transition=bool(waiting) or key != self._written_key,
+            action=0 < self._actions.unreported <= NEW_IN_A_WRITE,
             under_pressure=bool(self.view.active_triggers),
             beat_seconds=None if beat == self._written_beat else now - self._beat_seconds,
         )
