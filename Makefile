@@ -15,6 +15,7 @@ SCENARIOS ?=
 KERNEL ?= 6.1
 # Of `make cluster`: one node or two; of `make cluster-shell`: in which node, and what to run in the place of a shell.
 NODES ?= 1
+RUNS ?= 1
 NODE ?=
 RUN ?=
 export RUN
@@ -69,8 +70,8 @@ scale: setup tools ## the operator on clusters of 100, 1,000 and 5,000 nodes (SI
 soak: setup tools ## the tests that run for long
 	@$(BIN)/pytest -m soak $(ARGS)
 
-e2e: setup ## floods on a real node with the chart installed (NODES=1|2); the short form: ARGS="-k drained"
-	@NODES=$(NODES) $(BIN)/pytest -m e2e -o testpaths=tests/e2e $(ARGS)
+e2e: setup ## floods on a real node with the chart installed (NODES=1|2); the short form: ARGS="-k drained", with RUNS=20
+	@NODES=$(NODES) RUNS=$(RUNS) $(BIN)/pytest -m e2e -o testpaths=tests/e2e $(ARGS)
 
 images: setup ## the agent's and the operator's image as OCI archives in build/images (root, buildah, mmdebstrap)
 	@PYTHONPATH=tools:core $(BIN)/python -m memorypressure_tools.images $(ARGS)

@@ -1,14 +1,20 @@
-"""One real cluster for the session: the chart, fresh, and a load that waits on node-1."""
+"""One real cluster for the session: the chart, fresh, and a load that waits on node-1.
+
+`RUNS=20` repeats the test of a drained reserve on it, every run a test of its own with fresh pods and all assertions.
+"""
 
 import os
 from collections.abc import Generator, Iterator
 
 import pytest
 from support.e2eepisode import Episodes
-from support.e2efaults import allow_many_kills
+from support.e2efaults import MANY_KILLS_PER_HOUR, allow_many_kills
 from support.e2elab import POLICIES, Lab
+from support.e2eruns import RUNS, Runs
 
 from memorypressure_tools.cluster.cluster import Cluster, ClusterOptions, prepare
+
+FLOODS = pytest.StashKey[Runs]()
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +25,8 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         lacking = prepare()
         if lacking:
             pytest.skip("; ".join(lacking))
-        running = Cluster(ClusterOptions(nodes=int(os.environ.get("NODES", "1")))).start()
+        values = {"agent.sentinel.maxKillsPerHour": MANY_KILLS_PER_HOUR} if RUNS > 1 else {}
+        running = Cluster(ClusterOptions(nodes=int(os.environ.get("NODES", "1")), values=values)).start()
     yield running
     with capture.global_and_fixture_disabled():
         running.say("ends")
@@ -44,6 +51,12 @@ def episodes(lab: Lab) -> Episodes:
     return Episodes(lab)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes `number` is run RUNS times."""
+    if "number" in metafunc.fixturenames:
+        metafunc.parametrize("number", range(1, RUNS + 1))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
@@ -55,4 +68,15 @@ def pytest_runtest_makereport(
     if report.when == "call" and report.failed and isinstance(lab, Lab):
         described = lab.cluster.plane.kubectl("describe", "mpp,nms", check=False).stdout
         report.sections.append(("cluster", f"{described}\n{lab.cluster.evidence()}"))
+    if report.when == "call" and isinstance(lab, Lab):
+        item.config.stash.setdefault(FLOODS, Runs()).add(lab.results, passed=report.passed)
+        lab.results.clear()
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Every flood of the session, the void ones too."""
+    runs = config.stash.get(FLOODS, None)
+    if runs is not None and runs.rows:
+        terminalreporter.write_sep("=", "floods")
+        terminalreporter.write_line(runs.table())

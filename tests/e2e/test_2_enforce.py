@@ -1,5 +1,7 @@
 """A policy that is enforced on a real node: the right pod is evicted, and killed when the reserve drains."""
 
+from typing import Any
+
 import pytest
 from support.e2elab import NODE, SLOW_SECONDS, Lab
 
@@ -47,7 +49,8 @@ def test_a_node_that_fills_up_is_tainted_and_the_right_pod_is_evicted(lab: Lab) 
     lab.cluster.plane.kubectl("delete", "mpp", "filling")
 
 
-def test_a_drained_reserve_ends_by_one_kill_that_is_explained_and_cleaned_up(lab: Lab) -> None:
+def test_a_drained_reserve_ends_by_one_kill_that_is_explained_and_cleaned_up(lab: Lab, number: int) -> None:
+    """`number` is this run's of RUNS: each has fresh pods, on a node that is calm and untainted again."""
     lab.apply(load.policy("flood"))
     lab.wait_for_allowance()
 
@@ -56,19 +59,26 @@ def test_a_drained_reserve_ends_by_one_kill_that_is_explained_and_cleaned_up(lab
             return
         lab.cluster.wait_for("the taint", lambda: observer.first("taint", starts=TAINT), TAINT_LIFTED_SECONDS)
         lab.cluster.wait_for("its end", lambda: observer.last("taint") == "none", TAINT_LIFTED_SECONDS)
-        lab.cluster.wait_for("the Event of the kill", lambda: lab.events("Killed", "Pod"), 60)
         killed = result.document["actions"][-1]["pod"]["uid"]
+        lab.cluster.wait_for("the Event of the kill", lambda: _about(lab, "Killed", killed), 60)
         # Its end is the kubelet's work, which comes late on a node that has just been thrashing.
         lab.cluster.wait_for("the killed pod to be gone", lambda: killed not in lab.uids("hog"), SLOW_SECONDS)
 
+    assert lab.taints() == [], f"run {number} begins on a tainted node"
     before, state = lab.innocents(), lab.state()
+    told = {reason: len(lab.events(reason, "Node")) for reason in ("Tainted", "Untainted")}
     result = lab.flood("drained", after)
 
     assert result.verdict.outcome is Outcome.KILLED, result.verdict.why
     _killed_within_its_grant(lab, result, int(state["status"]["lease"]["killsTotal"]))
     _explained_and_cleaned_up(lab, result)
+    assert [reason for reason, count in told.items() if len(lab.events(reason, "Node")) <= count] == [], "not told"
     assert lab.innocents() == before
     assert lab.cluster.node_ready(NODE)
+
+
+def _about(lab: Lab, reason: str, uid: str) -> list[dict[str, Any]]:
+    return [each for each in lab.events(reason, "Pod") if each["regarding"]["uid"] == uid]
 
 
 def _killed_within_its_grant(lab: Lab, result: Result, kills_before: int) -> None:
@@ -84,15 +94,12 @@ def _killed_within_its_grant(lab: Lab, result: Result, kills_before: int) -> Non
 
 def _explained_and_cleaned_up(lab: Lab, result: Result) -> None:
     killed = next(each for each in result.document["actions"] if each["action"] == "Kill")["pod"]
-    (event,) = [each for each in lab.events("Killed", "Pod") if each["regarding"]["uid"] == killed["uid"]]
+    (event,) = _about(lab, "Killed", killed["uid"])
     assert "its containers end with exit code 137" in event["note"]
     assert " MiB came back" in event["note"]
     assert [each for each in lab.events("Killed", "Node") if killed["name"] in each["note"]] != []
-    evicted = [each for each in lab.events("EvictedForMemory", "Pod") if each["regarding"]["uid"] == killed["uid"]]
-    assert evicted != [], "the clean-up is not explained"
+    assert _about(lab, "EvictedForMemory", killed["uid"]) != [], "the clean-up is not explained"
     assert killed["uid"] not in lab.uids("hog"), "the killed pod is still there"
-    assert lab.events("Tainted", "Node") != []
-    assert lab.events("Untainted", "Node") != []
     changes = result.document["changes"]
     tainted = [each["at"] for each in changes if each["what"] == "taint" and each["now"].startswith(TAINT)]
     lifted = [each["at"] for each in changes if each["what"] == "taint" and each["now"] == "none" and each["at"] > 0]

@@ -17,12 +17,13 @@ from typing import Any, Self
 import urllib3
 from support.e2eaccounts import GrantRow, broken_grants, kills_in, metric, untrue
 from support.e2efaults import count_kill_writes, kill_writes
-from support.e2elab import BYSTANDERS, NODE, POLICIES, SLOW_SECONDS, STATE, Lab
+from support.e2elab import BYSTANDERS, CALM_SECONDS, NODE, POLICIES, SLOW_SECONDS, STATE, Lab
 
 from memorypressure_tools.apiclient import ApiError
 from memorypressure_tools.cluster.cluster import pod_ready
 from memorypressure_tools.flood import load
 from memorypressure_tools.flood.observer import Observer
+from memorypressure_tools.flood.workloads import end_load
 
 FILLER = "filler"
 CACHE_MIB = 240
@@ -45,8 +46,6 @@ FULL = {
     },
 }
 STANDING = 1
-CALM_SECONDS = 65.0
-"""Between two kills: with less than 60 s of clear the second is futile, and there is no kill for 30 minutes."""
 KILL_SECONDS = 240.0
 POLL_SECONDS = 0.5
 
@@ -253,6 +252,12 @@ def prepare_cache(lab: Lab) -> int:
     return free + files - KEPT_MIB
 
 
+def clear(lab: Lab) -> None:
+    """Takes away what a load before left: its page cache alone keeps free memory under the line of a filling policy."""
+    end_load(lab.node.shell)
+    lab.node.shell.run("sync; echo 3 > /proc/sys/vm/drop_caches", seconds=120, attempts=3)
+
+
 def open_gate(lab: Lab) -> None:
     """Lets the node answer those who ask how much to take; nothing until a file says it. Gone after a reboot."""
     lab.node.shell.run(
@@ -300,7 +305,6 @@ class Episodes:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self._calm_since = time.monotonic() - CALM_SECONDS
 
     @contextmanager
     def begin(
@@ -315,11 +319,13 @@ class Episodes:
         lab, name = self.lab, policy["metadata"]["name"]
         spared = spared or (lambda: others(lab))
         count_kill_writes(lab)
+        clear(lab)
         lab.apply(policy)
         if any(step["action"] == "Kill" for step in policy["spec"]["ladder"]):
             lab.cluster.wait_for("the node to be armed", lambda: armed(lab), SLOW_SECONDS)
             lab.wait_for_allowance()
-        time.sleep(max(0.0, self._calm_since + CALM_SECONDS - time.monotonic()))
+        time.sleep(max(0.0, lab.calm_since + CALM_SECONDS - time.monotonic()))
+        lab.cluster.wait_for("the node to be untainted", lambda: lab.taints() == [], SLOW_SECONDS)
         lab.cluster.say(f"episode {name}")
         told = {each["metadata"]["name"] for kind in ("Pod", "Node") for each in lab.events("Killed", kind)}
         with StateWatch(lab) as watch, lab.watching() as observer:
@@ -339,5 +345,5 @@ class Episodes:
                 yield running
             finally:  # the next test has a policy of its own, whatever became of this one
                 running.end_load()
-                self._calm_since = time.monotonic()
+                lab.calm_since = time.monotonic()
                 lab.cluster.plane.kubectl("delete", "mpp", name)

@@ -28,6 +28,8 @@ POLICIES = "/apis/memorypressure.dev/v1alpha1/memorypressurepolicies"
 STATE = f"/apis/memorypressure.dev/v1alpha1/nodememorystates/{NODE}"
 FIRST_COOLDOWN_SECONDS = 60.0
 """A sentinel with a new journal kills nothing for so long: the one before it may have been in a cool-down."""
+CALM_SECONDS = 65.0
+"""Between two kills: with less than 60 s of clear the second is futile, and there is no kill for 30 minutes."""
 SLOW_SECONDS = 240.0
 """Bound of waits for what a thrashing node has to do."""
 
@@ -55,6 +57,9 @@ class Lab:
         self._add_static_pod()
         self.fresh_since = time.monotonic()
         self.used = False
+        self.calm_since = time.monotonic() - CALM_SECONDS
+        #: floods since somebody took them, void ones too
+        self.results: list[Result] = []
         cluster.say(f"the load waits on {NODE}: {', '.join(APPS)}; beside it {', '.join(self.innocents())}")
 
     def _add_static_pod(self) -> None:
@@ -196,10 +201,14 @@ class Lab:
 
         def once() -> Result:
             self.renew(age_seconds=age_seconds)
+            time.sleep(max(0.0, self.calm_since + CALM_SECONDS - time.monotonic()))
             with self.watching() as observer:
                 with during():
                     result = FloodRun(self.cluster, NODE, scenario, observer).run()
                     end_load(self.node.shell)
+                self.results.append(result)
+                if result.document["killed_at"] is not None:
+                    self.calm_since = time.monotonic()
                 if result.valid:
                     after(result, observer)
                 result.note(observer.changes)

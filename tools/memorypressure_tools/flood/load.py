@@ -150,7 +150,7 @@ def policy(name: str = "flood", *, mode: str = "Enforce", **changes: Any) -> Obj
             "minAgeSeconds": 0,
             "unprotected": ["SingletonWorkloads"],
         },
-        "limits": {"cooldownSeconds": 30, "grantSeconds": 180, "maxStandingKills": 1, "killsPerHour": 20},
+        "limits": {"cooldownSeconds": 30, "grantSeconds": 180, "maxStandingKills": 1, "killsPerHour": 100},
     }
     return {
         "apiVersion": "memorypressure.dev/v1alpha1",
