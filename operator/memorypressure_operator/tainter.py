@@ -64,7 +64,7 @@ def decide(given: TaintInput) -> TaintDecision:
     if (given.matches and given.fresh) or (after_kill and effect is None):
         if [taint.effect for taint in ours] == [wanted]:
             return TaintDecision(wanted, False, Reason.TAINTED, "")
-        why = "" if given.matches else f", after a kill {given.killed_seconds:.0f} s ago"
+        why = "" if given.matches else f", after a kill that was reported {given.killed_seconds:.0f} s ago"
         return TaintDecision(wanted, True, Reason.TAINTED, f"tainted {KEY}:{wanted}{why}")
     if effect is None:
         return TaintDecision(None, False, Reason.NO_PRESSURE, "")
@@ -75,10 +75,17 @@ def decide(given: TaintInput) -> TaintDecision:
     elif given.clear_seconds is not None:
         left = hold - min(given.clear_seconds, hold if given.killed_seconds is None else given.killed_seconds)
         if left <= 0:
-            return _lift(effect, f"clear for {given.clear_seconds:.0f} s")
+            return _lift(effect, _clear(given.clear_seconds, given.killed_seconds))
     else:
         left = given.beat_limit_seconds - given.silent_seconds
     return TaintDecision(effect, False, Reason.STEP_NOT_DUE, "held", again_seconds=max(0.1, left))
+
+
+def _clear(clear_seconds: float, killed_seconds: float | None) -> str:
+    """The time that counted: a kill can end the pressure before a report has told of it."""
+    if killed_seconds is not None and killed_seconds < clear_seconds:
+        return f"clear since a kill that was reported {killed_seconds:.0f} s ago"
+    return f"clear for {clear_seconds:.0f} s"
 
 
 def _lift(effect: str | None, why: str) -> TaintDecision:

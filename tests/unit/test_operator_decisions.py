@@ -130,6 +130,16 @@ def test_taint_decision(changes: dict[str, Any], effect: str | None, acts: bool,
     assert (decision.effect, decision.changes, decision.reason) == (effect, acts, reason)
 
 
+def test_a_lifted_taint_tells_the_time_that_counted_which_may_be_that_since_a_kill() -> None:
+    def said(killed_seconds: float | None) -> str:
+        given = taint_input(taints=(OURS,), clear_seconds=400.0, killed_seconds=killed_seconds)
+        return tainter.decide(given).message.rpartition("lifted: ")[2]
+
+    assert said(None) == "clear for 400 s"
+    assert said(300.0) == "clear since a kill that was reported 300 s ago"
+    assert said(500.0) == "clear for 400 s"
+
+
 taints = st.lists(
     st.builds(
         Taint,
