@@ -155,6 +155,8 @@ class Soak:
         lab = self.lab
         reset(lab.cluster, APPS)
         lab.cluster.wait_for("the node to be armed", lambda: armed(lab), SLOW_SECONDS)
+        lab.wait_for_allowance()
+        lab.wait_until_calm()
         try:
             result = FloodRun(lab.cluster, NODE, _scenario(step)).run()
         except GuestError as error:  # a restart before it, or the thrash: its evidence is lost
@@ -162,6 +164,9 @@ class Soak:
         finally:
             end_load(lab.node.shell)
         result.save()
+        lab.results.append(result)
+        if result.document["killed_at"] is not None:
+            lab.calm_since = time.monotonic()
         if result.verdict.outcome in WRONG:
             self.wrong.append(f"{result.verdict.outcome} in `{step}`: {result.verdict.why}")
         lab.cluster.wait_for("the taint to be lifted", lambda: lab.taints() == [], SLOW_SECONDS)
@@ -211,6 +216,8 @@ def test_memory_and_descriptors_stay_flat_and_nobody_is_killed_but_by_a_flood(ep
             if time.monotonic() - began > seconds:
                 break
             soak.do(step, time.monotonic() - began)
+        if not soak.kills and seconds >= seconds_of(DEFAULT):
+            soak.wrong.append("no flood was ended by a kill")
         lab.cluster.wait_for("every kill to be told", lambda: len(watch.kills()) >= soak.kills, SLOW_SECONDS)
         if len(watch.kills()) != soak.kills:
             soak.wrong.append(f"the kernel saw {soak.kills} kills, the node told {len(watch.kills())}")

@@ -17,7 +17,7 @@ from typing import Any, Self
 import urllib3
 from support.e2eaccounts import GrantRow, broken_grants, kills_in, metric, untrue
 from support.e2efaults import count_kill_writes, kill_writes
-from support.e2elab import BYSTANDERS, CALM_SECONDS, NODE, POLICIES, SLOW_SECONDS, STATE, Lab
+from support.e2elab import BYSTANDERS, NODE, POLICIES, SLOW_SECONDS, STATE, Lab
 
 from memorypressure_tools.apiclient import ApiError
 from memorypressure_tools.cluster.cluster import pod_ready
@@ -195,13 +195,9 @@ class Episode:
         self.wait_until_told()
 
     def wait_until_reported(self) -> None:
-        """Returns when the node's status shows as many ended kills as the kernel has seen."""
-
-        def reported() -> bool:
-            kills = self.watch.kills()
-            return len(kills) >= self.written() and all(each["result"] != "Pending" for each in kills)
-
-        self.lab.cluster.wait_for("every kill to be reported as done", reported, SLOW_SECONDS)
+        """Returns when the node's status shows as many kills as the kernel has seen."""
+        wait, kills = self.lab.cluster.wait_for, self.watch.kills
+        wait("every kill to be reported", lambda: len(kills()) >= self.written(), SLOW_SECONDS)
 
     def wait_until_told(self) -> None:
         """Returns when the policy has counted them, and there are Events of them."""
@@ -324,7 +320,7 @@ class Episodes:
         if any(step["action"] == "Kill" for step in policy["spec"]["ladder"]):
             lab.cluster.wait_for("the node to be armed", lambda: armed(lab), SLOW_SECONDS)
             lab.wait_for_allowance()
-        time.sleep(max(0.0, lab.calm_since + CALM_SECONDS - time.monotonic()))
+        lab.wait_until_calm()
         lab.cluster.wait_for("the node to be untainted", lambda: lab.taints() == [], SLOW_SECONDS)
         lab.cluster.say(f"episode {name}")
         told = {each["metadata"]["name"] for kind in ("Pod", "Node") for each in lab.events("Killed", kind)}

@@ -173,6 +173,10 @@ class Lab:
         self.used = True
         time.sleep(max(0.0, self.fresh_since + age_seconds - time.monotonic()))
 
+    def wait_until_calm(self) -> None:
+        """Returns when a kill would not be futile for coming too soon after the one before."""
+        time.sleep(max(0.0, self.calm_since + CALM_SECONDS - time.monotonic()))
+
     @contextmanager
     def watching(self) -> Iterator[Observer]:
         """The API watched, and what it shows printed."""
@@ -201,7 +205,7 @@ class Lab:
 
         def once() -> Result:
             self.renew(age_seconds=age_seconds)
-            time.sleep(max(0.0, self.calm_since + CALM_SECONDS - time.monotonic()))
+            self.wait_until_calm()
             with self.watching() as observer:
                 with during():
                     result = FloodRun(self.cluster, NODE, scenario, observer).run()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -71,6 +72,23 @@ def test_the_state_of_a_running_one_is_its_owners_alone_and_goes_with_it(tmp_pat
         with pytest.raises(RunsAlreadyError, match="end it with `make cluster-down`"), background.hold():
             pass
     assert background.read() is None
+
+
+def test_what_runs_in_the_background_ends_when_its_directory_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memorypressure_tools.background.CHECK_SECONDS", 0.0)
+    background = Background(tmp_path / "build/cluster", "a cluster")
+    checks = []
+
+    def check() -> None:
+        checks.append(1)
+        if len(checks) == 3:
+            shutil.rmtree(tmp_path / "build")
+
+    with background.hold():
+        background.run(check)
+    assert len(checks) == 3
     assert not (tmp_path / "state.json").exists()
 
 

@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 from support.e2eaccounts import GrantRow, broken_grants, kills_in, metric, swings, untrue, writers
 from support.e2eepisode import changed, filling_policy
+from support.e2eruns import Runs
 from support.e2esoak import WARM_UP_SECONDS, Life, add_row, not_flat, seconds_of, steps
 
 from memorypressure.spec import parse_policy
+from memorypressure_tools.flood.run import Result, Scenario
+from memorypressure_tools.flood.verdict import Outcome, Verdict
 
 Object = dict[str, Any]
 
@@ -162,3 +165,36 @@ def test_a_restarted_process_begins_a_life_of_its_own() -> None:
     for pid in (1, 1, 2):
         add_row(lives, "sentinel", pid, (0.0, 1, 1))
     assert [(life.pid, len(life.rows)) for life in lives] == [(1, 2), (2, 1)]
+
+
+def _flood(outcome: Outcome, *, killed_at: float | None = None) -> Result:
+    document: Object = {"began": "2026-11-26T00:00:00Z", "changes": [], "deaths": [], "killed_at": killed_at}
+    if killed_at is not None:
+        document |= {"line_crossed_at": killed_at - 0.2, "half_back_seconds": 0.3}
+        document["changes"] = [
+            {"at": killed_at - 5, "what": "event Killed Pod/hog-of-an-earlier-run", "now": "exit code 137"},
+            {"at": killed_at + 2, "what": "event Killed Pod/hog-a-b", "now": "exit code 137"},
+        ]
+    return Result(scenario=Scenario(name="drained"), verdict=Verdict(outcome, "why"), document=document)
+
+
+def test_a_sessions_floods_are_counted_with_the_void_ones_and_the_failed_ones() -> None:
+    runs = Runs()
+    runs.add([_flood(Outcome.CONDITION_NOT_REACHED), _flood(Outcome.KILLED, killed_at=1.0)], passed=True)
+    runs.add([_flood(Outcome.KILLED, killed_at=3.0)], passed=False)
+    runs.add([_flood(Outcome.WRONG_VICTIM)], passed=False)
+    head, void, good, bad, wrong, medians, count = runs.table().splitlines()
+    assert "void: repeated" in void
+    assert good.split()[3:8] == ["200", "ms", "0.30", "s", "2.00"]
+    assert good.endswith("Killed, passed")
+    assert bad.endswith("Killed, FAILED")
+    assert wrong.endswith("WrongVictim, FAILED")
+    assert medians.split()[4:8] == ["200", "ms", "0.30", "s"]
+    assert count == "3 valid, 1 void; of the valid ones 1 passed"
+    assert head.split()[-1] == "result"
+
+
+def test_a_table_without_a_valid_flood_says_so() -> None:
+    runs = Runs()
+    runs.add([_flood(Outcome.CONDITION_NOT_REACHED)], passed=False)
+    assert runs.table().splitlines()[-1] == "0 valid, 1 void; of the valid ones 0 passed"

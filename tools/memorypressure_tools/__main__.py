@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from memorypressure_tools.background import Background, RunsAlreadyError, run_until_stopped
+from memorypressure_tools.background import Background, RunsAlreadyError
 from memorypressure_tools.controlplane import ControlPlane, ControlPlaneError, Options
 from memorypressure_tools.processes import ChildDiedError
 from memorypressure_tools.toolcache import EXIT_MISSING, ToolMissingError
@@ -29,7 +29,7 @@ def _up(background: Background, options: Options) -> int:
             )
             print(f"ready after {time.monotonic() - started:.1f} s: {plane.url}, logs in {plane.logs}")
             print(f"export KUBECONFIG={plane.kubeconfig}", flush=True)
-            run_until_stopped(plane.check)
+            background.run(plane.check)
     return 0
 
 

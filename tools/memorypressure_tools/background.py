@@ -78,6 +78,23 @@ class Background:
                 for name in ("state.json", "starting.json"):
                     (self.directory / name).unlink(missing_ok=True)
 
+    def run(self, check: Callable[[], None]) -> None:
+        """Calls `check` every second, until it raises, the program is ended, or its directory is removed.
+
+        Without the directory nobody would find it again to end it: a checkout that is deleted takes it along.
+        """
+        held = (self.directory / "lock").stat().st_ino
+        while True:
+            time.sleep(CHECK_SECONDS)
+            check()
+            try:
+                there = (self.directory / "lock").stat().st_ino == held
+            except FileNotFoundError:
+                there = False
+            if not there:
+                print(f"{self.directory} was removed: {self.what} of it ends", file=sys.stderr)
+                return
+
     def publish(self, document: Mapping[str, Any]) -> None:
         """Says that the program is ready, and what others have to know; the pid is added."""
         self._write("state.json", {"pid": os.getpid(), **document})
@@ -159,10 +176,3 @@ class Background:
             return int(json.loads((self.directory / "starting.json").read_text(encoding="utf-8"))["pid"])
         except (FileNotFoundError, ValueError, KeyError):
             return None
-
-
-def run_until_stopped(check: Callable[[], None]) -> None:
-    """Calls `check` every second until it raises or the program is ended."""
-    while True:
-        time.sleep(CHECK_SECONDS)
-        check()

@@ -12,7 +12,7 @@ import urllib3
 
 from memorypressure_tools import toolcache
 from memorypressure_tools.apiclient import ApiError
-from memorypressure_tools.background import Background, RunsAlreadyError, run_until_stopped
+from memorypressure_tools.background import Background, RunsAlreadyError
 from memorypressure_tools.cluster.apicheck import ApiUnreachableError
 from memorypressure_tools.cluster.cluster import Cluster, ClusterError, ClusterOptions, prepare
 from memorypressure_tools.cluster.node import NodeOptions
@@ -56,7 +56,7 @@ def _up(background: Background, options: ClusterOptions) -> int:
             background.publish(cluster.state() | {"kubectl": str(cluster.kubectl), "helm": str(cluster.helm_program)})
             print(f"the cluster is ready after {time.monotonic() - started:.0f} s: {cluster.plane.url}")
             print(LOOK_AROUND, flush=True)
-            run_until_stopped(cluster.check)
+            background.run(cluster.check)
     return 0
 
 
