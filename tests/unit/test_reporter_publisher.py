@@ -33,6 +33,14 @@ from memorypressure_agent.reporter.publisher import Publisher
 
 BOOT_ID = "b0b0b0b0-0000-4000-8000-000000000001"
 ORDERS = orders_of(candidate("pod-1", "p"))
+EPISODE: Object = {
+    "id": "x-e1",
+    "start": "2027-01-15T08:00:00.000001Z",
+    "worst": "w",
+    "reason": "AtomicReserveBreached",
+    "actions": 0,
+    "outcome": "Running",
+}
 AWAY = ApiError(0, "no answer from https://h: Connection refused")
 
 
@@ -265,6 +273,26 @@ def test_a_kill_is_told_a_second_after_the_report_of_the_pressure_that_it_answer
     assert len(node.patches) == before, "nothing new was told"
 
 
+def test_a_report_of_an_episode_waits_for_the_status_that_names_its_triggers(node: Node) -> None:
+    calm(node)
+    node.journal.write_decision({"kind": "episode", "record": EPISODE})
+    node.round(quiet=True)
+    assert len(node.patches) == 1
+    node.sentinel(under_pressure())
+    node.round()
+    assert len(node.patches) == 2
+    assert (node.status["activeTriggerNames"], node.status["recentEpisodes"][0]["id"]) == ("reserve", EPISODE["id"])
+
+
+def test_without_another_status_an_episode_is_reported_after_a_second_and_a_half(node: Node) -> None:
+    calm(node)
+    node.journal.write_decision({"kind": "episode", "record": EPISODE})
+    node.pass_time(1.5, quiet=True)
+    assert len(node.patches) == 1
+    node.round(quiet=True)
+    assert node.status["recentEpisodes"][0]["id"] == EPISODE["id"]
+
+
 def test_a_backlog_of_actions_is_told_at_the_rate_of_transitions(node: Node) -> None:
     calm(node)
     wanted = [node.act() for _ in range(12)]
@@ -435,20 +463,12 @@ def test_a_record_that_the_api_would_refuse_is_told_in_the_log_and_keeps_nothing
 
 def test_episodes_are_shown_as_they_stand(node: Node) -> None:
     calm(node)
-    episode = {
-        "id": "x-e1",
-        "start": "2027-01-15T08:00:00.000001Z",
-        "worst": "w",
-        "reason": "AtomicReserveBreached",
-        "actions": 0,
-        "outcome": "Running",
-    }
-    node.journal.write_decision({"kind": "episode", "record": episode})
+    node.journal.write_decision({"kind": "episode", "record": EPISODE})
     node.pass_time(6)
-    ended = {**episode, "end": "2027-01-15T08:02:00.000001Z", "outcome": "Recovered"}
+    ended = {**EPISODE, "end": "2027-01-15T08:02:00.000001Z", "outcome": "Recovered"}
     node.journal.write_decision({"kind": "episode", "record": ended})
     node.pass_time(6)
-    assert [patch["recentEpisodes"] for patch in node.patches[1:]] == [[episode], [ended]]
+    assert [patch["recentEpisodes"] for patch in node.patches[1:]] == [[EPISODE], [ended]]
 
 
 @pytest.mark.parametrize(

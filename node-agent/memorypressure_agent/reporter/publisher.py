@@ -21,6 +21,9 @@ from memorypressure_agent.reporter.log import Log
 ROUND_SECONDS: Final = 0.5
 SETTLE_SECONDS: Final = 10.0
 """For so long after the start a sentinel that is not there yet is waited for, not reported."""
+STATUS_SECONDS: Final = 1.5
+"""What records or lease tell first waits so long for the sentinel's next status, which comes once a second: a report
+without it would lack the active triggers, which the operator taints by, and the next report is 5 s away."""
 STUCK_SECONDS: Final = 60.0
 """A round that has not ended for so long is stuck: one call takes 15 s at most."""
 OUT_OF_TOUCH_SECONDS: Final = 120.0
@@ -64,6 +67,9 @@ class Publisher(threading.Thread):
         self._conditions: tuple[report.Condition, ...] = ()
         self._written_key: tuple[object, ...] | None = None
         self._written_beat: tuple[str, int] | None = None
+        self._quiet_sequence: int | None = None
+        """Of the status in the last round without news."""
+        self._news_seconds: float | None = None
         self._round_seconds = time.monotonic()
         self._problem = ""
         self._api_problem = ""
@@ -198,7 +204,7 @@ class Publisher(threading.Thread):
         waiting = self._actions.unreported + self._episodes.unreported
         beat = self._current_beat(now)
         wish = pace.Wish(
-            transition=bool(waiting) or key != self._written_key,
+            transition=self._complete(now, news=bool(waiting) or key != self._written_key),
             action=0 < self._actions.unreported <= NEW_IN_A_WRITE,
             under_pressure=bool(self.view.active_triggers),
             beat_seconds=None if beat == self._written_beat else now - self._beat_seconds,
@@ -218,6 +224,16 @@ class Publisher(threading.Thread):
         self._api_problem = ""
         self._pace = pace.succeeded(self._pace, time.monotonic(), time.monotonic() - now)
         return True
+
+    def _complete(self, now: float, *, news: bool) -> bool:
+        """Whether there is news, and the status is not from before it."""
+        sequence = self._status.sequence if self._status is not None else None
+        if not news:
+            self._quiet_sequence, self._news_seconds = sequence, None
+            return False
+        if self._news_seconds is None:
+            self._news_seconds = now
+        return sequence != self._quiet_sequence or now - self._news_seconds >= STATUS_SECONDS
 
     def _current_beat(self, now: float) -> tuple[str, int] | None:
         grants = self.view.grants
