@@ -101,7 +101,6 @@ def _upgrade(running: Episode) -> Over:
 
 
 FAULTS = (
-    Fault("operator killed while the step waits", _without_operator, pressure_lasts=True),
     Fault("reporter killed while the step waits", lambda running: kill_container(running.lab, "reporter")),
     _as_the_victim_dies("reporter"),
     Fault("sentinel killed while the step waits", lambda running: kill_container(running.lab, "sentinel")),
@@ -111,6 +110,7 @@ FAULTS = (
     Fault("containerd restarted while the step waits", lambda running: kill_service(running.lab, "containerd")),
     Fault("chart upgraded while the step waits", _upgrade),
     Fault("node rebooted while the step waits", _reboot, reboots=True),
+    Fault("operator killed while the step waits", _without_operator, pressure_lasts=True),
 )
 
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import urllib3
 from support.e2eaccounts import GrantRow, broken_grants, kills_in, metric, untrue
-from support.e2efaults import count_kill_writes, kill_writes
+from support.e2efaults import count_kill_writes, kill_writes, replace_agent
 from support.e2elab import BYSTANDERS, NODE, POLICIES, SLOW_SECONDS, STATE, Lab
 
 from memorypressure_tools.apiclient import ApiError
@@ -341,5 +341,7 @@ class Episodes:
                 yield running
             finally:  # the next test has a policy of its own, whatever became of this one
                 running.end_load()
+                if running.written() > 1:  # so soon that the second was futile: a new journal begins without that pause
+                    replace_agent(lab)()
                 lab.calm_since = time.monotonic()
                 lab.cluster.plane.kubectl("delete", "mpp", name)
