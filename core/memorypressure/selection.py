@@ -17,7 +17,7 @@ class Selection:
 
     `policy` None: none is in force and `mode` is Disabled. `tied` are the names of all candidates of the winner's
     priority, the winner first, and empty where it is alone; `superseded` those of the candidates that did not win.
-    `reason` is NoPolicy, NoOverlap or EqualPriorityOverlap.
+    `reason` is NoPolicy, NoOverlap or EqualPriorityOverlap. `modes_differ`: those that tie disagree about the mode.
     """
 
     policy: Policy | None
@@ -26,6 +26,7 @@ class Selection:
     superseded: tuple[str, ...]
     reason: Reason
     message: str
+    modes_differ: bool = False
 
     @property
     def conflicted(self) -> bool:
@@ -38,7 +39,8 @@ class Standing:
     """How one policy fares on all nodes: counts of nodes, and the policies it ties with somewhere.
 
     `selected` are the nodes its selector matches; of those it is in force on `effective`, and another policy is on
-    `superseded`; a Disabled policy has neither. `reason` is NoOverlap or EqualPriorityOverlap.
+    `superseded`; a Disabled policy has neither. `disputed` are those on which it ties with one of another mode.
+    `reason` is NoOverlap or EqualPriorityOverlap.
     """
 
     selected: int
@@ -47,6 +49,7 @@ class Standing:
     tied_with: tuple[str, ...]
     reason: Reason
     message: str
+    disputed: int = 0
 
     @property
     def conflicted(self) -> bool:
@@ -83,7 +86,7 @@ def select(policies: Iterable[Policy], labels: Mapping[str, str]) -> Selection:
         message += ", as the oldest or first by name"
         return Selection(winner, winner.mode, tied, superseded, Reason.EQUAL_PRIORITY_OVERLAP, message)
     message += " in DryRun, because their modes differ"
-    return Selection(winner, Mode.DRY_RUN, tied, superseded, Reason.EQUAL_PRIORITY_OVERLAP, message)
+    return Selection(winner, Mode.DRY_RUN, tied, superseded, Reason.EQUAL_PRIORITY_OVERLAP, message, modes_differ=True)
 
 
 def survey(policies: Iterable[Policy], nodes: Mapping[str, Mapping[str, str]]) -> Survey:
@@ -117,4 +120,5 @@ def _standing(policy: Policy, nodes: Mapping[str, Mapping[str, str]], selections
     )
     if dry:
         message += f"; until then {dry} of them run{'s' * (dry == 1)} DryRun, because the modes differ"
-    return Standing(selected, effective, superseded, others, Reason.EQUAL_PRIORITY_OVERLAP, message)
+    disputed = sum(selection.modes_differ for selection in ties.values())
+    return Standing(selected, effective, superseded, others, Reason.EQUAL_PRIORITY_OVERLAP, message, disputed)

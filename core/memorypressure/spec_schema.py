@@ -26,7 +26,7 @@ from memorypressure.spec_values import (
 )
 
 NAME_MAX_CHARACTERS = 63
-NAME_TOO_LONG = "a policy name has at most 63 characters, because nodes are labelled with it"
+NAME_TOO_LONG = "a policy name has at most 63 characters"
 FIRST_SYSTEM_CRITICAL_PRIORITY = 2_000_000_000  # scheduling.SystemCriticalPriority of Kubernetes
 HARD_AVAILABLE_PERCENT = 5
 HARD_LINES = ("Min", "AtomicReserve")

@@ -18,6 +18,7 @@ FIRST_SYSTEM_CRITICAL_PRIORITY = 2_000_000_000
 MAX_PODS = 250
 """Candidates that a plan holds at most."""
 SANDBOX_MAX_BYTES = 2 * 1024 * 1024
+"""`pause` holds 0.2 to 1 MiB."""
 
 _UID = re.compile(r"[0-9A-Za-z-]{1,64}\Z")
 

@@ -15,6 +15,7 @@ from memorypressure_operator import tainter
 from memorypressure_operator.api import Api
 from memorypressure_operator.errors import ApiUnreachable, OperatorError
 from memorypressure_operator.leader import Leader
+from memorypressure_operator.paging import pages
 from memorypressure_operator.settings import Settings
 from memorypressure_operator.views import decode_node
 
@@ -58,19 +59,14 @@ def _seized(settings: Settings, leader: Leader, sleep: Callable[[float], None]) 
 
 def remove_taints(settings: Settings, api: Api) -> int:
     """Takes our taint off every node; how many may still carry it, which the log names."""
-    left, token = 0, ""
-    while True:
-        query = {"limit": str(settings.page_size)} | ({"continue": token} if token else {})
-        try:
-            page = msgspec.json.decode(api.get("/api/v1/nodes", query=query).body, type=_NodePage)
-        except (OperatorError, msgspec.MsgspecError) as error:
-            log.error("nodes cannot be listed: %s", error)
-            return left + 1
-        for raw in page.items:
-            left += not _untainted(api, bytes(raw))
-        token = page.metadata.continue_
-        if not token:
-            return left
+    left = 0
+    try:
+        for raw in pages(api, "/api/v1/nodes", limit=str(settings.page_size)):
+            left += not _untainted(api, raw)
+    except (OperatorError, msgspec.MsgspecError) as error:
+        log.error("nodes cannot be listed: %s", error)
+        left += 1
+    return left
 
 
 def _untainted(api: Api, raw: bytes) -> bool:
@@ -83,12 +79,3 @@ def _untainted(api: Api, raw: bytes) -> bool:
     if outcome is tainter.TaintOutcome.DONE:
         log.info("node %s: taint removed", node.name)
     return outcome is not tainter.TaintOutcome.CONTENDED
-
-
-class _PageMeta(msgspec.Struct):
-    continue_: str = msgspec.field(default="", name="continue")
-
-
-class _NodePage(msgspec.Struct):
-    metadata: _PageMeta
-    items: list[msgspec.Raw] = []

@@ -25,7 +25,8 @@ RETRY_SECONDS = 10.0
 COUNT_SECONDS = 0.5
 """The ledger counts a reported kill with the policy's next round."""
 PATIENCE_SECONDS = 120.0
-"""A kill that the ledger does not count for so long is none that it allowed."""
+"""A kill that the ledger does not count for so long is none that it allowed; and an eviction that is forbidden for so
+long is not for want of a right that somebody is about to give back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,9 @@ class Cleaner:
         log.info("node %s: eviction of killed pod %s/%s: %s", after.node.name, pod.namespace, pod.name, answer)
         self._tell(pod, after, answer)
         if answer.outcome in (Outcome.EVICTED, Outcome.GONE, Outcome.REPLACED):
+            return None
+        if answer.outcome is Outcome.FORBIDDEN and self._clock() - cleanup.since >= PATIENCE_SECONDS:
+            self._stays(pod, after.node, Reason.ACTION_FAILED, f"its eviction is forbidden: {answer.message}")
             return None
         return max(RETRY_SECONDS, answer.retry_after_seconds)
 

@@ -24,14 +24,21 @@ NODE_STATES = ("Selected", "Effective", "Superseded", "Reporting", "UnderPressur
 BUDGETS = ("Evict", "Kill")
 STREAMS = ("nodes", "nodememorystates", "nodememoryplans", "pods", "namespaces", "poddisruptionbudgets")
 DENIALS = (
-    Reason.DISRUPTION_BUDGET,
-    Reason.BUDGET_EXHAUSTED,
-    Reason.COOLDOWN,
-    Reason.NO_VICTIM,
-    Reason.NO_GRANT,
+    Reason.LEDGER_INVALID,
     Reason.EPISODE_LIMIT,
+    Reason.FUTILE,
+    Reason.COOLDOWN,
+    Reason.BUDGET_EXHAUSTED,
+    Reason.CONCURRENT_NODES,
+    Reason.NO_VICTIM,
+    Reason.TOO_SMALL,
     Reason.WORKLOAD_LIMIT,
+    Reason.DISRUPTION_BUDGET,
+    Reason.GONE,
+    Reason.TERMINATING,
+    Reason.ACTION_FAILED,
 )
+"""Why an eviction that is due is not done (`acting`); a taint is never denied."""
 
 
 class Ages(Collector):
@@ -201,9 +208,8 @@ class Metrics:
     def _initialise(self) -> None:
         for mode in MODES:
             self.policies.labels(mode)
-        for action in ACTIONS:
-            for reason in DENIALS:
-                self.denied.labels(action, reason)
+        for reason in DENIALS:
+            self.denied.labels("Evict", reason)
         for stream in STREAMS:
             self.stream_up.labels(stream)
             for why in ("ApiUnreachable", "ApiRefused", "Expired"):

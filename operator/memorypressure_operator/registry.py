@@ -142,10 +142,6 @@ class Registry:
         """All six tables hold the whole cluster: before that nothing is decided, and no node counts as dirty."""
         return self._complete.is_set()
 
-    def wait_complete(self, limit_seconds: float) -> bool:
-        """Waits for that, at most so long."""
-        return self._complete.wait(limit_seconds)
-
     def _mark(self, names: Iterable[str]) -> None:
         if self._complete.is_set():
             self.dirty.add(names)

@@ -55,7 +55,7 @@ class Facts:
     hints: tuple[str, ...] = ()
     conflict: str = ""  # with whom it ties, and where; "" = with nobody
     conflict_key: str = ""
-    conflicts: int = 0
+    conflicts: int = 0  # nodes on which it ties with one of another mode
     dry_run_only: bool = False
     no_candidates: bool = False  # all plans are written, and no pod is on any
     actions_used: Mapping[str, bool] = field(default_factory=dict)  # action -> whether the ladder has it

@@ -185,7 +185,9 @@ class Stream(threading.Thread):
                     return
                 self._on_restart(type(error).__name__.lstrip("_"))
                 if isinstance(error, ApiRefused) and error.status in (400, 422) and self._streaming_lists:
-                    log.info("%s: the API server has no streaming lists, paged lists are used (%s)", self.name, error)
+                    log.info(
+                        "%s: the API server has no streaming lists, paged lists are used (%s)", self._source.name, error
+                    )
                     self._streaming_lists = False
                     continue
                 wait = min(max(self._backoff, wait * 2), self._backoff_limit)

@@ -182,7 +182,7 @@ class Surveyor:
             hints=tuple(str(hint) for hint in policy_hints(entry.policy or policy)),
             conflict=standing.message if standing.conflicted else "",
             conflict_key=",".join(standing.tied_with),
-            conflicts=len(standing.tied_with),
+            conflicts=standing.disputed,
             no_candidates=policy.name in self._without_candidates,
             dry_run_only=self._settings.dry_run_only and (entry.policy or policy).mode is Mode.ENFORCE,
             actions_used={step.action.value: True for step in policy.ladder},

@@ -117,6 +117,17 @@ def test_a_wrong_combination_fails_with_a_sentence(helm: Helm, values: dict[str,
     assert sentence in error_of(helm, values)
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "operator.healthPort=8081",
+        "agent.metrics.secure.enabled=true,agent.metrics.secure.secretName=s,agent.metrics.secure.probePort=9467",
+    ],
+)
+def test_one_port_alone_can_be_set_on_the_command_line(helm: Helm, setting: str) -> None:
+    assert helm.template(None, "--set", setting)
+
+
 def test_a_parent_chart_may_have_globals_of_its_own(helm: Helm) -> None:
     assert helm.template({"global.storageClass": "fast"})
 

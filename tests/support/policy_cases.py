@@ -488,7 +488,7 @@ def _names() -> Iterator[Case]:
     at = "metadata.name"
     for name in ("a", "a.b-c", "a" * 63):
         yield good(f"name {name[:5]}", (at, name))
-    says = "a policy name has at most 63 characters, because nodes are labelled with it"
+    says = "a policy name has at most 63 characters"
     # The server cannot point a rule at metadata.name.
     yield bad("name of 64", (at, "a" * 64), at=at, says=says, server=says, server_at="<nil>")
     for name in ("Default", "a_b", "-a", "a..b"):

@@ -9,7 +9,7 @@ import yaml
 
 CRDS = Path(__file__).parents[2] / "crds"
 KINDS = ("memorypressurepolicies", "nodememoryplans", "nodememorystates")
-IN_METADATA = "a policy name has at most 63 characters, because nodes are labelled with it"
+IN_METADATA = "a policy name has at most 63 characters"
 
 
 def load(kind: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from memorypressure.reasons import Reason
 from memorypressure_operator.cleanups import PATIENCE_SECONDS, After
 from memorypressure_operator.errors import ApiRefused
 
+FORBIDDEN = ApiRefused(403, "Forbidden", "the namespace is protected", 0, ())
 DISRUPTION = ApiRefused(429, "TooManyRequests", "Cannot evict", 10, ("DisruptionBudget",))
 
 
@@ -92,6 +93,18 @@ def test_a_killed_pod_is_read_again_right_before_its_eviction(
     world.cluster.pods["a"]["metadata"] |= changes
     world.cleaner.run(world.memory, After(NODE, views, 7, [(world.store, 6)], lambda _: None))
     assert world.cluster.evictions == []
+    assert world.memory.cleanups == {}
+
+
+def test_an_eviction_that_stays_forbidden_is_not_tried_for_ever(world: World) -> None:
+    world.counted(1)
+    world.cluster.answers["a"] = [FORBIDDEN, FORBIDDEN]
+    world.reported(world.cluster.add("a"))
+    assert world.clean_up() == 10
+    assert world.reasons() == [], "the right may come back"
+    world.clock.now += PATIENCE_SECONDS
+    assert world.clean_up() is None
+    assert world.reasons() == [Reason.ACTION_FAILED]
     assert world.memory.cleanups == {}
 
 

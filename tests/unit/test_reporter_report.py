@@ -173,6 +173,7 @@ ENFORCE_WITHOUT_KILL = {**sentinel_status()["capabilities"], "CgroupKill": "no c
         ({**under_pressure(), "decision": decision(Reason.NO_GRANT)}, "True", Reason.NO_GRANT),
         (sentinel_status(decision=decision(Reason.EPISODE_LIMIT)), "True", Reason.BUDGET_EXHAUSTED),
         (sentinel_status(decision=decision(Reason.AGENT_LIMIT)), "True", Reason.BUDGET_EXHAUSTED),
+        (sentinel_status(decision=decision(Reason.TOO_SMALL)), "True", Reason.NO_VICTIM),
         *(
             (sentinel_status(decision=decision(reason)), "True", reason)
             for reason in (

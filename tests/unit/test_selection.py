@@ -94,6 +94,18 @@ def test_winner_and_loser_of_a_tie_are_both_told_with_whom_and_where() -> None:
     )
 
 
+def test_a_tie_is_disputed_on_the_nodes_where_the_modes_differ() -> None:
+    policies = [
+        policy("a", mode=Mode.DRY_RUN),
+        policy("b", node_selector=labelled(pool="gpu")),
+        policy("c", node_selector=labelled(zone="x"), mode=Mode.DRY_RUN),
+    ]
+    nodes = {"n1": {"pool": "gpu"}, "n2": {"pool": "gpu"}, "n3": {"zone": "x"}, "n4": {}}
+    found = survey(policies, nodes).policies
+    assert {name: one.disputed for name, one in found.items()} == {"a": 2, "b": 2, "c": 0}
+    assert found["c"].conflicted
+
+
 SELECTORS = st.sampled_from([LabelSelector(), labelled(pool="a"), labelled(pool="b"), labelled(zone="x")])
 POLICIES = st.lists(
     st.builds(

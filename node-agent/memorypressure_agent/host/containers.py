@@ -9,14 +9,10 @@ import errno
 import os
 import re
 from dataclasses import dataclass
-from typing import Final
 
 from memorypressure.reasons import Reason
 from memorypressure.signals import Absent, Unknown
 from memorypressure_agent.host.cgroups import NESTED_DEPTH, ContainerCgroup, PodsTree, subdirectories
-
-SANDBOX_BYTES: Final = 2 << 20
-"""A container of one process and less memory than this is the sandbox (`pause`: 0.2 to 1 MiB); it is never killed."""
 
 _KERNEL_PARTS = ("kernel_stack", "pagetables", "sec_pagetables", "percpu", "vmalloc", "slab")
 _STAT = re.compile(rb"(?>(?:[a-z0-9_]++ [0-9]{1,20}+\n)+)")

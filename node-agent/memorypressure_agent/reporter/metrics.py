@@ -32,6 +32,7 @@ DENIALS: Final = (
     Reason.MOVABLE_FREE,
     Reason.NOT_HOLDING,
     Reason.NO_VICTIM,
+    Reason.TOO_SMALL,
     Reason.NO_FIGURES,
     Reason.LOCK_HELD,
     Reason.CAPABILITY_MISSING,

@@ -44,10 +44,10 @@ _GRANT_REASONS: Final = frozenset(
     )
 )
 _BUDGET_REASONS: Final = frozenset((Reason.EPISODE_LIMIT, Reason.AGENT_LIMIT, Reason.BUDGET_EXHAUSTED))
+_VICTIM_REASONS: Final = frozenset((Reason.NO_VICTIM, Reason.TOO_SMALL))
 _BLOCKING_REASONS: Final = frozenset(
     (
         Reason.COOLDOWN,
-        Reason.NO_VICTIM,
         Reason.FUTILE,
         Reason.MOVABLE_FREE,
         Reason.CAPABILITY_MISSING,
@@ -337,6 +337,8 @@ def _action_blocked(view: View) -> Condition:
         return Condition(kind, "True", Reason.NO_GRANT, message)
     if reason in _BUDGET_REASONS:
         return Condition(kind, "True", Reason.BUDGET_EXHAUSTED, message)
+    if reason in _VICTIM_REASONS:
+        return Condition(kind, "True", Reason.NO_VICTIM, message)
     if reason in _BLOCKING_REASONS:
         return Condition(kind, "True", reason, message)
     return Condition(kind, "False", Reason.NO_PRESSURE, "no due step is held back")
