@@ -21,7 +21,7 @@ from memorypressure.explain import explain
 from memorypressure.grants import Permit, Refusal
 from memorypressure.ladder import HardLimits, LadderConfig, LadderState, Outcome
 from memorypressure.reasons import Reason
-from memorypressure.records import Decision
+from memorypressure.records import MAX_CONTAINER_CHARACTERS, Decision, Victim
 from memorypressure.signals import GateShut, Sample
 from memorypressure.spec_values import Action, KillUnit, Limits, Mode, Policy, Step, Trigger, VictimRules
 from memorypressure.steps import StepStatus, advance_steps, readings_of
@@ -116,7 +116,8 @@ def step(rules: Rules, state: EngineState, inputs: Inputs) -> Result:
     )
     next_ladder, decision = ladder.advance(rules.ladder_config, state.ladder, observation)
     if decision.action is not None:
-        decision = replace(decision, message=_with_figures_of_now(decision.message, rules, seen, inputs.sample))
+        message = _with_figures_of_now(decision.message, rules, seen, inputs.sample)
+        decision = replace(decision, message=message, victim=_named(rules, decision.victim))
     return Result(EngineState(rules.triggers, seen, next_ladder), decision)
 
 
@@ -158,6 +159,14 @@ def _with_figures_of_now(message: str, rules: Rules, seen: TriggersState, sample
     for trigger in rules.triggers:
         message = message.replace(seen.of(trigger.name).message, trigger_message(trigger, seen, sample))
     return message
+
+
+def _named(rules: Rules, victim: Victim | None) -> Victim | None:
+    """The victim, with its container's id where the policy kills one container of a pod."""
+    if victim is None or rules.kill_unit is not KillUnit.CONTAINER or not victim.containers:
+        return victim
+    container = victim.containers[0].partition("/")[0]  # CRI-O: without the nested cgroup
+    return replace(victim, pod=replace(victim.pod, container=container[:MAX_CONTAINER_CHARACTERS]))
 
 
 def _rewatched(watched: tuple[Trigger, ...], state: EngineState) -> TriggersState:

@@ -13,8 +13,11 @@ from typing import Any
 from memorypressure.reasons import Reason
 from memorypressure.spec_values import Action, Mode
 
-MAX_WORST_CHARACTERS = 128
+MAX_WORST_CHARACTERS = 1024
 """The API's bound for `worst`."""
+
+MAX_CONTAINER_CHARACTERS = 128
+"""The API's bound for `pod.container`."""
 
 Input = str | int | bool | tuple[str, ...]
 
@@ -53,15 +56,17 @@ class EpisodeOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PodRef:
-    """The pod that an action was about."""
+    """The pod that an action was about; `container` is the runtime's id of the one container that it was about."""
 
     uid: str
     namespace: str
     name: str
+    container: str = ""
 
     def to_json(self) -> dict[str, str]:
         """The `pod` object of a recent action."""
-        return {"uid": self.uid, "namespace": self.namespace, "name": self.name}
+        pod = {"uid": self.uid, "namespace": self.namespace, "name": self.name}
+        return {**pod, "container": self.container} if self.container else pod
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +249,11 @@ def unix_ns_from(text: str) -> int:
     return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
 
 
+def pod_ref_from(value: Mapping[str, Any]) -> PodRef:
+    """The pod that `PodRef.to_json` wrote; KeyError for a part that is missing."""
+    return PodRef(value["uid"], value["namespace"], value["name"], value.get("container", ""))
+
+
 def action_record_from(value: Mapping[str, Any]) -> ActionRecord:
     """The record that an entry of `status.recentActions` stands for, as the operator reads it; RecordError."""
     try:
@@ -255,7 +265,7 @@ def action_record_from(value: Mapping[str, Any]) -> ActionRecord:
             mode=Mode(value["mode"]),
             result=ActionResult(value["result"]),
             reason=Reason(value["reason"]),
-            pod=None if pod is None else PodRef(pod["uid"], pod["namespace"], pod["name"]),
+            pod=None if pod is None else pod_ref_from(pod),
             freed_bytes=value.get("freedBytes"),
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -24,7 +24,7 @@ ABSENT = Absent(Reason.NOT_PRESENT, "not part of this test")
 PERMIT = Permit(5)
 
 
-def rules(mode: Mode = Mode.ENFORCE, **zone_watermark: object) -> Rules:
+def rules(mode: Mode = Mode.ENFORCE, unit: str = "Pod", **zone_watermark: object) -> Rules:
     settings = {"line": "AtomicReserve", "belowMilliseconds": 30, "withinMilliseconds": 50} | zone_watermark
     policy = parse_policy(
         {
@@ -35,7 +35,7 @@ def rules(mode: Mode = Mode.ENFORCE, **zone_watermark: object) -> Rules:
                 "mode": mode.value,
                 "nodeSelector": {},
                 "triggers": [{"name": "reserve", "type": "ZoneWatermark", "zoneWatermark": settings}],
-                "ladder": [{"action": "Kill", "triggers": ["reserve"], "afterSeconds": 0}],
+                "ladder": [{"action": "Kill", "triggers": ["reserve"], "afterSeconds": 0, "kill": {"unit": unit}}],
             },
         }
     )
@@ -84,6 +84,15 @@ def test_a_lasting_breach_kills_who_relieves_the_pressed_node_most() -> None:
     decision = results[-1].decision
     assert decision.victim is not None
     assert (decision.victim.pod.uid, decision.reason, decision.acts) == ("large", Reason.KILLED, True)
+
+
+@pytest.mark.parametrize(("unit", "container"), [("Pod", ""), ("Container", "c0ffee")])
+def test_a_kill_names_the_container_where_it_is_of_one_alone(unit: str, container: str) -> None:
+    using = rules(unit=unit)
+    decision = feed(using, engine.start(using), below(0, 4, 2000, 90_000))[-1].decision
+    assert decision.victim is not None
+    assert decision.victim.pod.container == container
+    assert decision.victim.containers == ("c0ffee",)
 
 
 def test_the_message_of_a_kill_has_the_figures_of_the_sample_it_is_decided_at() -> None:

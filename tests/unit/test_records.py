@@ -57,6 +57,14 @@ def test_an_action_record_has_the_apis_shape_and_comes_back() -> None:
     assert action_record_from(value) == replace(record, message="")
 
 
+def test_the_record_of_one_containers_kill_names_the_container_and_comes_back() -> None:
+    victim = Victim(PodRef("u1", "shop", "web", "c1"), ("c1",), 5, 0, True)
+    record = action_record(replace(DECISION, victim=victim), "0123456789", MOMENT, ActionResult.SUCCESS)
+    value = json.loads(json.dumps(record.to_json()))
+    assert value["pod"] == {"uid": "u1", "namespace": "shop", "name": "web", "container": "c1"}
+    assert action_record_from(value).pod == victim.pod
+
+
 def test_a_decision_without_an_action_is_no_action_record() -> None:
     with pytest.raises(ValueError, match="without an action"):
         action_record(replace(DECISION, action=None), "i", 0, ActionResult.SUCCESS)
@@ -73,10 +81,10 @@ def test_a_decision_is_a_line_of_json() -> None:
 
 
 def test_an_episode_record_leaves_out_the_end_while_it_runs() -> None:
-    record = EpisodeRecord("e1", MOMENT, None, "x" * 500, Reason.MIN_BREACHED, 1, EpisodeOutcome.RUNNING)
+    record = EpisodeRecord("e1", MOMENT, None, "x" * 2000, Reason.MIN_BREACHED, 1, EpisodeOutcome.RUNNING)
     value = record.to_json()
     assert "end" not in value
-    assert len(value["worst"]) == 128
+    assert len(value["worst"]) == 1024
     assert replace(record, end_unix_ns=MOMENT).to_json()["end"] == "2026-01-02T03:04:05.123456Z"
 
 

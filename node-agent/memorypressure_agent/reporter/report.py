@@ -12,7 +12,14 @@ from typing import Any, Final
 
 from memorypressure.grants import NodeGrants
 from memorypressure.reasons import Reason
-from memorypressure.records import EpisodeOutcome, RecordError, action_record_from, rfc3339, unix_ns_from
+from memorypressure.records import (
+    MAX_CONTAINER_CHARACTERS,
+    EpisodeOutcome,
+    RecordError,
+    action_record_from,
+    rfc3339,
+    unix_ns_from,
+)
 from memorypressure.spec_values import Mode
 from memorypressure.steps import worst_cause
 from memorypressure.version import VERSION
@@ -25,7 +32,7 @@ SEEN_SILENT_SECONDS: Final = 3.0
 MOST_TEXT: Final = 1024
 MOST_MESSAGE: Final = 4096
 MOST_NAME: Final = 64
-MOST_OF_POD: Final = (("uid", 64), ("namespace", 63), ("name", 253))
+MOST_OF_POD: Final = {"uid": 64, "namespace": 63, "name": 253, "container": MAX_CONTAINER_CHARACTERS}
 MOST_ACTIONS: Final = 1_000_000
 MOST_ZONES: Final = 64
 MOST_TRIGGERS: Final = 16
@@ -235,7 +242,9 @@ def action_entry(value: object, message: str) -> Record | None:
         return None
     entry = {**action.to_json(), "time": value["time"]}
     pod, freed = entry.get("pod"), entry.get("freedBytes", 0)
-    if pod is not None and not all(type(pod[name]) is str and 0 < len(pod[name]) <= most for name, most in MOST_OF_POD):
+    if pod is not None and not all(
+        type(part) is str and 0 < len(part) <= MOST_OF_POD[name] for name, part in pod.items()
+    ):
         return None
     if type(freed) is not int or not 0 <= freed <= _MOST_COUNT:
         return None

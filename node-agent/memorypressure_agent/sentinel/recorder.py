@@ -5,7 +5,7 @@ from typing import Any, Final
 from memorypressure.engine import Result
 from memorypressure.ladder import Outcome, OutcomeKind
 from memorypressure.reasons import Reason
-from memorypressure.records import ActionRecord, ActionResult, Decision, PodRef, action_id, action_record
+from memorypressure.records import ActionRecord, ActionResult, Decision, action_id, action_record, pod_ref_from
 from memorypressure.spec_values import Action, Mode
 from memorypressure_agent.host.journal import Journal
 from memorypressure_agent.sentinel.clocks import Clocks
@@ -68,7 +68,6 @@ class Recorder:
         self._counts.freed_bytes += end.freed_bytes or 0
         self._counts.end(pending["policy"], Mode.ENFORCE.value, result.value)
         if self.journal is not None:
-            pod = pending["pod"]
             record = ActionRecord(
                 id=action_id(self.journal.incarnation, pending["number"]),
                 time_unix_ns=pending["unixNs"],
@@ -76,7 +75,7 @@ class Recorder:
                 mode=Mode.ENFORCE,
                 result=result,
                 reason=Reason(pending["cause"]),
-                pod=PodRef(pod["uid"], pod["namespace"], pod["name"]),
+                pod=pod_ref_from(pending["pod"]),
                 freed_bytes=end.freed_bytes,
             )
             self.write(

@@ -23,7 +23,7 @@ Members whose source is not there are null, never 0:
     memory           {totalBytes, availableBytes, swapTotalBytes, swapFreeBytes, hugetlbBytes}
     vmstat           counters of /proc/vmstat as the kernel names them, those that it has: allocstall_<zone>, oom_kill
     psi              {node|pods: {some|full: {avg10, avg60, avg300, totalSeconds}}}
-    topPods          [{uid, namespace, name, reliefBytes, overRequest}], best victim first, at most 10, near a line only
+    topPods          [{uid, namespace, name, reliefBytes, overRequest}], largest first, at most 10, near a line only
     counters         {rounds, fullReads, gateReads, kills, shadowKills, killsFailed, freedBytes, refusals {reason: n},
                       ended [{policy, mode, result, count}]}
     belowLine        [{numaNode, zone, line, seconds, episodes}]
