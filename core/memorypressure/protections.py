@@ -6,7 +6,7 @@ in `unprotected`. What is not known (a namespace that is not listed yet, the num
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from memorypressure.reasons import Reason
 from memorypressure.spec_values import LabelSelector, Unprotected, VictimRules
@@ -86,7 +86,7 @@ class PodFacts(Protocol):
 
     @property
     def local_storage(self) -> bool:
-        """What `has_local_storage` says of its volumes."""
+        """Whether it has a hostPath, or an emptyDir that is not memory: data that stays on the node."""
         ...
 
     @property
@@ -116,11 +116,15 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class OwnPods:
-    """How our own pods are known: by uid, and by the release's labels in its namespace; no labels: all pods there."""
+    """How our own pods are known: by uid, and by the release's labels in its namespace; no labels: all pods there.
+
+    `protected_namespaces`: others whose pods are as safe as ours, by the operator's own setting.
+    """
 
     namespace: str
     labels: tuple[tuple[str, str], ...] = ()
     uids: frozenset[str] = frozenset()
+    protected_namespaces: frozenset[str] = frozenset()
 
     def holds(self, pod: PodFacts) -> bool:
         """Whether the pod is ours."""
@@ -152,18 +156,6 @@ def allows_disruption(namespace: str, labels: Mapping[str, str], budgets: Iterab
     return len(covering) <= 1 and all(budget.current and budget.disruptions_allowed > 0 for budget in covering)
 
 
-def has_local_storage(volumes: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether a pod's `spec.volumes` (JSON) hold data that stays on the node, as the cluster autoscaler means it.
-
-    hostPath, and emptyDir unless its medium is Memory.
-    """
-    for volume in volumes:
-        empty_dir = volume.get("emptyDir")
-        if volume.get("hostPath") is not None or (empty_dir is not None and empty_dir.get("medium") != "Memory"):
-            return True
-    return False
-
-
 def excluded(pod: PodFacts, rules: VictimRules, around: Surroundings, own: OwnPods) -> Excluded | None:
     """Why the pod may never be stopped under these rules, None if it may. The gravest reason comes first."""
     found = _always(pod, own) or _protected(pod, rules, around) or _not_selected(pod, rules, around)
@@ -177,6 +169,8 @@ def _always(pod: PodFacts, own: OwnPods) -> _Found:
     """What no policy can change."""
     if own.holds(pod):
         return Reason.OWN_POD, "it is a pod of this project"
+    if pod.namespace in own.protected_namespaces:
+        return Reason.PROTECTED_NAMESPACE, "its namespace is protected by the operator's own setting"
     if pod.priority >= FIRST_SYSTEM_CRITICAL_PRIORITY:
         return Reason.SYSTEM_CRITICAL, f"priority {pod.priority} is system-critical"
     if not pod.uid:

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     # A pod is no victim.
     SYSTEM_CRITICAL = "SystemCritical"
     OWN_POD = "OwnPod"
+    PROTECTED_NAMESPACE = "ProtectedNamespace"
     STATIC_POD = "StaticPod"
     DAEMON_SET_POD = "DaemonSetPod"
     UNMANAGED_POD = "UnmanagedPod"

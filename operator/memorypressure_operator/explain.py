@@ -89,7 +89,8 @@ def explain(settings: Settings, api: Api, node_name: str) -> Explanation:
     pods = _pods(api, registry, node_name)
     lines: list[PodLine] = []
     if selection.policy is not None:
-        planner = Planner(registry, settings.namespace, lambda _: 1.0)
+        protected = settings.protected
+        planner = Planner(registry, settings.namespace, lambda _: 1.0, protected_namespaces=protected)
         lines = _judged(planner, selection.policy, node_name, pods, plan)
     return Explanation(
         node=node_name,

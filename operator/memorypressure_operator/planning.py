@@ -72,12 +72,13 @@ class Planner:
     namespace: str
     urgency: Callable[[str], float]
     armed: Callable[[str], bool] = lambda _: True
+    protected_namespaces: frozenset[str] = frozenset()
     _allowed: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
 
     @property
     def own(self) -> OwnPods:
-        """Our own pods: all of the operator's namespace."""
-        return OwnPods(self.namespace)
+        """Our own pods: all of the operator's namespace; and whose pods are as safe."""
+        return OwnPods(self.namespace, protected_namespaces=self.protected_namespaces)
 
     def begin_pass(self) -> None:
         """Forgets what was computed for the pass before."""

@@ -93,7 +93,8 @@ class DecisionLoop(threading.Thread):
         self.rounds = Rounds(self._granting, self.budgets, registry, self.memories, clock, settings)
         self._moves = Moves(api, registry)
         self._policies = Policies(api, registry, metrics, clock, settings)
-        self._planner = Planner(registry, settings.namespace, self._urgency, self.rounds.is_armed)
+        protected = settings.protected
+        self._planner = Planner(registry, settings.namespace, self._urgency, self.rounds.is_armed, protected)
         actor = Actor(api, self.budgets, events, metrics, leader.holds, clock, self._tallies.of)
         cleaner = Cleaner(api, self.budgets, events, leader.holds, clock)
         self._evicting = Evicting(

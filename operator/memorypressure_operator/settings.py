@@ -49,6 +49,9 @@ class Settings:
         "", "File that gets a line for each look at a node: monotonic seconds, node, resourceVersion of its report."
     )
 
+    protected_namespaces: str = _option(
+        "", "Namespaces, with commas between, whose pods are never stopped, whatever a policy says. Default: none."
+    )
     dry_run_only: bool = _option(False, "Treats every Enforce policy as DryRun: no grant, taint or eviction at all.")
     max_kills_per_hour: int = _option(-1, "Caps killsPerHour of every policy; can only lower it. -1: no cap.", -1)
     max_evictions_per_hour: int = _option(-1, "Caps evictionsPerHour of every policy; -1: no cap.", -1)
@@ -91,6 +94,11 @@ class Settings:
     stuck_seconds: float = _option(
         60.0, "Age of the last pass of the decision loop beyond which /healthz fails.", 1, 3600
     )
+
+    @property
+    def protected(self) -> frozenset[str]:
+        """The names in `protected_namespaces`."""
+        return frozenset(name for part in self.protected_namespaces.split(",") if (name := part.strip()))
 
 
 def field_names() -> tuple[str, ...]:

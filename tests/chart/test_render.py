@@ -112,6 +112,12 @@ def test_objects_are_named_after_release_and_chart(
     assert max(len(m["metadata"]["name"]) for m in manifests if m["kind"] != "CustomResourceDefinition") <= 63
 
 
+def test_namespaces_that_admission_protects_are_known_to_the_operator(helm: Helm) -> None:
+    manifests = helm.template({"admission.protectedNamespaces": ["kube-system", "pay"], "admission.enabled": False})
+    (container,) = find(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert {"name": "MPO_PROTECTED_NAMESPACES", "value": "kube-system,pay"} in container["env"]
+
+
 def test_a_namespace_override_reaches_every_object_and_every_reference(helm: Helm) -> None:
     manifests = helm.template({"namespaceOverride": "elsewhere"})
     for manifest in manifests:

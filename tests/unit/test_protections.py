@@ -14,7 +14,6 @@ from memorypressure.protections import (
     Surroundings,
     allows_disruption,
     excluded,
-    has_local_storage,
 )
 from memorypressure.reasons import Reason
 from memorypressure.spec_values import Criterion, LabelSelector, QosClass, Unprotected, VictimRules
@@ -51,7 +50,9 @@ RULES = VictimRules(
     unprotected=frozenset(),
 )
 AROUND = Surroundings(namespace_labels={}, workload_pods=3, allows_disruption=True)
-OWN = OwnPods("memory-pressure", (("app.kubernetes.io/instance", "mpo"),), frozenset({"own-uid"}))
+OWN = OwnPods(
+    "memory-pressure", (("app.kubernetes.io/instance", "mpo"),), frozenset({"own-uid"}), frozenset({"kube-system"})
+)
 
 
 def reason_of(pod: PodFacts, rules: VictimRules = RULES, around: Surroundings = AROUND) -> Reason | None:
@@ -101,6 +102,7 @@ ALWAYS = [
     (Pod(priority=2_000_001_000), Reason.SYSTEM_CRITICAL),
     (Pod(uid="own-uid"), Reason.OWN_POD),
     (Pod(namespace="memory-pressure", labels={"app.kubernetes.io/instance": "mpo"}), Reason.OWN_POD),
+    (Pod(namespace="kube-system"), Reason.PROTECTED_NAMESPACE),
     (Pod(terminating=True), Reason.TERMINATING),
     (Pod(phase="Pending"), Reason.NOT_RUNNING),
     (Pod(phase="Succeeded"), Reason.NOT_RUNNING),
@@ -192,18 +194,3 @@ BUDGETS: list[tuple[str, list[DisruptionBudget], bool]] = [
 @pytest.mark.parametrize(("name", "budgets", "allowed"), BUDGETS, ids=[each[0] for each in BUDGETS])
 def test_disruption_budgets_that_cover_the_pod_count(name: str, budgets: list[DisruptionBudget], allowed: bool) -> None:
     assert allows_disruption("shop", {"app": "web"}, budgets) is allowed
-
-
-VOLUMES: list[tuple[dict[str, object], bool]] = [
-    ({"hostPath": {"path": "/x"}}, True),
-    ({"emptyDir": {}}, True),
-    ({"emptyDir": {"medium": ""}}, True),
-    ({"emptyDir": {"medium": "Memory"}}, False),
-    ({"configMap": {"name": "x"}}, False),
-    ({"persistentVolumeClaim": {"claimName": "x"}}, False),
-]
-
-
-@pytest.mark.parametrize(("volume", "local"), VOLUMES)
-def test_local_storage_is_what_stays_behind_on_the_node(volume: dict[str, object], local: bool) -> None:
-    assert has_local_storage([{"projected": {}}, volume]) is local
