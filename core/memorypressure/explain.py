@@ -1,6 +1,5 @@
 """What a trigger sees, in words with figures: for messages, never for decisions."""
 
-from memorypressure.reasons import Reason
 from memorypressure.signals import Absent, GateShut, MemInfo, Psi, Sample, Unknown
 from memorypressure.spec_values import (
     AvailableMemory,
@@ -8,29 +7,15 @@ from memorypressure.spec_values import (
     PsiScope,
     PsiSettings,
     Trigger,
-    TriggerType,
     ZoneWatermark,
 )
-from memorypressure.zone_values import Line, NumaNode, ZoneInfo
+from memorypressure.zone_values import NumaNode, ZoneInfo
 
 MOST_PART_BY_AT_LEAST = 10
 """`atLeast` raises the threshold to a tenth of the memory at most: it is for small machines and must not fill them."""
 
 _MIB = 1 << 20
 _SHOWN_NODES = 4
-_BREACHED = {
-    Line.HIGH: Reason.HIGH_BREACHED,
-    Line.LOW: Reason.LOW_BREACHED,
-    Line.MIN: Reason.MIN_BREACHED,
-    Line.ATOMIC_RESERVE: Reason.ATOMIC_RESERVE_BREACHED,
-}
-
-
-def breach_reason(trigger: Trigger) -> Reason:
-    """The reason that an active trigger gives: its type and line, never its name."""
-    if trigger.zone_watermark is not None:
-        return _BREACHED[trigger.zone_watermark.line]
-    return Reason.AVAILABLE_MEMORY_LOW if trigger.type is TriggerType.AVAILABLE_MEMORY else Reason.PSI_HIGH
 
 
 def available_limit_bytes(settings: AvailableMemory, memory: MemInfo) -> int:

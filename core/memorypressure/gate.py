@@ -93,18 +93,6 @@ def parse_node_vmstat_free(text: bytes) -> int:
     return free_pages
 
 
-def parse_node_vmstat(text: bytes) -> dict[str, int]:
-    """Every counter of a node's vmstat; raises NodeVmstatError, also for a counter that stands twice."""
-    parse_node_vmstat_free(text)
-    counters: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        name, value = line.split(b" ")
-        if name.decode() in counters:
-            raise NodeVmstatError("node vmstat", number, _shown(line), "a counter that was not there before")
-        counters[name.decode()] = int(value)
-    return counters
-
-
 def _highest_mark_pages(
     counted: CountedZone, line: Line, margin_percent: int, boost_factor: int, *, clear_line: bool
 ) -> int:

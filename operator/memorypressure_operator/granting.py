@@ -15,6 +15,7 @@ from memorypressure import allotment
 from memorypressure.allotment import GrantWrite, NodeView
 from memorypressure.grants import Grant, Lease
 from memorypressure.ledger import Entry, Ledger, adopted
+from memorypressure.orders import OrdersError, grant_from, grant_json
 from memorypressure.reasons import Reason
 from memorypressure.spec import Limits, Mode, Policy, Share
 from memorypressure_operator.api import MERGE_PATCH, Api, own_path
@@ -73,15 +74,9 @@ def grant_of(state: StateView) -> Grant | None:
     if value is None:
         return None
     try:
-        return Grant(
-            incarnation=str(value["incarnation"]),
-            beat=int(value["beat"]),
-            kills_ceiling=int(value["killsCeiling"]),
-            plan_uid=str(value["planUID"]),
-            plan_generation=int(value["planGeneration"]),
-        )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise GrantMalformed(f"spec.grant of {state.name} is not understood: {error!r}") from None
+        return grant_from(value, "spec.grant")
+    except OrdersError as error:
+        raise GrantMalformed(f"NodeMemoryState {state.name}: {error}") from None
 
 
 def shows_allowance(state: StateView) -> bool:
@@ -99,19 +94,6 @@ def lease_of(state: StateView) -> Lease | None:
     """status.lease as the core's value; None where the node has not reported one."""
     lease = state.status.lease
     return None if lease is None else Lease(lease.incarnation, lease.beat, lease.kills_total, lease.ceiling_seen)
-
-
-def grant_json(grant: Grant | None) -> dict[str, object] | None:
-    """spec.grant; None removes it."""
-    if grant is None:
-        return None
-    return {
-        "incarnation": grant.incarnation,
-        "beat": grant.beat,
-        "killsCeiling": grant.kills_ceiling,
-        "planUID": grant.plan_uid,
-        "planGeneration": grant.plan_generation,
-    }
 
 
 def nearness(state: StateView) -> float:
@@ -302,7 +284,8 @@ class Granting:
 
 def write_grant(api: Api, state: StateView, grant: Grant | None) -> StateView:
     """The state with the grant (None: without one), written on condition of its resourceVersion."""
-    body = {"metadata": {"resourceVersion": state.resource_version}, "spec": {"grant": grant_json(grant)}}
+    value = None if grant is None else grant_json(grant)
+    body = {"metadata": {"resourceVersion": state.resource_version}, "spec": {"grant": value}}
     answer = api.request("PATCH", own_path("nodememorystates", state.name), body=body, content_type=MERGE_PATCH)
     try:
         return decode_state(answer.body)

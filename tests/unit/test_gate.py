@@ -11,7 +11,6 @@ from memorypressure.gate import (
     NodeVmstatError,
     gate_threshold_pages,
     gate_thresholds,
-    parse_node_vmstat,
     parse_node_vmstat_free,
 )
 from memorypressure.zones import CountedZone, Line, NumaNode, Zone, ZoneInfo, parse_zoneinfo
@@ -138,7 +137,6 @@ def test_a_nodes_vmstat_begins_with_its_free_pages_on_every_kernel(kernel: tuple
     machine = shapes.two_nodes(kernel)
     text = shapes.node_vmstat(machine, 0)
     assert parse_node_vmstat_free(text) == 3_403_840
-    assert parse_node_vmstat(text)["nr_free_cma"] == len("nr_free_cma")
 
 
 @pytest.mark.parametrize(
@@ -159,11 +157,6 @@ def test_a_vmstat_that_is_not_understood_is_named_by_its_line(text: bytes, line_
     with pytest.raises(NodeVmstatError) as caught:
         parse_node_vmstat_free(text)
     assert (caught.value.line_number, expected in caught.value.expected) == (line_number, True)
-
-
-def test_a_counter_that_stands_twice_is_refused() -> None:
-    with pytest.raises(NodeVmstatError, match=r"line 3.*not there before"):
-        parse_node_vmstat(b"nr_free_pages 12\nnr_mlock 1\nnr_mlock 2\n")
 
 
 @given(st.binary(max_size=80), st.integers(0, 400))

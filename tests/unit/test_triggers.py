@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memorypressure.explain import breach_reason
 from memorypressure.reasons import Reason
 from memorypressure.signals import Absent, GateShut, MemInfo, Psi, PsiLine, Sample, Unknown
 from memorypressure.spec_values import (
@@ -19,6 +18,7 @@ from memorypressure.spec_values import (
     TriggerType,
     ZoneWatermark,
 )
+from memorypressure.steps import cause_of
 from memorypressure.triggers import TriggersState, TriggerStatus, advance, initial, watched_lines
 from memorypressure.zones import Line, Zone, ZoneInfo
 
@@ -519,7 +519,7 @@ def test_messages_carry_the_figures() -> None:
     ],
 )
 def test_a_breach_is_named_by_type_and_line(trigger: Trigger, reason: Reason) -> None:
-    assert breach_reason(trigger) is reason
+    assert cause_of(trigger) is reason
 
 
 def test_the_watched_lines_are_those_of_zone_triggers_each_once() -> None:

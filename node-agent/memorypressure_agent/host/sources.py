@@ -48,6 +48,12 @@ _FILE_IS_GONE = frozenset((errno.ENOENT, errno.ENODEV, errno.ENOTDIR, errno.EBAD
 _NODE_DIRECTORY = re.compile(r"node(0|[1-9][0-9]{0,3})")
 
 
+def first_count(text: bytes) -> int | None:
+    """The number in a first line `nr_free_pages N` of what a node's vmstat begins with; None where it is not that."""
+    digits = text[len(_FIRST_NAME) : text.find(b"\n")]
+    return int(digits) if text.startswith(_FIRST_NAME) and digits.isdigit() and b"\n" in text else None
+
+
 @dataclass(frozen=True, slots=True)
 class HostRoots:
     """Where the host's trees are seen: `/proc`, `/sys`, and the cgroup v2 tree or the kubepods part of it."""
@@ -119,8 +125,7 @@ class SourceFile:
             text = os.pread(self._fd, _FIRST_LINE_BYTES, 0)
         except OSError:
             return None
-        digits = text[len(_FIRST_NAME) : text.find(b"\n")]
-        return int(digits) if text.startswith(_FIRST_NAME) and digits.isdigit() and b"\n" in text else None
+        return first_count(text)
 
     def reopen(self) -> None:
         """Opens the file if it is not open, or if the path now leads to another file (a mount or file was replaced)."""
