@@ -24,7 +24,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from memorypressure.book import Book
-from memorypressure.desk import Closing, Desk, GrantWrite, NodeView, Seen, WriteKind, noted, opened, settled
+from memorypressure.desk import (
+    Closing,
+    Desk,
+    GrantWrite,
+    NodeView,
+    Seen,
+    WriteKind,
+    has_run_out,
+    noted,
+    opened,
+    settled,
+)
 from memorypressure.grants import Grant, Lease
 from memorypressure.ledger import MAX_ENTRIES, Entry, against_raising, max_standing
 from memorypressure.reasons import Reason
@@ -40,6 +51,7 @@ __all__ = [
     "Waiting",
     "WriteKind",
     "decide",
+    "has_run_out",
     "noted",
     "opened",
     "settled",
@@ -271,6 +283,8 @@ class _Allotment:
             return Waiting(view.node, Reason.NO_GRANT, message)
         if not view.plan_newest:
             return Waiting(view.node, Reason.PLAN_MISMATCH, "its plan was made of an earlier version of the policy")
+        if view.victim_pending:
+            return Waiting(view.node, Reason.WAITING_FOR_VICTIM, "the pod that it killed last has not gone yet")
         if more and lease.kills_total and not view.refill_slot:
             return Waiting(view.node, Reason.CONCURRENT_NODES, "maxConcurrentNodes others are being helped")
         against = against_raising(self.book, self.limits, self.nodes, more)

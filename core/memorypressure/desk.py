@@ -25,6 +25,7 @@ class NodeView:
     written, its agent is able to act, reported within three beats, and holds no allowance of another policy's ledger.
     `nearness` is usable memory over the line: lower is nearer. `refill_slot`: maxConcurrentNodes leaves it a place.
     `plan_newest`: its plan was made of the policy as it is now; until then it keeps what it has, and is given no more.
+    `victim_pending`: a kill of its own is not over; until then, too.
     """
 
     node: str
@@ -38,6 +39,7 @@ class NodeView:
     nearness: float = math.inf
     refill_slot: bool = True
     plan_newest: bool = True
+    victim_pending: bool = False
 
 
 class WriteKind(StrEnum):
@@ -116,8 +118,7 @@ def settled(desk: Desk, views: Sequence[NodeView], absent: frozenset[str], now_n
         closing = closings.get(before.incarnation)
         after = _acknowledged(before, closing, node_view)
         closed = closing is not None or (node_view is None and before.node in absent)
-        held_ns = now_ns - seen[before.incarnation].since_ns
-        if closed and held_ns * 10 >= after.grant_seconds * _NS * 11:
+        if closed and _is_over(seen[before.incarnation], after, now_ns):
             book.spend(after.rest)
             after = replace(after, counted=max(after.counted, after.ceiling))
         book.put(after)
@@ -130,6 +131,16 @@ def settled(desk: Desk, views: Sequence[NodeView], absent: frozenset[str], now_n
         {incarnation: each for incarnation, each in seen.items() if incarnation in known},
         {incarnation: closing for incarnation, closing in closings.items() if incarnation in known},
     )
+
+
+def has_run_out(desk: Desk, entry: Entry, now_ns: int) -> bool:
+    """Whether the entry's last grant holds no longer: only then it matters whether its node's state is `absent`."""
+    seen = desk.seen.get(entry.incarnation)
+    return seen is not None and _is_over(seen, entry, now_ns)
+
+
+def _is_over(seen: Seen, entry: Entry, now_ns: int) -> bool:
+    return (now_ns - seen.since_ns) * 10 >= entry.grant_seconds * _NS * 11
 
 
 def noted(desk: Desk, write: GrantWrite, now_ns: int) -> Desk:

@@ -177,8 +177,12 @@ def adopted(entries: Iterable[Entry], used_before: bool, grant_seconds: int) -> 
     if not known and not used_before:
         return Ledger()
     longest = max((grant_seconds, *(entry.grant_seconds for entry in known)))
-    quarantine_ns = longest * _NS * 11 // 10 + 3600 * _NS + BUCKET_NS
-    return Ledger(entries=known, quarantine_ns=quarantine_ns)
+    return Ledger(entries=known, quarantine_ns=quarantine_seconds(longest) * _NS)
+
+
+def quarantine_seconds(grant_seconds: int) -> int:
+    """For how long nothing is raised by a ledger made anew: an old grant may hold, and then the hour with its kills."""
+    return -(-grant_seconds * 11 // 10) + 3600 + BUCKET_NS // _NS
 
 
 def encode(ledger: Ledger) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Evictions on one node: what is outstanding, and the next victim. Every act is re-checked.
+"""Evictions on one node: the next victim. Every act is re-checked.
 
 The order of checks before an eviction is sent: limits, record written (the fence), pod read again from the API server,
 static protections once more, pressure still reported, Lease still held. Then one call, with the pod's UID.
@@ -6,12 +6,12 @@ static protections once more, pressure still reported, Lease still held. Then on
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memorypressure.reasons import Reason
 from memorypressure.spec import Action, Mode, Policy, Step
 from memorypressure.victims import Candidate
-from memorypressure_operator import evictions, evictor
+from memorypressure_operator import evictions, evictor, kills
 from memorypressure_operator.api import Api
 from memorypressure_operator.budget import Budgets, Store
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable
@@ -28,8 +28,11 @@ from memorypressure_operator.views import NodeView
 log = logging.getLogger(__name__)
 
 REFUSED_RETRY_SECONDS = 10.0
-FAILED_SECONDS = 5.0
-"""After so long a pod whose eviction the API server failed to carry out is read again."""
+REFUSALS_A_TURN = 5
+TURN_SECONDS = 2.0
+"""After so many refusals, or so long, other nodes have their turn before this one's next candidate is tried."""
+GOES_ON_SECONDS = 0.2
+"""So soon this node has its own again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,81 +79,6 @@ class Actor:
         self._tally = tally
         self._shadow: dict[str, tuple[EvictionLog, float]] = {}  # what DryRun would have evicted, per policy
 
-    # --- what is under way ---
-
-    def follow(self, memory: NodeMemory, node: NodeView, pods: Mapping[str, PodView], mode: Mode) -> float | None:
-        """Looks after the eviction that is outstanding; seconds until it has to be looked at again, None if none is."""
-        out = memory.outstanding
-        if out is None:
-            return None
-        now = self._clock()
-        if out.pod.uid not in pods:
-            log.info("node %s: evicted pod %s/%s is gone", node.name, out.pod.namespace, out.pod.name)
-            memory.outstanding = None
-            return None
-        if out.failed and not self._came_true(memory, out, node):
-            return FAILED_SECONDS if memory.outstanding is not None else None
-        patience = out.grace_seconds + evictions.TERMINATION_SLACK_SECONDS
-        age = now - out.since
-        if age < patience:
-            return patience - age
-        if not out.deleted_again and mode is Mode.ENFORCE and self._holds():
-            self._again(out, node)
-        if age > patience + evictions.GIVE_UP_SECONDS or out.not_ending:
-            log.warning(
-                "node %s: pod %s/%s does not end; others may be tried", node.name, out.pod.namespace, out.pod.name
-            )
-            memory.outstanding = None
-            return None
-        return 5.0
-
-    def _came_true(self, memory: NodeMemory, out: Outstanding, node: NodeView) -> bool:
-        """Whether an eviction that the API server answered with a failure was done all the same.
-
-        If not, it is forgotten: it used up nothing. Looked up when everything that it began has ended.
-        """
-        if self._clock() - out.since < FAILED_SECONDS:
-            return False
-        try:
-            current = evictor.read_pod(self._api, out.pod)
-        except (ApiUnreachable, ApiRefused, ValueError) as error:
-            log.warning("node %s: %s/%s not read again: %s", node.name, out.pod.namespace, out.pod.name, error)
-            return False
-        if current is None or current.uid != out.pod.uid or current.terminating:
-            out.failed = False
-            return True
-        log.info("node %s: the eviction of %s/%s did nothing", node.name, out.pod.namespace, out.pod.name)
-        store = self._budgets.store(out.policy)
-        store.evictions = self._budgets.current_evictions(store).without(out.pod.uid)  # written with the next record
-        memory.outstanding, memory.acted_at = None, out.acted_before
-        memory.victims = max(0, memory.victims - 1)
-        memory.acts = tuple(at for at in memory.acts if at != out.since)
-        memory.retry_at = self._clock() + REFUSED_RETRY_SECONDS
-        return False
-
-    def _again(self, out: Outstanding, node: NodeView) -> None:
-        """Deletes a pod that outlived its grace with a shorter one, if it is ending at all.
-
-        An eviction whose answer was lost may have been refused: deleting such a pod would pass its budget by.
-        """
-        try:
-            current = evictor.read_pod(self._api, out.pod)
-        except (ApiUnreachable, ApiRefused, ValueError) as error:
-            log.warning("node %s: %s/%s not read again: %s", node.name, out.pod.namespace, out.pod.name, error)
-            return
-        out.not_ending = current is not None and current.uid == out.pod.uid and not current.terminating
-        if current is None or current.uid != out.pod.uid or not current.terminating:
-            return
-        shorter = max(1, out.grace_seconds // 4)
-        answer = evictor.delete_again(self._api, out.pod, shorter)
-        out.deleted_again = answer.outcome not in {Outcome.BUSY, Outcome.FAILED, Outcome.UNKNOWN}
-        note = f"pod {out.pod.namespace}/{out.pod.name} outlived its grace period of {out.grace_seconds} s"
-        note += f" and was deleted again with {shorter} s: {answer}"
-        log.info("node %s: %s", node.name, note)
-        subject = pod_subject(out.pod.namespace, out.pod.name, out.pod.uid)
-        key = f"again/{out.pod.uid}"
-        self._events.tell(Event(key, subject, "DeletePod", Reason.WAIT_ENDED, note, related=node_subject(node)))
-
     # --- the next victim ---
 
     def act(self, memory: NodeMemory, situation: Situation, store: Store | None) -> Denied | None:
@@ -160,9 +88,9 @@ class Actor:
             return None
         if not situation.fresh:
             return Denied(Reason.SAMPLE_STALE, "the node's last report is too old to act upon")
-        if memory.outstanding is not None:
-            name = memory.outstanding.pod.name
-            return Denied(Reason.WAITING_FOR_VICTIM, f"pod {name} has been evicted and has not ended yet")
+        awaited = self._awaited(memory, situation)
+        if awaited is not None:
+            return awaited
         if situation.mode is Mode.DRY_RUN:
             return self._dry(memory, situation)
         if store is None or store.desk is None:
@@ -179,6 +107,20 @@ class Actor:
         if refused is not None:
             return self._denied(memory, situation, refused)
         return self._try_candidates(memory, situation, store, step.evict.grace_period_seconds)
+
+    def _awaited(self, memory: NodeMemory, situation: Situation) -> Denied | None:
+        """A victim of the operator's or of the node's own that has not gone: one at a time."""
+        reason = Reason.WAITING_FOR_VICTIM
+        if memory.outstanding is not None:
+            name = memory.outstanding.pod.name
+            return Denied(reason, f"pod {name} has been evicted and has not ended yet")
+        pending = kills.waiting(memory, self._clock(), kills.EVICTION_WAITS_SECONDS)
+        if pending is not None:
+            return self._denied(memory, situation, Denied(reason, pending[0], again_seconds=pending[1]))
+        says = kills.is_waiting(situation.state.status)
+        if says is not None:  # its report is fresh, and it waits for 30 s at most
+            return self._denied(memory, situation, Denied(reason, says, again_seconds=5.0))
+        return None
 
     def _inherit(self, memory: NodeMemory, situation: Situation, record: EvictionLog, grace: int) -> bool:
         """Takes over an eviction that an earlier process began: its pod is still ending."""
@@ -249,20 +191,28 @@ class Actor:
         return None
 
     def _try_candidates(self, memory: NodeMemory, situation: Situation, store: Store, grace: int) -> Denied | None:
-        """Goes down the ranking until one eviction is accepted; a 429 leads to the next."""
+        """Goes down the ranking until one eviction is accepted; a 429 leads to the next, some of them in a later turn.
+
+        Who was refused is not asked again before all others were.
+        """
         ranking = evictions.ranked(situation.policy, situation.candidates, situation.state.status, situation.ages)
         if ranking.chosen is None:
             return self._denied(memory, situation, Denied(ranking.reason, ranking.message, again_seconds=10.0))
         order = [ranking.chosen, *(each for each in ranking.order if each is not ranking.chosen and each.sufficient)]
         last = Denied(Reason.NO_VICTIM, "no candidate may be evicted now", again_seconds=REFUSED_RETRY_SECONDS)
-        wait = REFUSED_RETRY_SECONDS
+        wait, began, refused = max(REFUSED_RETRY_SECONDS, memory.refused_seconds), self._clock(), 0
         for entry in order:
             candidate = entry.candidate
+            if candidate.uid in memory.refused:
+                continue
+            if refused >= REFUSALS_A_TURN or (refused and self._clock() - began >= TURN_SECONDS):
+                memory.refused_seconds = wait
+                return replace(last, again_seconds=GOES_ON_SECONDS)
             pod = situation.pods.get(candidate.uid)
             if pod is None or pod.terminating:
                 continue
             allowed = situation.workload_allowance(pod.workload)
-            if self._budgets.current_evictions(store).of_workload(pod.workload) >= allowed:
+            if self._evicted_of(pod.workload) >= allowed:
                 last = Denied(
                     Reason.WORKLOAD_LIMIT, f"{allowed} pods of {pod.workload} were evicted in 10 minutes", 30.0
                 )
@@ -276,10 +226,19 @@ class Actor:
             wait = max(wait, answer.retry_after_seconds)
             last = Denied(reason, answer.message or answer.outcome.value, again_seconds=wait)
             self._denied(memory, situation, last, candidate)
-            if not answer.outcome.next_candidate:
-                break
+            if not answer.outcome.next_candidate:  # nothing was said about this one: it has its place still
+                memory.retry_at = self._clock() + wait
+                return last
+            refused += 1
+            memory.refused |= {candidate.uid}
+        memory.refused, memory.refused_seconds = frozenset(), 0.0
         memory.retry_at = self._clock() + wait
         return last
+
+    def _evicted_of(self, workload: str) -> int:
+        """Its pods evicted in the last 10 minutes, under whatever policy."""
+        stores = self._budgets.stores.values()
+        return sum(self._budgets.current_evictions(store).of_workload(workload) for store in stores)
 
     def _evict(self, situation: Situation, store: Store, pod: PodView, grace: int) -> EvictionAnswer:
         """The second veto, the record, and the call."""
@@ -322,6 +281,7 @@ class Actor:
             pod, situation.policy.name, grace, now, failed=failed, acted_before=memory.acted_at
         )
         memory.acted_at, memory.slot = now, True
+        memory.refused, memory.refused_seconds = frozenset(), 0.0
         memory.victims += 1
         memory.acts += (now,)
         sure = answer.outcome is Outcome.EVICTED

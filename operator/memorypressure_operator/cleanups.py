@@ -22,6 +22,8 @@ from memorypressure_operator.views import NodeView
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 10.0
+SEEN_SECONDS = 2.0
+"""Until it is seen that an evicted pod ends it stays on the list: who is on it is on no plan."""
 COUNT_SECONDS = 0.5
 """The ledger counts a reported kill with the policy's next round."""
 PATIENCE_SECONDS = 120.0
@@ -110,7 +112,9 @@ class Cleaner:
         answer = evictor.evict(self._api, pod, after.grace_seconds)
         log.info("node %s: eviction of killed pod %s/%s: %s", after.node.name, pod.namespace, pod.name, answer)
         self._tell(pod, after, answer)
-        if answer.outcome in (Outcome.EVICTED, Outcome.GONE, Outcome.REPLACED):
+        if answer.outcome is Outcome.EVICTED:
+            return SEEN_SECONDS
+        if answer.outcome in (Outcome.GONE, Outcome.REPLACED):
             return None
         if answer.outcome is Outcome.FORBIDDEN and self._clock() - cleanup.since >= PATIENCE_SECONDS:
             self._stays(pod, after.node, Reason.ACTION_FAILED, f"its eviction is forbidden: {answer.message}")

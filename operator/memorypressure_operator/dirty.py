@@ -89,6 +89,10 @@ class Dirty:
             self._since.setdefault(name, now)
             self._changed.notify()
 
+    def pressing(self) -> bool:
+        """Whether a node that reported has to wait for what is done now."""
+        return bool(self._urgent or self._reported)
+
     def oldest(self, default: float) -> float:
         """When the oldest change came that was not looked at yet."""
         with self._changed:

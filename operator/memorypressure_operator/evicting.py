@@ -9,6 +9,7 @@ from memorypressure_operator import pressure
 from memorypressure_operator.acting import Actor, Situation
 from memorypressure_operator.caps import for_nodes
 from memorypressure_operator.cleanups import After, Cleaner
+from memorypressure_operator.following import Follower
 from memorypressure_operator.look import Look, is_fresh, observe_reaction
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.metrics import Metrics
@@ -28,6 +29,7 @@ class Evicting:
     def __init__(  # noqa: PLR0913, PLR0917  wiring
         self,
         actor: Actor,
+        follower: Follower,
         cleaner: Cleaner,
         registry: Registry,
         planner: Planner,
@@ -38,6 +40,7 @@ class Evicting:
         settings: Settings,
     ) -> None:
         self._actor = actor
+        self._follower = follower
         self._cleaner = cleaner
         self._registry = registry
         self._planner = planner
@@ -51,7 +54,7 @@ class Evicting:
         """Follows what is under way, cleans up after kills, evicts if that is due; seconds until the next look."""
         memory, node, policy = look.memory, look.node, look.policy
         waits = [self._settings.resync_seconds]
-        again = self._actor.follow(memory, node, look.pods, look.mode)
+        again = self._follower.follow(memory, node, look.pods, look.mode)
         if again is not None:
             waits.append(again)
         step = next((each for each in policy.ladder if each.evict), None) if policy else None
@@ -99,7 +102,8 @@ class Evicting:
         name = look.node.name
         effective = self._effective(policy)
         limits = for_nodes(policy.limits, effective, self._settings)
-        candidates = self._planner.eviction_candidates(policy, look.pods.values())
+        pods = (pod for uid, pod in look.pods.items() if uid not in look.memory.cleanups)
+        candidates = self._planner.eviction_candidates(policy, pods)
 
         def fresh() -> bool:
             return is_fresh(self._registry, name, int(self._clock() * pressure.NS))

@@ -6,18 +6,20 @@ any doubt ends the round. The rules themselves are in the core.
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
 
 from memorypressure import allotment
-from memorypressure.allotment import GrantWrite, NodeView
+from memorypressure.allotment import GrantWrite, NodeView, WriteKind
 from memorypressure.grants import Grant, Lease
 from memorypressure.ledger import Entry, Ledger, adopted
 from memorypressure.orders import OrdersError, grant_from, grant_json
 from memorypressure.reasons import Reason
 from memorypressure.spec import Limits, Mode, Policy, Share
+from memorypressure_operator import atonce
 from memorypressure_operator.api import MERGE_PATCH, Api, own_path
 from memorypressure_operator.budget import Budgets, Store
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable, OperatorError
@@ -26,9 +28,11 @@ from memorypressure_operator.reports import StateView, decode_state
 log = logging.getLogger(__name__)
 
 CAPABILITY = "CgroupKill"
+MOST_FAILED = 10_000
 HELD_BACK = frozenset(
     (
         Reason.COOLDOWN,
+        Reason.WAITING_FOR_VICTIM,
         Reason.BUDGET_EXHAUSTED,
         Reason.FUTILE,
         Reason.NO_VICTIM,
@@ -53,6 +57,7 @@ class NodeFacts:
     under_pressure: bool
     refill_slot: bool
     held_elsewhere: bool  # another policy's ledger still counts an allowance of it
+    victim_pending: bool = False  # a kill of its own is not over
 
 
 @dataclass(slots=True)
@@ -61,6 +66,9 @@ class Result:
 
     armed: int | None = None  # nodes with an allowance; None: the round could not be ended
     again: bool = False  # something is under way: look again soon
+    at_once: bool = False  # more is to be written than one pass may
+    held_back: int = 0  # nodes that may hold an allowance of a ledger that cannot be read
+    unwritten: set[str] = field(default_factory=set)  # nodes whose grant is not what was decided
     waiting: Mapping[str, tuple[Reason, str]] = field(default_factory=dict)
 
 
@@ -88,6 +96,12 @@ def shows_allowance(state: StateView) -> bool:
     if grant is None:
         return False
     return lease is None or (lease.incarnation == grant.incarnation and grant.kills_ceiling > lease.kills_total)
+
+
+def may_hold(state: StateView) -> bool:
+    """Whether the node may hold an allowance: by the grant that its state shows, or by the ceiling that it has seen."""
+    lease = state.status.lease
+    return shows_allowance(state) or (lease is not None and lease.ceiling_seen > lease.kills_total)
 
 
 def lease_of(state: StateView) -> Lease | None:
@@ -127,6 +141,7 @@ def view(facts: NodeFacts, state: StateView, has_kill_step: bool) -> NodeView:
         nearness=nearness(state),
         refill_slot=facts.refill_slot,
         plan_newest=facts.plan_newest,
+        victim_pending=facts.victim_pending,
     )
 
 
@@ -176,6 +191,7 @@ class Granting:
         self._holds = holds
         self._clock = clock
         self._put_state = put_state
+        self._failed: set[str] = set()  # nodes whose last write was refused: others come before them
 
     def _now_ns(self) -> int:
         return int(self._clock() * 1e9)
@@ -207,10 +223,13 @@ class Granting:
             except GrantMalformed as error:
                 log.error("node %s: its grant is taken away: %s", node, error)
                 malformed.append(node)
+        now_ns = self._now_ns()
         absent = frozenset(
-            entry.node for entry in desk.ledger.entries if entry.node not in states and self._absent(entry.node)
+            entry.node
+            for entry in desk.ledger.entries
+            if entry.node not in states and allotment.has_run_out(desk, entry, now_ns) and self._absent(entry.node)
         )
-        store.desk = desk = allotment.settled(desk, views, absent, self._now_ns())
+        store.desk = desk = allotment.settled(desk, views, absent, now_ns)
         decided = allotment.decide(desk, views, limits, in_force)
         if not self._holds():
             return Result(again=True)
@@ -224,9 +243,8 @@ class Granting:
         result.again = bool(malformed)
         for node in malformed:
             self._take_away(states[node])
-        for write in decided.writes:
-            result.again = not self._write(store, write, states[write.node]) or result.again
-        result.again = result.again or bool(store.desk.closings)
+        self._write(store, decided.writes, states, result)
+        result.again = result.again or bool(result.unwritten) or bool(store.desk.closings)
         result.armed = _armed(views, decided.writes)
         return result
 
@@ -240,39 +258,63 @@ class Granting:
             raise
         return False
 
-    def _write(self, store: Store, write: GrantWrite, state: StateView) -> bool:
-        """True if the grant is certainly written; only then the desk notes it."""
-        if not self._holds():
-            return False
+    def _write(
+        self, store: Store, writes: Sequence[GrantWrite], states: Mapping[str, StateView], result: Result
+    ) -> None:
+        """Writes as many grants as one pass may, what is taken away first. The desk notes those certainly written."""
+        failed = self._failed
+        if len(failed) > MOST_FAILED:
+            failed.clear()
+        urgent = sorted(writes, key=lambda write: (write.kind is not WriteKind.LOWER, write.node in failed))
+        now, later = urgent[: atonce.A_PASS], urgent[atonce.A_PASS :]
+        result.unwritten.update(write.node for write in later)
+        away = threading.Event()
+        answers = atonce.each(lambda write: self._one(write, states[write.node], away), now)
+        result.at_once = bool(later) and any(answers)
+        for write, answer in zip(now, answers, strict=True):
+            if answer is None:
+                failed.add(write.node)  # it may be gone for good
+                result.unwritten.add(write.node)
+                continue
+            failed.discard(write.node)
+            if store.desk is not None:
+                store.desk = allotment.noted(store.desk, write, self._now_ns())
+            self._put_state(write.node, answer)
+            ceiling = write.grant.kills_ceiling if write.grant else None
+            log.debug("node %s: grant %s, ceiling %s (%s)", write.node, write.kind.value, ceiling, write.reason)
+
+    def _one(self, write: GrantWrite, state: StateView, away: threading.Event) -> StateView | None:
+        """The state with the grant; None where it is not certainly written. Once `away` is set nothing is sent."""
+        if away.is_set() or not self._holds():
+            return None
         try:
-            answer = write_grant(self._api, state, write.grant)
+            return write_grant(self._api, state, write.grant)
         except ApiRefused as refusal:
             if not refusal.conflict and not refusal.not_found:
                 log.warning("grant of node %s not written: %s", write.node, refusal)
-            return False
         except ApiUnreachable as error:
             log.warning("grant of node %s in doubt: %s", write.node, error)
-            return False
-        if store.desk is not None:
-            store.desk = allotment.noted(store.desk, write, self._now_ns())
-        self._put_state(write.node, answer)
-        ceiling = write.grant.kills_ceiling if write.grant else None
-        log.debug("node %s: grant %s, ceiling %s (%s)", write.node, write.kind.value, ceiling, write.reason)
-        return True
+            away.set()
+        return None
 
     def _withdraw_all(self, facts: Mapping[str, NodeFacts], states: Mapping[str, StateView]) -> Result:
         """Without a readable ledger nothing stays granted."""
-        result = Result(armed=0, again=True)
-        for node, state in states.items():
-            if node not in facts or facts[node].mode is Mode.DISABLED or state.spec.get("grant") is None:
-                continue
-            if not self._holds():
-                break
-            if self._take_away(state):
-                log.warning("node %s: grant withdrawn, the policy's ledger cannot be used", node)
-        return result
+        held = [
+            state
+            for node, state in states.items()
+            if node in facts and facts[node].mode is not Mode.DISABLED and state.spec.get("grant") is not None
+        ]
+        held.sort(key=lambda state: state.name in self._failed)
+        taken = atonce.each(self._take_away, held[: atonce.A_PASS])
+        for state, done in zip(held, taken, strict=False):
+            (self._failed.discard if done else self._failed.add)(state.name)
+            if done:
+                log.warning("node %s: grant withdrawn, the policy's ledger cannot be used", state.name)
+        return Result(armed=0, again=True, at_once=len(held) > len(taken) and any(taken))
 
     def _take_away(self, state: StateView) -> bool:
+        if not self._holds():
+            return False
         try:
             self._put_state(state.name, write_grant(self._api, state, None))
         except ApiRefused as refusal:

@@ -1,5 +1,6 @@
 """What the decision loop remembers between passes; all of it may be lost in a restart, and only caution follows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -12,6 +13,9 @@ from memorypressure_operator.pressure import Watch
 def now_text() -> str:
     """This moment as the API writes times."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+_NOBODY: Mapping[str, "Killed"] = {}
 
 
 @dataclass(slots=True)
@@ -36,6 +40,14 @@ class Cleanup:
     since: float
 
 
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """A pod that its node tells that it killed, and since when that is known here (monotonic)."""
+
+    name: str
+    since: float
+
+
 @dataclass(slots=True)
 class NodeMemory:
     """One node. `acted_at`: the last eviction or kill seen. `slot`: it counts for maxConcurrentNodes.
@@ -54,12 +66,17 @@ class NodeMemory:
     killed_at: float | None = None  # by the operator's clock; None: no kill of the node's is known
     pressed_at: float | None = None
     cleanups: dict[str, Cleanup] = field(default_factory=dict)  # by the uid of a killed pod
+    kills_counted: tuple[str, int] | None = None  # incarnation and killsTotal of the last report
+    kills_untold: tuple[float, ...] = ()  # when the count rose for kills that no report has told of
+    killed: Mapping[str, Killed] = field(default_factory=lambda: _NOBODY)  # by uid: pods that have not gone yet
     actions_seen: frozenset[str] | None = None  # ids in the last report; None = none was looked at yet
     born: float = 0.0
     inherited: bool = False  # its episode began before this process looked: evictions on record count for it
     dry: frozenset[Action] = frozenset()  # what DryRun told in this episode
     denials: frozenset[str] = frozenset()  # what was told as denied in this episode
     retry_at: float = 0.0  # no eviction is tried before
+    refused: frozenset[str] = frozenset()  # uids whose eviction was refused since the list was begun
+    refused_seconds: float = 0.0  # how long those refusals ask to wait before it is begun again
     planned_at: float | None = None  # when the plan was last found to be as it should be
     planned_for: Policy | None = None  # and by which policy
     plan_written: tuple[str, str] = ("", "")  # digest wanted, digest that the API server stored for it

@@ -7,12 +7,11 @@ written a few at a time, before their nodes have their turn.
 import logging
 from collections import deque
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from memorypressure.selection import select
 from memorypressure.spec import Mode, Policy
-from memorypressure_operator import objects
+from memorypressure_operator import atonce, objects
 from memorypressure_operator.api import Api
 from memorypressure_operator.errors import ApiRefused
 from memorypressure_operator.registry import Registry
@@ -21,10 +20,6 @@ from memorypressure_operator.views import NodeView
 
 log = logging.getLogger(__name__)
 
-A_PASS = 48
-"""Nodes moved before others, with their reports, have their turn."""
-AT_ONCE = 4
-"""Requests under way at once: an API server on two cores takes some 200 such writes a second, one client makes 100."""
 FEW = 3
 """So many moves are left to the nodes' own turns, which come at once: plan and orders are written together there."""
 
@@ -71,13 +66,11 @@ class Moves:
         """
         if not names:
             return
-        moves = self._moves([names.popleft() for _ in range(min(A_PASS, len(names)))], policies)
+        moves = self._moves([names.popleft() for _ in range(min(atonce.A_PASS, len(names)))], policies)
         if len(moves) <= FEW:
             self._registry.dirty.add([move.node.name for move in moves], urgent=True)
             return
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="moves") as pool:
-            for _ in pool.map(self._one, moves):
-                pass
+        atonce.each(self._one, moves)
 
     def _moves(self, names: Iterable[str], policies: Mapping[str, Policy]) -> list[Move]:
         moves = []

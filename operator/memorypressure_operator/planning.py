@@ -1,6 +1,6 @@
 """What a node's plan should be, from the registry's tables; which workloads it may name; how fast plans are written."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -84,14 +84,15 @@ class Planner:
         """Forgets what was computed for the pass before."""
         self._allowed.clear()
 
-    def draft(self, policy: Policy | None, node: str, pods: Iterable[PodView]) -> Draft:
-        """The plan that the node should have."""
+    def draft(self, policy: Policy | None, node: str, pods: Iterable[PodView], killed: Collection[str] = ()) -> Draft:
+        """The plan that the node should have. `killed`: uids that its node tells that it killed; they are on none."""
         if policy is None:
             spec = empty_plan(node)
             return Draft(spec, digest(spec))
         blocked: set[str] = set()
         limited = set()
         waits = False
+        pods = [pod for pod in pods if pod.uid not in killed]
         with self.registry.lock:
             for workload in {pod.workload for pod in pods if pod.owner and pod.node == node}:
                 others = self._in_the_way(policy, node, workload)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from memorypressure.selection import select
 from memorypressure.spec import Policy
-from memorypressure_operator import objects, pressure
+from memorypressure_operator import kills, objects, pressure
 from memorypressure_operator.acting import Actor
 from memorypressure_operator.api import Api
 from memorypressure_operator.budget import Budgets
@@ -25,6 +25,7 @@ from memorypressure_operator.decisionlog import DecisionLog
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable, LeaseLost, OperatorError
 from memorypressure_operator.events import EventWriter
 from memorypressure_operator.evicting import Evicting
+from memorypressure_operator.following import Follower
 from memorypressure_operator.granting import Granting
 from memorypressure_operator.health import Health
 from memorypressure_operator.leader import Leader
@@ -96,9 +97,10 @@ class DecisionLoop(threading.Thread):
         protected = settings.protected
         self._planner = Planner(registry, settings.namespace, self._urgency, self.rounds.is_armed, protected)
         actor = Actor(api, self.budgets, events, metrics, leader.holds, clock, self._tallies.of)
+        follower = Follower(api, self.budgets, events, leader.holds, clock)
         cleaner = Cleaner(api, self.budgets, events, leader.holds, clock)
         self._evicting = Evicting(
-            actor, cleaner, registry, self._planner, self.rounds, self.memories, metrics, clock, settings
+            actor, follower, cleaner, registry, self._planner, self.rounds, self.memories, metrics, clock, settings
         )
         self._tainting = Tainting(api, registry, leader.holds, events, metrics, self._tallies.of, clock, settings)
         self._behind: dict[str, float] = {}  # node -> since when its plan is not what it should be
@@ -171,6 +173,8 @@ class DecisionLoop(threading.Thread):
         self.rounds.run(self._policies.valid)
         if not self._leader.holds():
             return  # the rounds' requests may have taken, or slept, longer than the Lease lasts
+        if self.rounds.unshown:
+            self._surveyor.hasten()
         self._surveyor.write(self._policies.valid, self.memories, self._tallies)
         self._policies.create_default()
         self._tallies.save()
@@ -251,10 +255,13 @@ class DecisionLoop(threading.Thread):
             self._registry.dirty.add([name], delay_seconds=0.0)
         else:
             if thorough:
-                draft = self._planner.draft(policy, name, pods.values())
+                draft = self._planner.draft(policy, name, pods.values(), memory.cleanups.keys())
+                before = plan
                 plan, wait = self._write_plan(node, memory, plan, policy, draft)
                 if wait >= self._settings.resync_seconds:
                     memory.planned_at, memory.planned_for = self._clock(), policy
+                if plan is not before and self._registry.dirty.pressing():
+                    return 0.0  # another node's report waits: it goes before the orders that name the new plan
             written = self._moves.write(node, state, policy, mode, plan)
         if written is None:
             return RETRY_SECONDS
@@ -352,6 +359,7 @@ class DecisionLoop(threading.Thread):
         if memory.watch.episode != before.episode:
             memory.inherited = memory.inherited and not before.episode and bool(memory.watch.episode)
             memory.victims, memory.slot, memory.retry_at = 0, False, 0.0
+            memory.refused, memory.refused_seconds = frozenset(), 0.0
             memory.acts = ()
             memory.dry = frozenset()
             memory.denials = frozenset()
@@ -359,15 +367,24 @@ class DecisionLoop(threading.Thread):
             memory.slot = False
         if pressure.calm(memory.watch, look.now_ns):
             memory.acts = ()
+        now, found = self._clock(), self._settings.resync_seconds
+        kills.counted(memory, look.state.status, now)
         for kill in self._teller.report(memory, look.node, look.state, look.policy.name if look.policy else ""):
-            memory.acted_at = max(memory.acted_at or 0.0, self._clock() - kill.age_seconds)
-            memory.killed_at = max(memory.killed_at or 0.0, self._clock() - kill.age_seconds)
+            memory.acted_at = max(memory.acted_at or 0.0, now - kill.age_seconds)
+            memory.killed_at = max(memory.killed_at or 0.0, now - kill.age_seconds)
             memory.slot = memory.slot or bool(memory.watch.episode)
             memory.victims += 1
-            memory.acts += (self._clock() - kill.age_seconds,)
-            if kill.action.pod is not None and kill.recent:
-                memory.cleanups[kill.action.pod.uid] = Cleanup(0.0, self._clock())
+            memory.acts += (now - kill.age_seconds,)
+            pod = kill.action.pod
+            if pod is not None and kill.recent:
+                memory.cleanups[pod.uid] = Cleanup(0.0, now)
+                kills.told(memory, pod.uid, f"{pod.namespace}/{pod.name}", now)
+                memory.planned_at, found = None, 0.0  # it leaves the plan, whatever becomes of it
+        kills.settle(memory, look.pods, now)
+        held = kills.waiting(memory, now, kills.GRANT_WAITS_SECONDS)
+        if held is not None:
+            found = min(found, held[1])
         if memory.watch.episode_clear_since_ns is not None:
             left_ns = memory.watch.episode_clear_since_ns + pressure.EPISODE_CLEAR_NS - look.now_ns
-            return left_ns / pressure.NS
-        return self._settings.resync_seconds
+            found = min(found, left_ns / pressure.NS)
+        return found

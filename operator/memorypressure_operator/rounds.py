@@ -7,16 +7,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from memorypressure.ledger import Entry, Ledger, max_standing
-from memorypressure.reasons import Reason
 from memorypressure.selection import Selection
 from memorypressure.spec import Limits, Mode, Policy, limits_from
-from memorypressure_operator import pressure
+from memorypressure_operator import exposure, kills, pressure
 from memorypressure_operator.budget import Budgets, Store
 from memorypressure_operator.caps import for_nodes
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable, LeaseLost
-from memorypressure_operator.granting import Granting, NodeFacts, Result, adopt, no_limits, shows_allowance
+from memorypressure_operator.granting import Granting, NodeFacts, Result, adopt, may_hold, no_limits, shows_allowance
 from memorypressure_operator.memory import NodeMemory
-from memorypressure_operator.registry import PolicyEntry, Registry
+from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import StateView
 from memorypressure_operator.settings import Settings
 
@@ -69,6 +68,8 @@ class Rounds:
         self._named_at: dict[str, dict[str, float]] = {}  # policy -> node -> when its ledger named it last
         self._named_kept: dict[str, int] = {}  # how many of them are kept before old ones are looked for
         self.results: dict[str, Result] = {}
+        self.unsure: dict[str, set[str]] = {}  # policy -> its nodes that may hold an allowance of an unreadable ledger
+        self.unshown = False  # a policy's status shows less than its limits allow: nothing beyond it is given
 
     def chose(self, node: str, selection: Selection) -> None:
         """A policy was found to be in force on the node: where that is news, the nodes in force are counted anew."""
@@ -182,8 +183,9 @@ class Rounds:
             return  # a node that was not looked at yet would count as one without a policy
         for store in list(self._budgets.stores.values()):
             if store.version or store.checked_at is None:
-                self._budgets.read(store)  # what others hold has to be known before a new ledger is begun
+                self._read(store)  # what others hold has to be known before a new ledger is begun
         now = self._clock()
+        self.unshown = False
         enforced = {name for name, policy in policies.items() if policy.mode is Mode.ENFORCE}
         for name in sorted(enforced | self._budgets.stores.keys()):
             ran = self._ran.get(name)
@@ -209,8 +211,17 @@ class Rounds:
             if result.armed is None and before is not None:
                 result.armed = before.armed
             self.results[name] = result
-            if result.again:
+            if result.at_once:
+                self._due[name], self._ran[name] = now, now - GAP_SECONDS
+            elif result.again:
                 self._due[name] = now + SOON_SECONDS
+
+    def _read(self, store: Store) -> None:
+        """Reads the ledger if that is due; one that is refused is not known, which is no other policy's trouble."""
+        try:
+            self._budgets.read(store)
+        except ApiRefused as refusal:
+            log.warning("policy %s: its ledger is not read: %s", store.policy, refusal)
 
     def _all_looked_at(self) -> bool:
         with self._registry.lock:
@@ -228,22 +239,30 @@ class Rounds:
         limits = self._limits.get(name) or limits_from({})
         self._budgets.refresh(store, lambda: self._adopt(name, limits.grant_seconds))
         in_force = self._in_force(name)
-        nodes, whole = self._nodes(name, store, policy, in_force)
+        armable = sum(mode is not Mode.DISABLED for mode in in_force.values())
+        if policy is not None and policy.mode is Mode.ENFORCE:
+            limits = self._shown(name, store, for_nodes(limits, armable, self._settings), armable)
+        else:
+            limits = no_limits(limits)
+        scope = (policy, len(in_force), limits, self.unread(name))
+        nodes, whole = self._nodes(name, store, policy, in_force, scope)
         began = time.thread_time()
         facts, states = self._facts(name, nodes, len(in_force))
-        armable = sum(mode is not Mode.DISABLED for mode in in_force.values())
-        enforced = policy is not None and policy.mode is Mode.ENFORCE
-        limits = for_nodes(limits, armable, self._settings) if enforced else no_limits(limits)
         result = self._granting.round(store, limits, policy, facts, states, armable)
+        result.again = result.again or self.unshown
         took = self._took[name] = time.thread_time() - began
-        if result.armed is None or (result.again and not whole):  # what has moved is looked at again
-            self._moved.setdefault(name, set()).update(nodes)
+        left = nodes if result.armed is None else result.unwritten  # who holds or withdraws an allowance comes anyway
+        self._moved.setdefault(name, set()).update(left)
         if whole and result.armed is not None:
-            self._whole[name] = (self._clock() + min(took / WHOLE_SHARE, WHOLE_SECONDS), (policy, len(in_force)))
+            self._whole[name] = (
+                self._clock() + min(took / WHOLE_SHARE, WHOLE_SECONDS),
+                scope,
+            )
         elif not whole:
             before = self.results.get(name)
             others = before.waiting if before is not None else {}
-            result.waiting = {node: why for node, why in others.items() if node not in nodes} | dict(result.waiting)
+            quiet = {node: why for node, why in others.items() if node not in nodes}
+            result.waiting = dict(result.waiting) | quiet  # in this order: the first of them are in the next round
         self._budgets.write_lazily(store)
         self._note_named(name, self._holding(store))
         desk = store.desk
@@ -268,9 +287,9 @@ class Rounds:
         return found
 
     def _nodes(
-        self, name: str, store: Store, policy: Policy | None, in_force: Mapping[str, Mode]
+        self, name: str, store: Store, policy: Policy | None, in_force: Mapping[str, Mode], scope: object
     ) -> tuple[set[str], bool]:
-        """The nodes of this round, and whether they are all.
+        """The nodes of this round, and whether they are all: so it is when the `scope` is not that of the last such.
 
         A round over fewer decides the same for them: those that the ledger names are always among them, and all others
         are as they were when they were last looked at.
@@ -278,10 +297,10 @@ class Rounds:
         moved = self._moved.pop(name, set())
         named = self._holding(store)
         self._note_named(name, named)
-        again_at, scope = self._whole.get(name, (0.0, None))
+        again_at, former = self._whole.get(name, (0.0, None))
         before = self.results.get(name)
         unknown = store.desk is None or (named and not store.desk.seen)  # just read
-        if unknown or before is None or scope != (policy, len(in_force)):
+        if unknown or before is None or scope != former:
             return named | in_force.keys(), True
         if self._clock() >= again_at and self._has_room(store, policy, len(in_force)):
             return named | in_force.keys(), True
@@ -294,8 +313,9 @@ class Rounds:
             states = {node: tables.states[node] for node in nodes if node in tables.states}
             plans = {node: tables.plans.get(node) for node in states}
         facts = {}
-        slot_free, held_elsewhere = self._slot_free(name, in_force), self._held_elsewhere(name)
-        for node in states:
+        slot_free, held, now = self._slot_free(name, in_force), self._held_elsewhere(name), self._clock()
+        unsure = self._unsure(name, states)
+        for node, state in states.items():
             memory = self._memories.get(node) or NodeMemory()
             plan = plans[node]
             selection = memory.selection
@@ -313,7 +333,8 @@ class Rounds:
                 reporting=self._reporting(node, policy.limits.grant_seconds if policy else 900),
                 under_pressure=memory.watch.pressed,
                 refill_slot=memory.slot or slot_free,
-                held_elsewhere=held_elsewhere is None or node in held_elsewhere,
+                held_elsewhere=node in held or node in unsure,
+                victim_pending=kills.pending(memory, state.status, now),
             )
         return facts, states
 
@@ -340,16 +361,40 @@ class Rounds:
             return False
         return self.slots(name) < for_nodes(limits, in_force, self._settings).max_concurrent_nodes.of(in_force)
 
-    def _held_elsewhere(self, name: str) -> set[str] | None:
-        """Nodes for which another policy's ledger still counts an allowance; None: an unread one may name any."""
-        held: set[str] = set()
-        for other, store in self._budgets.stores.items():
-            if other == name:
-                continue
-            if store.desk is None:
-                return None
-            held |= {entry.node for entry in store.desk.ledger.entries if entry.rest}
-        return held
+    def _held_elsewhere(self, name: str) -> set[str]:
+        """Nodes for which another policy's ledger still counts an allowance."""
+        others = (store for other, store in self._budgets.stores.items() if other != name)
+        return {entry.node for store in others if store.desk for entry in store.desk.ledger.entries if entry.rest}
+
+    def unread(self, name: str) -> list[str]:
+        """Other policies whose ledger is not known now."""
+        return sorted(other for other, store in self._budgets.stores.items() if other != name and store.desk is None)
+
+    def _unsure(self, name: str, states: Mapping[str, StateView]) -> set[str]:
+        """Nodes of this round that may hold an allowance of a ledger that is not known.
+
+        What a node holds it shows, or has told that it saw. A write that another leader still has under way fails when
+        this one has written the state. So a node that shows and tells of none has none, whatever is in that ledger.
+        """
+        known = self.unsure.setdefault(name, set())
+        known.difference_update(states)
+        if not self.unread(name):
+            known.clear()
+            return known
+        store = self._budgets.stores[name]
+        mine = {entry.node for entry in store.desk.ledger.entries if entry.rest} if store.desk is not None else set()
+        known.update(node for node, state in states.items() if node not in mine and may_hold(state))
+        return known
+
+    def _shown(self, name: str, store: Store, limits: Limits, nodes: int) -> Limits:
+        """The limits, or what of them the policy's status shows."""
+        with self._registry.lock:
+            entry = self._registry.tables.policies.get(name)
+        if store.desk is None or entry is None:
+            return limits
+        found = exposure.within_shown(limits, nodes, store.desk.ledger.standing, entry.status)
+        self.unshown = self.unshown or found is not limits
+        return found
 
     def _adopt(self, name: str, grant_seconds: int) -> Ledger:
         """The ledger of a policy that has no ConfigMap, from what its nodes report."""
@@ -367,17 +412,5 @@ class Rounds:
             store.desk for other, store in self._budgets.stores.items() if other != name and store.desk is not None
         ]
         covered = frozenset(each.incarnation for desk in others for each in desk.ledger.entries)
-        lost = bool(self._budgets.store(name).problem) or _had_ledger(entry)
+        lost = bool(self._budgets.store(name).problem) or exposure.had_ledger(entry)
         return adopt(states, grant_seconds, covered, used_before=lost)
-
-
-def _had_ledger(entry: PolicyEntry | None) -> bool:
-    """Whether the policy's own status says that it was enforced before: then it had a ledger, which is lost now.
-
-    A ledger is written before the first status that shows a worst case, so a new policy is told from a robbed one.
-    """
-    if entry is None:
-        return True
-    exposure = entry.status.get("exposure") or {}
-    broken = any(each.get("reason") == Reason.LEDGER_INVALID for each in entry.status.get("conditions") or ())
-    return broken or bool(exposure.get("worstCaseHour"))

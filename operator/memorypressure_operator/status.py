@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from memorypressure import ledger
 from memorypressure.reasons import Reason
 from memorypressure.spec import Mode, Policy
 from memorypressure_operator.registry import PolicyEntry
@@ -57,6 +58,8 @@ class Facts:
     conflict_key: str = ""
     conflicts: int = 0  # nodes on which it ties with one of another mode
     dry_run_only: bool = False
+    unsure_nodes: int = 0  # those that may hold an allowance of one of the ledgers that cannot be read
+    unread_ledgers: tuple[str, ...] = ()  # policies whose ledgers those are
     no_candidates: bool = False  # all plans are written, and no pod is on any
     actions_used: Mapping[str, bool] = field(default_factory=dict)  # action -> whether the ladder has it
 
@@ -126,7 +129,14 @@ def _ready(policy: Policy, facts: Facts) -> Row:
             "no pod of its nodes may be stopped by spec.victims; `memorypressure-operator explain NODE` says why"
         )
     if facts.quarantine_seconds > 0:
-        notes.append(f"the ledger is new: nothing is granted for {facts.quarantine_seconds / 60:.0f} min")
+        minutes = ledger.quarantine_seconds(policy.limits.grant_seconds) / 60
+        notes.append(f"the ledger is new: nothing is granted in its first {minutes:.0f} min")
+    if facts.unsure_nodes and facts.unread_ledgers:
+        of = ", ".join(facts.unread_ledgers)
+        notes.append(
+            f"nothing is granted to {facts.unsure_nodes} nodes that may hold an allowance of {of}: "
+            "the ledger of that policy cannot be read, its own condition Ready says why"
+        )
     if facts.dry_run_only and policy.mode is Mode.ENFORCE:
         notes.append("the operator runs with --dry-run-only: Enforce is treated as DryRun")
     return ("Ready", "True", Reason.RECONCILED, "; ".join(notes))

@@ -31,6 +31,9 @@ SHARE = 0.002
 """Looking through all nodes takes so much of the time at most: in a large cluster statuses come less often."""
 
 
+HASTE_SECONDS = 0.5
+
+
 class Surveyor:
     """Writes the statuses. Used by the decision loop only."""
 
@@ -61,6 +64,11 @@ class Surveyor:
         self._took = 0.0  # processor time of the last one, in seconds
         self._survey: tuple[object, Survey] | None = None
         self._without_candidates: frozenset[str] = frozenset()
+
+    def hasten(self) -> None:
+        """A status shows less than its policy's limits allow, and nothing beyond it is given until it does."""
+        if self._at is not None and self._clock() - self._at >= HASTE_SECONDS:
+            self._at = None
 
     def write(self, policies: Mapping[str, Policy], memories: Mapping[str, NodeMemory], tallies: Tallies) -> None:
         """Writes what changed, at most every `status_seconds`. Raises ApiUnreachable."""
@@ -183,6 +191,8 @@ class Surveyor:
             conflict=standing.message if standing.conflicted else "",
             conflict_key=",".join(standing.tied_with),
             conflicts=standing.disputed,
+            unsure_nodes=len(self._rounds.unsure.get(policy.name, ())) if enforced else 0,
+            unread_ledgers=tuple(self._rounds.unread(policy.name)),
             no_candidates=policy.name in self._without_candidates,
             dry_run_only=self._settings.dry_run_only and (entry.policy or policy).mode is Mode.ENFORCE,
             actions_used={step.action.value: True for step in policy.ladder},

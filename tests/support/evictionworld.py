@@ -8,13 +8,18 @@ from support.fakecluster import Clock, FakeCluster
 from memorypressure.book import Book
 from memorypressure.ledger import Ledger
 from memorypressure.reasons import Reason
-from memorypressure_operator.acting import Actor
+from memorypressure.spec import Mode, Policy, parse_policy
+from memorypressure.victims import Candidate
+from memorypressure_operator.acting import Actor, Situation
 from memorypressure_operator.budget import Budgets, Store
 from memorypressure_operator.cleanups import After, Cleaner
 from memorypressure_operator.events import Event
+from memorypressure_operator.evictions import Denied
+from memorypressure_operator.following import Follower
 from memorypressure_operator.memory import Cleanup, NodeMemory
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.pods import PodView
+from memorypressure_operator.reports import ActiveTrigger, StateStatus, StateView, TopPod
 from memorypressure_operator.tallies import Tally
 from memorypressure_operator.views import NodeView
 
@@ -36,6 +41,7 @@ class World:
         writer: Any = self  # `tell` below
         self.budgets = Budgets(api, "own", "ledger", self.clock, lambda: None)
         self.memory = NodeMemory()
+        self.follower = Follower(api, self.budgets, writer, lambda: self.leads, self.clock)
         self.cleaner = Cleaner(api, self.budgets, writer, lambda: self.leads, self.clock)
         self.actor = Actor(
             api, self.budgets, writer, Metrics(), lambda: self.leads, self.clock, lambda _: Tally(self.clock)
@@ -73,3 +79,53 @@ class World:
 
     def reasons(self) -> list[Reason]:
         return [event.reason for event in self.events]
+
+
+def policy(**limits: Any) -> Policy:
+    spec = {
+        "mode": "Enforce",
+        "nodeSelector": {},
+        "triggers": [{"name": "low", "type": "ZoneWatermark", "zoneWatermark": {"line": "Low"}}],
+        "ladder": [
+            {"action": "Evict", "triggers": ["low"], "afterSeconds": 0, "evict": {"gracePeriodSeconds": 4}},
+        ],
+        "limits": {"cooldownSeconds": 10, "maxVictimsPerEpisode": 50, "evictionsPerHour": 2, **limits},
+    }
+    meta = {"name": "p", "uid": "u", "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"}
+    body = {"apiVersion": "memorypressure.dev/v1alpha1", "kind": "MemoryPressurePolicy", "metadata": meta, "spec": spec}
+    return parse_policy(body)
+
+
+def act(world: World, rules: Policy, *, allowed: int = 9) -> Denied | None:
+    """One pass over the node with all of its pods as candidates, largest first by name."""
+    pods = world.cluster.views()
+    tops = tuple(TopPod(uid, (900 - number) << 20, True) for number, uid in enumerate(sorted(pods)))
+    triggers = (ActiveTrigger("low", "2026-01-01T00:00:00Z"),)
+    status = StateStatus(active_triggers=triggers, top_pods=tops)
+    state = StateView("n", "s", 1, "1", "node-uid", {"mode": "Enforce"}, status)
+    candidates = [
+        Candidate(uid, "ns", uid, 0, "Burstable", 64 << 20, 0, "ReplicaSet/web")
+        for uid, pod in pods.items()
+        if not pod.terminating
+    ]
+    world.memory.watch = replace(world.memory.watch, episode="e1")
+    situation = Situation(
+        node=NODE,
+        state=state,
+        policy=rules,
+        mode=Mode.ENFORCE,
+        step=rules.ladder[0],
+        due=True,
+        fresh=True,
+        candidates=candidates,
+        ages=dict.fromkeys(pods, 1000.0),
+        pods=pods,
+        evictions_per_hour=rules.limits.evictions_per_hour,
+        concurrent_nodes=0,
+        concurrent_limit=1,
+        workload_allowance=lambda _: allowed,
+        protected=lambda pod: world.protected.get(pod.uid),
+        still=lambda: True,
+    )
+    world.follower.follow(world.memory, NODE, pods, Mode.ENFORCE)
+    return world.actor.act(world.memory, situation, world.store)

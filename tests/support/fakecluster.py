@@ -43,6 +43,7 @@ class FakeCluster:
         self.pods: dict[str, dict[str, Any]] = {}
         self.policies: list[dict[str, Any]] = []
         self.plans: dict[str, dict[str, Any]] = {}
+        self.states: dict[str, dict[str, Any]] = {}  # those that are kept; others are as a patch makes them
         self.answers: dict[str, list[Exception | None]] = {}
         self.evictions: list[str] = []
         self.deletes: list[str] = []
@@ -71,8 +72,15 @@ class FakeCluster:
             return Answer(
                 200, json.dumps({"apiVersion": "memorypressure.dev/v1alpha1", "items": self.policies}).encode()
             )
+        if "/memorypressurepolicies/" in path:
+            return Answer(200, json.dumps({"status": body["status"]}).encode())
         if "/nodememoryplans" in path:
             return self._plan(body)
+        if "/nodememorystates/" in path and method == "GET":
+            name = path.rsplit("/", 1)[1]
+            if name not in self.states:
+                raise ApiRefused(404, "NotFound", "none")
+            return Answer(200, json.dumps(self.states[name]).encode())
         if "/nodememorystates/" in path:
             return self._state(path.rsplit("/", 1)[1], body)
         if "/configmaps" in path:
@@ -87,8 +95,16 @@ class FakeCluster:
         return Answer(200, json.dumps(self.pods[uid]).encode())
 
     def _state(self, name: str, patch: Any) -> Answer:
-        """A state as patched; what it was before is the caller's to know."""
+        """A state as patched; what it was before is the caller's to know, or in `states`."""
         self.version += 1
+        held = self.states.get(name)
+        if held is not None:
+            meta = held["metadata"]
+            if patch["metadata"].get("resourceVersion", meta["resourceVersion"]) != meta["resourceVersion"]:
+                raise ApiRefused(409, "Conflict", "stale")
+            held["spec"] = {key: value for key, value in {**held["spec"], **patch["spec"]}.items() if value is not None}
+            held["metadata"] = meta | {"resourceVersion": str(self.version), "generation": meta["generation"] + 1}
+            return Answer(200, json.dumps(held).encode())
         spec = {key: value for key, value in patch["spec"].items() if value is not None}
         meta = {**patch["metadata"], "name": name, "uid": "s", "generation": 2, "resourceVersion": str(self.version)}
         return Answer(200, json.dumps({"metadata": meta, "spec": spec}).encode())

@@ -23,7 +23,10 @@ def test_a_pod_is_evicted_after_its_kill_once_the_ledger_counts_the_kill(world: 
     assert world.cluster.evictions == []
     world.counted(1)
     world.clock.now += 0.5
+    assert world.clean_up() is not None
+    assert list(world.memory.cleanups) == ["a"], "until it is seen that it ends"
     assert world.clean_up() is None
+    assert world.memory.cleanups == {}
     assert world.cluster.evictions == ["a"]
     assert world.reasons() == [Reason.EVICTED]
     assert (world.store.evictions.cleanups, world.store.evictions.evictions) == (1, 0)
@@ -67,7 +70,7 @@ def test_a_clean_up_refused_by_a_budget_is_tried_again_and_counts_once(world: Wo
     world.counted(1)
     world.cluster.answers["a"] = [DISRUPTION, DISRUPTION, None]
     world.reported(world.cluster.add("a"))
-    for _ in range(3):
+    for _ in range(4):
         world.clean_up()
         world.clock.now += 10
     assert world.cluster.evictions == ["a", "a", "a"]

@@ -274,6 +274,21 @@ def test_conditions_of_a_policy(facts: Facts, expected: dict[str, tuple[str, str
     assert {kind: found[kind] for kind in expected} == expected
 
 
+def test_a_new_ledgers_waiting_time_does_not_rewrite_the_status_each_minute() -> None:
+    facts = [dataclasses.replace(GOOD, quarantine_seconds=each) for each in (4800.0, 3000.0, 1.0)]
+    found = [status.compute(entry(), each, "t") for each in facts]
+    assert found[0] == found[1] == found[2]
+    assert "nothing is granted in its first" in found[0]["conditions"][1]["message"]
+    assert found[0] != status.compute(entry(), GOOD, "t")
+
+
+def test_ready_says_whose_ledger_holds_back_whose_nodes() -> None:
+    facts = dataclasses.replace(GOOD, unsure_nodes=3, unread_ledgers=("other",))
+    ready = next(each for each in status.compute(entry(), facts, "t")["conditions"] if each["type"] == "Ready")
+    assert (ready["status"], ready["reason"]) == ("True", "Reconciled")
+    assert "nothing is granted to 3 nodes that may hold an allowance of other" in ready["message"]
+
+
 def test_an_invalid_policy_says_which_field_is_wrong() -> None:
     result = status.compute(entry(error="spec.mode: must be one of"), Facts(Counts()), "t")
     assert conditions(result)["Accepted"] == ("False", "Invalid")

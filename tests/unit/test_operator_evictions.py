@@ -1,21 +1,16 @@
 """What follows an eviction or a kill, with an API server that answers on demand and a clock that a test moves."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.evictionworld import NODE, World
+from support.evictionworld import NODE, World, act, policy
 from support.fakecluster import Clock, FakeCluster
 
 from memorypressure.reasons import Reason
-from memorypressure.spec import Mode, Policy, parse_policy
-from memorypressure.victims import Candidate
-from memorypressure_operator.acting import Situation
+from memorypressure.spec import Mode
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable
-from memorypressure_operator.evictions import Denied
 from memorypressure_operator.memory import Outstanding
 from memorypressure_operator.pods import PodView
-from memorypressure_operator.reports import ActiveTrigger, StateStatus, StateView, TopPod
 
 DISRUPTION = ApiRefused(429, "TooManyRequests", "Cannot evict", 10, ("DisruptionBudget",))
 
@@ -35,15 +30,15 @@ def outlived(world: World, pod: PodView) -> None:
 
 def test_a_pod_that_outlives_its_grace_is_deleted_again(world: World) -> None:
     outlived(world, world.cluster.add("a", deletionTimestamp="2026-01-01T01:00:00Z"))
-    assert world.actor.follow(world.memory, NODE, world.cluster.views(), Mode.ENFORCE) == 5.0
+    assert world.follower.follow(world.memory, NODE, world.cluster.views(), Mode.ENFORCE) == 5.0
     assert world.cluster.deletes == ["a"]
-    world.actor.follow(world.memory, NODE, world.cluster.views(), Mode.ENFORCE)
+    world.follower.follow(world.memory, NODE, world.cluster.views(), Mode.ENFORCE)
     assert world.cluster.deletes == ["a"], "once"
 
 
 def test_a_pod_whose_eviction_got_no_answer_and_was_refused_is_never_deleted(world: World) -> None:
     outlived(world, world.cluster.add("a"))
-    assert world.actor.follow(world.memory, NODE, world.cluster.views(), Mode.ENFORCE) is None
+    assert world.follower.follow(world.memory, NODE, world.cluster.views(), Mode.ENFORCE) is None
     assert world.cluster.deletes == []
     assert world.memory.outstanding is None, "others may be tried"
 
@@ -51,7 +46,7 @@ def test_a_pod_whose_eviction_got_no_answer_and_was_refused_is_never_deleted(wor
 @pytest.mark.parametrize("mode", [Mode.DRY_RUN, Mode.DISABLED])
 def test_after_the_policy_was_turned_down_nothing_is_deleted_again(world: World, mode: Mode) -> None:
     outlived(world, world.cluster.add("a", deletionTimestamp="2026-01-01T01:00:00Z"))
-    world.actor.follow(world.memory, NODE, world.cluster.views(), mode)
+    world.follower.follow(world.memory, NODE, world.cluster.views(), mode)
     assert world.cluster.deletes == []
 
 
@@ -63,61 +58,11 @@ def test_an_api_server_that_is_away_ends_no_wait(world: World) -> None:
         raise ApiUnreachable("away")
 
     world.cluster.before = away
-    assert world.actor.follow(world.memory, NODE, views, Mode.ENFORCE) == 5.0
+    assert world.follower.follow(world.memory, NODE, views, Mode.ENFORCE) == 5.0
     assert world.memory.outstanding is not None
 
 
 # --- the next victim ---
-
-
-def policy(**limits: Any) -> Policy:
-    spec = {
-        "mode": "Enforce",
-        "nodeSelector": {},
-        "triggers": [{"name": "low", "type": "ZoneWatermark", "zoneWatermark": {"line": "Low"}}],
-        "ladder": [
-            {"action": "Evict", "triggers": ["low"], "afterSeconds": 0, "evict": {"gracePeriodSeconds": 4}},
-        ],
-        "limits": {"cooldownSeconds": 10, "maxVictimsPerEpisode": 50, "evictionsPerHour": 2, **limits},
-    }
-    meta = {"name": "p", "uid": "u", "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"}
-    body = {"apiVersion": "memorypressure.dev/v1alpha1", "kind": "MemoryPressurePolicy", "metadata": meta, "spec": spec}
-    return parse_policy(body)
-
-
-def act(world: World, rules: Policy, *, allowed: int = 9) -> Denied | None:
-    """One pass over the node with all of its pods as candidates, largest first by name."""
-    pods = world.cluster.views()
-    tops = tuple(TopPod(uid, (900 - number) << 20, True) for number, uid in enumerate(sorted(pods)))
-    triggers = (ActiveTrigger("low", "2026-01-01T00:00:00Z"),)
-    status = StateStatus(active_triggers=triggers, top_pods=tops)
-    state = StateView("n", "s", 1, "1", "node-uid", {"mode": "Enforce"}, status)
-    candidates = [
-        Candidate(uid, "ns", uid, 0, "Burstable", 64 << 20, 0, "ReplicaSet/web")
-        for uid, pod in pods.items()
-        if not pod.terminating
-    ]
-    world.memory.watch = replace(world.memory.watch, episode="e1")
-    situation = Situation(
-        node=NODE,
-        state=state,
-        policy=rules,
-        mode=Mode.ENFORCE,
-        step=rules.ladder[0],
-        due=True,
-        fresh=True,
-        candidates=candidates,
-        ages=dict.fromkeys(pods, 1000.0),
-        pods=pods,
-        evictions_per_hour=rules.limits.evictions_per_hour,
-        concurrent_nodes=0,
-        concurrent_limit=1,
-        workload_allowance=lambda _: allowed,
-        protected=lambda pod: world.protected.get(pod.uid),
-        still=lambda: True,
-    )
-    world.actor.follow(world.memory, NODE, pods, Mode.ENFORCE)
-    return world.actor.act(world.memory, situation, world.store)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from memorypressure_operator import settings as settings_module
 from memorypressure_operator.api import Answer, Api, Credentials
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable, LeaseLost
 from memorypressure_operator.leader import Leader, LeaderSettings
+from memorypressure_operator.reconcile import STANDBY_SECONDS
 
 
 class Clock:
@@ -97,6 +98,27 @@ def test_another_takes_over_only_after_it_saw_no_renewal_for_the_whole_duration(
     assert leases.lease is not None
     assert leases.lease["spec"]["leaseTransitions"] == 1
     assert not one.attempt(), "the first sees that it was replaced"
+
+
+def test_at_default_times_another_acts_within_20_s_of_the_end_of_the_first_whatever_their_phases() -> None:
+    made = settings_module.parse({"namespace": "own"}, {})
+    times = (made.lease_seconds, made.renew_deadline_seconds, made.renew_seconds, made.renew_timeout_seconds)
+    took = []
+    for phase in range(20):
+        for end in range(20):
+            clock, leases = Clock(), FakeLeases()
+            one, two = (Leader(leases, LeaderSettings("ns", "lease", name, *times), clock) for name in ("one", "two"))
+            killed, tick = 100 + end, 0
+            while not two.holds():
+                if tick < killed and tick % 20 == 0:
+                    one.attempt()
+                if tick % 20 == phase:
+                    two.attempt()
+                tick += 1
+                clock.now += made.renew_seconds / 20
+            took.append((tick - killed) * made.renew_seconds / 20)
+    assert max(took) + STANDBY_SECONDS <= 20
+    assert min(took) > made.lease_seconds - made.renew_seconds
 
 
 def test_two_never_hold_at_once_whatever_the_gaps() -> None:

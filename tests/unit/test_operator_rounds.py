@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 from support.fakecluster import Clock, FakeCluster
 
-from memorypressure.desk import Seen
+from memorypressure.desk import Seen, opened
 from memorypressure.ledger import Entry, Ledger
 from memorypressure.reasons import Reason
 from memorypressure.selection import select
-from memorypressure.spec import Policy, parse_policy
+from memorypressure.spec import Limits, Policy, Share, parse_policy
 from memorypressure_operator import rounds as rounds_module
 from memorypressure_operator import settings as settings_module
 from memorypressure_operator.budget import Budgets
 from memorypressure_operator.granting import Result
 from memorypressure_operator.memory import NodeMemory
-from memorypressure_operator.registry import Registry
-from memorypressure_operator.reports import StateStatus, StateView
+from memorypressure_operator.registry import PolicyEntry, Registry
+from memorypressure_operator.reports import ReportedLease, StateStatus, StateView
 from memorypressure_operator.rounds import Rounds
 from memorypressure_operator.views import NodeView
 
@@ -46,15 +46,21 @@ class Granting:
 
     def __init__(self) -> None:
         self.asked: list[set[str]] = []
+        self.limits: list[Limits] = []
+        self.held_elsewhere: set[str] = set()
+        self.pressed = ""
         self.ended = True
         self.again = False
         self.held = 10
 
-    def round(self, store: Any, _limits: Any, _policy: Any, facts: dict[str, Any], *_: Any) -> Result:
+    def round(self, store: Any, limits: Any, _policy: Any, facts: dict[str, Any], *_: Any) -> Result:
         self.asked.append(set(facts))
+        self.limits.append(limits)
+        self.held_elsewhere = {name for name, each in facts.items() if each.held_elsewhere}
         entries = tuple(Entry(name, f"i-{name}", 1, 0, 1, 900) for name in NODES[: self.held])
         store.desk = _desk(store.desk, entries)
-        waiting = {name: why for name, why in WAITING.items() if name in facts}
+        order = sorted(WAITING, key=lambda name: name != self.pressed)
+        waiting = {name: WAITING[name] for name in order if name in facts}
         return Result(armed=10 if self.ended else None, again=self.again, waiting=waiting)
 
 
@@ -149,6 +155,24 @@ def test_a_ledger_that_was_read_anew_is_a_matter_of_all(world: World) -> None:
     assert world.run("n35") == set(NODES)
 
 
+def test_while_an_allowance_is_on_its_way_back_rounds_stay_as_small_as_what_moves(world: World) -> None:
+    world.run()
+    world.granting.again = True
+    world.run("n35")
+    world.run("n36")
+    assert world.run("n37") & {"n35", "n36", "n37"} == {"n37"}
+
+
+def test_who_began_to_wait_last_is_looked_at_before_those_that_wait_quietly(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds_module, "WAITING_SEEN", 1)
+    world.run()
+    world.granting.pressed = "n35"
+    world.run("n35")
+    assert "n35" in world.run("n20"), "it may be under pressure, and wait for what a calm one gives back"
+
+
 def test_nodes_of_a_round_that_was_not_ended_are_looked_at_again(world: World) -> None:
     world.run()
     world.granting.ended = False
@@ -181,3 +205,71 @@ def test_a_kill_is_looked_for_in_the_ledgers_that_named_the_node_within_the_hour
     assert other.policy == "other"
     world.clock.now += 3601
     assert [store.policy for store, _ in world.rounds.ledgers("n05", "other", 40)] == ["other"]
+
+
+# --- what a user can read bounds what is given ---
+
+
+def shown(world: World, worst: int | None) -> Limits:
+    """The limits of the next round, where the policy's status shows this worst hour."""
+    status = {} if worst is None else {"exposure": {"standingKills": 0, "worstCaseHour": worst}}
+    world.registry.tables.policies["p"] = PolicyEntry("p", "u", 1, world.policy, "", status)
+    world.run("n35")
+    return world.granting.limits[-1]
+
+
+def test_nothing_is_given_beyond_the_worst_hour_that_the_status_shows(world: World) -> None:
+    most, refills = 4, world.policy.limits.kills_per_hour
+    world.granting.held = 0
+    for worst in (None, 0, 1, refills, most + refills - 1):
+        limits = shown(world, worst)
+        assert limits.max_standing_kills.of(40) + limits.kills_per_hour == (worst or 0)
+        assert world.rounds.unshown
+    assert shown(world, most + refills) == world.policy.limits
+    assert not world.rounds.unshown
+
+
+def test_what_is_out_is_not_taken_back_for_a_status_that_shows_less(world: World) -> None:
+    world.granting.held = 3
+    world.run()
+    assert shown(world, 0).max_standing_kills == Share(count=3)
+
+
+def test_when_the_status_shows_more_a_round_goes_over_all_again(world: World) -> None:
+    for _ in range(3):
+        shown(world, 1)
+    assert world.granting.asked[-1] != set(NODES)
+    shown(world, 100)
+    assert world.granting.asked[-1] == set(NODES)
+
+
+# --- another policy's ledger that cannot be read ---
+
+
+def holding(name: str, ceiling: int, seen: int) -> StateView:
+    grant = {"incarnation": "i", "beat": 1, "killsCeiling": ceiling, "planUID": "p", "planGeneration": 1}
+    status = StateStatus(lease=ReportedLease("i", 1, 0, seen))
+    return StateView(name, "s", 2, "2", f"uid-{name}", {"grant": grant} if ceiling else {}, status)
+
+
+def test_a_ledger_that_cannot_be_read_holds_back_only_who_may_hold_an_allowance_of_it(world: World) -> None:
+    world.run()
+    other = world.budgets.store("other")
+    other.problem, other.checked_at = "edited", world.clock.now + 9999
+    world.registry.put_state("n20", holding("n20", 1, 0))
+    world.registry.put_state("n21", holding("n21", 0, 1))
+    world.registry.put_state("n22", holding("n22", 0, 0))
+    world.registry.put_state("n05", holding("n05", 1, 1))
+    assert world.run("n35") == set(NODES), "it is a matter of all"
+    assert world.granting.held_elsewhere == {"n20", "n21"}, "n05 is in the policy's own ledger"
+    assert (world.rounds.unread("p"), world.rounds.unsure["p"]) == (["other"], {"n20", "n21"})
+    world.registry.put_state("n21", replace_version(holding("n21", 0, 0)))
+    world.run("n21")
+    assert world.rounds.unsure["p"] == {"n20"}
+    other.problem, other.desk = "", opened(Ledger(), 0)
+    world.run("n35")
+    assert world.rounds.unsure["p"] == set()
+
+
+def replace_version(state: StateView) -> StateView:
+    return StateView(state.name, state.uid, 3, "3", state.owner_uid, state.spec, state.status)

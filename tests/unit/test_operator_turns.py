@@ -1,5 +1,6 @@
 """When a node's plan is thought over, when it is written, and how old what is not in it yet may be."""
 
+import json
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from memorypressure_operator.health import Health
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.reconcile import DecisionLoop
 from memorypressure_operator.registry import SINKS, Registry
-from memorypressure_operator.reports import ActiveTrigger, StateStatus, StateView
+from memorypressure_operator.reports import decode_state
 from memorypressure_operator.views import NodeView
 
 PLANS_PER_SECOND = 20
@@ -47,9 +48,9 @@ class World:
         self.drafts: list[str] = []
         draft = self.loop._planner.draft
 
-        def counted(policy: Any, node: str, pods: Any) -> Any:
+        def counted(policy: Any, node: str, *more: Any) -> Any:
             self.drafts.append(node)
-            return draft(policy, node, pods)
+            return draft(policy, node, *more)
 
         planner: Any = self.loop._planner
         self.loop._planner = Spied(planner, counted)  # type: ignore[assignment]
@@ -73,12 +74,15 @@ class World:
             self.report(name, pressed=name == pressed)
 
     def report(self, name: str, *, pressed: bool, version: int = 1) -> None:
-        triggers = (ActiveTrigger("low", "2026-01-01T00:00:00Z"),) if pressed else ()
-        before = self.registry.tables.states.get(name)
-        spec = before.spec if before is not None else {"nodeName": name, "mode": "DryRun", "policyName": "p"}
-        status = StateStatus(active_triggers=triggers, last_report_time=f"t{version}")
-        view = StateView(name, "s", 1, str(version), f"uid-{name}", spec, status)
-        self.registry.put_state(name, view)
+        owners = [{"kind": "Node", "uid": f"uid-{name}"}]
+        meta = {"name": name, "uid": "s", "generation": 1, "resourceVersion": "0", "ownerReferences": owners}
+        spec = {"nodeName": name, "mode": "DryRun", "policyName": "p"}
+        body = self.cluster.states.setdefault(name, {"metadata": meta, "spec": spec})
+        self.cluster.version += 1
+        body["metadata"]["resourceVersion"] = str(self.cluster.version)
+        triggers = [{"name": "low", "since": "2026-01-01T00:00:00Z"}] if pressed else []
+        body["status"] = {"activeTriggers": triggers, "lastReportTime": f"t{version}"}
+        self.registry.put_state(name, decode_state(json.dumps(body).encode()))
 
     def run(self, seconds: float, step: float = 0.05) -> None:
         ends = self.clock.now + seconds

@@ -55,6 +55,7 @@ _VICTIM_REASONS: Final = frozenset((Reason.NO_VICTIM, Reason.TOO_SMALL))
 _BLOCKING_REASONS: Final = frozenset(
     (
         Reason.COOLDOWN,
+        Reason.WAITING_FOR_VICTIM,
         Reason.FUTILE,
         Reason.MOVABLE_FREE,
         Reason.CAPABILITY_MISSING,
