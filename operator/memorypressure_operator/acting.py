@@ -5,6 +5,7 @@ static protections once more, pressure still reported, Lease still held. Then on
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -201,6 +202,7 @@ class Actor:
         order = [ranking.chosen, *(each for each in ranking.order if each is not ranking.chosen and each.sufficient)]
         last = Denied(Reason.NO_VICTIM, "no candidate may be evicted now", again_seconds=REFUSED_RETRY_SECONDS)
         wait, began, refused = max(REFUSED_RETRY_SECONDS, memory.refused_seconds), self._clock(), 0
+        evicted = self._evicted_lately()
         for entry in order:
             candidate = entry.candidate
             if candidate.uid in memory.refused:
@@ -212,7 +214,7 @@ class Actor:
             if pod is None or pod.terminating:
                 continue
             allowed = situation.workload_allowance(pod.workload)
-            if self._evicted_of(pod.workload) >= allowed:
+            if evicted[pod.workload] >= allowed:
                 last = Denied(
                     Reason.WORKLOAD_LIMIT, f"{allowed} pods of {pod.workload} were evicted in 10 minutes", 30.0
                 )
@@ -235,10 +237,12 @@ class Actor:
         memory.retry_at = self._clock() + wait
         return last
 
-    def _evicted_of(self, workload: str) -> int:
-        """Its pods evicted in the last 10 minutes, under whatever policy."""
-        stores = self._budgets.stores.values()
-        return sum(self._budgets.current_evictions(store).of_workload(workload) for store in stores)
+    def _evicted_lately(self) -> Counter[str]:
+        """Pods of each workload that were evicted in the last 10 minutes, under whatever policy."""
+        found: Counter[str] = Counter()
+        for store in self._budgets.stores.values():
+            found.update(self._budgets.current_evictions(store).workloads())
+        return found
 
     def _evict(self, situation: Situation, store: Store, pod: PodView, grace: int) -> EvictionAnswer:
         """The second veto, the record, and the call."""

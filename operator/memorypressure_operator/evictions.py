@@ -7,7 +7,7 @@ are on it too: they have a limit of their own, the kills that the ledger counts.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,9 +79,9 @@ class EvictionLog:
                 return EvictionLog(self.records[:index] + self.records[index + 1 :])
         return self
 
-    def of_workload(self, workload: str) -> int:
-        """Evictions of a workload's pods in the last 10 minutes, clean-ups too: each took a pod."""
-        return sum(r.workload == workload and r.age_seconds < WORKLOAD_SECONDS for r in self.records)
+    def workloads(self) -> Iterator[str]:
+        """The workload of each eviction of the last 10 minutes, clean-ups too: each took a pod."""
+        return (record.workload for record in self.records if record.age_seconds < WORKLOAD_SECONDS)
 
     def on_node(self, node: str, older_than_seconds: float = 0.0) -> int:
         """Evictions on a node that are at least so old; clean-ups are counted as kills already."""

@@ -67,7 +67,6 @@ class Result:
     armed: int | None = None  # nodes with an allowance; None: the round could not be ended
     again: bool = False  # something is under way: look again soon
     at_once: bool = False  # more is to be written than one pass may
-    held_back: int = 0  # nodes that may hold an allowance of a ledger that cannot be read
     unwritten: set[str] = field(default_factory=set)  # nodes whose grant is not what was decided
     waiting: Mapping[str, tuple[Reason, str]] = field(default_factory=dict)
 
@@ -245,7 +244,7 @@ class Granting:
             self._take_away(states[node])
         self._write(store, decided.writes, states, result)
         result.again = result.again or bool(result.unwritten) or bool(store.desk.closings)
-        result.armed = _armed(views, decided.writes)
+        result.armed = _armed(views, (write for write in decided.writes if write.node not in result.unwritten))
         return result
 
     def _absent(self, node: str) -> bool:

@@ -103,8 +103,8 @@ def test_a_record_edited_anywhere_is_refused(log: EvictionLog, where: int, by: i
 
 def test_records_age_and_fall_out_after_an_hour() -> None:
     log = EvictionLog().with_record("n", "w", "u").aged(599.0)
-    assert log.of_workload("w") == 1
-    assert log.aged(1.0).of_workload("w") == 0
+    assert list(log.workloads()) == ["w"]
+    assert list(log.aged(1.0).workloads()) == []
     assert log.since_on("n") == 599.0
     assert len(log.aged(3000.0).records) == 1
     assert log.aged(3001.0).records == ()
