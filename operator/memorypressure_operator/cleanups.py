@@ -79,7 +79,7 @@ class Cleaner:
                 continue
             if not self._holds():
                 return 1.0
-            again = self._one(pod, cleanup, after)
+            again = self._one(memory, pod, cleanup, after)
             if again is None:
                 del memory.cleanups[uid]
             else:
@@ -87,7 +87,7 @@ class Cleaner:
                 waits.append(again)
         return min(waits, default=None)
 
-    def _one(self, pod: PodView, cleanup: Cleanup, after: After) -> float | None:
+    def _one(self, memory: NodeMemory, pod: PodView, cleanup: Cleanup, after: After) -> float | None:
         """Seconds until the next try, None when there is to be none."""
         try:
             current = evictor.read_pod(self._api, pod)
@@ -98,14 +98,14 @@ class Cleaner:
             return None
         veto = after.protected(current)
         if veto is not None:
-            self._stays(pod, after.node, *veto)
+            self._stays(memory, pod, after.node, *veto)
             return None
         recorded = self._recorded(pod, after)
         if recorded is None:
             if self._clock() - cleanup.since < PATIENCE_SECONDS:
                 return COUNT_SECONDS
             why = "no ledger counts so many kills in the last hour"
-            self._stays(pod, after.node, Reason.KILL_NOT_COUNTED, why)
+            self._stays(memory, pod, after.node, Reason.KILL_NOT_COUNTED, why)
             return None
         if not recorded:
             return RETRY_SECONDS
@@ -117,7 +117,7 @@ class Cleaner:
         if answer.outcome in (Outcome.GONE, Outcome.REPLACED):
             return None
         if answer.outcome is Outcome.FORBIDDEN and self._clock() - cleanup.since >= PATIENCE_SECONDS:
-            self._stays(pod, after.node, Reason.ACTION_FAILED, f"its eviction is forbidden: {answer.message}")
+            self._stays(memory, pod, after.node, Reason.ACTION_FAILED, f"its eviction is forbidden: {answer.message}")
             return None
         return max(RETRY_SECONDS, answer.retry_after_seconds)
 
@@ -145,10 +145,11 @@ class Cleaner:
         for uid in memory.cleanups:
             pod = pods.get(uid)
             if pod is not None and not pod.terminating and not pod.finished:
-                self._stays(pod, node, Reason.MODE_NOT_ENFORCE, "no policy is enforced on the node any more")
+                self._stays(memory, pod, node, Reason.MODE_NOT_ENFORCE, "no policy is enforced on the node any more")
         memory.cleanups.clear()
 
-    def _stays(self, pod: PodView, node: NodeView, reason: Reason, why: str) -> None:
+    def _stays(self, memory: NodeMemory, pod: PodView, node: NodeView, reason: Reason, why: str) -> None:
+        memory.killed = {uid: each for uid, each in memory.killed.items() if uid != pod.uid}  # nothing waits for it
         note = f"pod stays, although node {node.name} reports that it killed it: {why}"
         log.warning("node %s: %s/%s: %s", node.name, pod.namespace, pod.name, note)
         self._event(pod, node, reason, note)

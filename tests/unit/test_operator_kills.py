@@ -219,6 +219,15 @@ def test_a_killed_pod_is_on_no_plan_from_the_report_of_its_kill_on(world: World)
     assert world.planned == ["b", "c"], "its budget keeps it, and it is to go first"
 
 
+def test_a_killed_pod_that_is_to_stay_is_waited_for_no_longer(world: World) -> None:
+    world.cluster.pods["a"]["metadata"]["annotations"] = {"memorypressure.dev/protected": "true"}
+    world.kills("a")
+    world.tells("a")
+    world.run(3)
+    assert world.cluster.evictions == []
+    assert world.ceiling == 2
+
+
 def test_nobody_is_evicted_while_the_nodes_own_kill_is_not_over() -> None:
     world = World(victims=2)
     world.cluster.answers["a"] = [no()] * 99
