@@ -15,7 +15,6 @@ SCENARIOS ?=
 KERNEL ?= 6.1
 # Of `make cluster`: one node or two; of `make cluster-shell`: in which node, and what to run in the place of a shell.
 NODES ?= 1
-RUNS ?= 1
 NODE ?=
 RUN ?=
 export RUN

@@ -10,7 +10,6 @@ from memorypressure_tools.certificates import Pair
 JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 STRATEGIC_PATCH: Final = "application/strategic-merge-patch+json"
-APPLY_YAML: Final = "application/apply-patch+yaml"
 TIMEOUT_SECONDS: Final = 20.0
 
 

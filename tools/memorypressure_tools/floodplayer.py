@@ -69,11 +69,6 @@ class FakeNode:
         }
         self.idle()
 
-    @property
-    def total_pages(self) -> int:
-        """Managed pages of all zones."""
-        return self._managed_pages
-
     def idle(self) -> None:
         """The state of the capture: far from every line."""
         self.show(Reading(0.0, self._idle["free"], self._idle["boost"], self._idle["min"]))

@@ -4,10 +4,9 @@ import contextlib
 import dataclasses
 import random
 import secrets
-import shutil
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -124,11 +123,3 @@ class Running:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-
-def keep_logs(machines: Sequence[Running], target: Path) -> None:
-    """Copies the logs of machines to a directory, for a look after their end."""
-    target.mkdir(parents=True, exist_ok=True)
-    for machine in machines:
-        for path in machine.directory.glob(f"{machine.machine.name}.*.log"):
-            shutil.copy(path, target / path.name)
