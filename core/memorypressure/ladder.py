@@ -150,7 +150,7 @@ def _progressed(kill: Kill, outcome: Outcome) -> Kill:
 
 
 def _wait_is_over(kill: Kill, now_ns: int) -> bool:
-    waited_ns = now_ns - kill.decided_ns
+    waited_ns = now_ns - (kill.decided_ns if kill.resumed_ns is None else kill.resumed_ns)
     falling = kill.lowest_bytes is not None and now_ns - kill.fell_ns <= STILL_FALLING_NS
     return waited_ns >= (LONGEST_WAIT_NS if falling else WAIT_NS)
 

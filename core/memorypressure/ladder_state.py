@@ -11,7 +11,10 @@ from memorypressure.steps import StepTimer
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """A kill that was decided and has not ended. `lowest_bytes`, `fell_ns`: the least its memory has been, and when."""
+    """A kill that was decided and has not ended. `lowest_bytes`, `fell_ns`: the least its memory has been, and when.
+
+    `resumed_ns`: when a new process went on waiting for it, None in the one that decided.
+    """
 
     number: int
     uid: str
@@ -19,6 +22,7 @@ class Kill:
     written: bool = False
     lowest_bytes: int | None = None
     fell_ns: int = 0
+    resumed_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,8 @@ def durable(state: LadderState) -> dict[str, Any]:
 def restored(value: Mapping[str, Any] | None, now_ns: int) -> LadderState:
     """The state that `durable` described, for a process that begins at `now_ns`.
 
-    A kill that was decided is waited for as if it had been written. What is not understood, or lies in the future (a
+    A kill that was decided is waited for as if it had been written, and as long as if it had been decided now: whether
+    it succeeded is known by looking, and nobody looked meanwhile. What is not understood, or lies in the future (a
     clock of another boot), is an unknown past: the state of a new journal, with a whole cool-down.
     """
     if value is None:
@@ -146,9 +151,8 @@ def restored(value: Mapping[str, Any] | None, now_ns: int) -> LadderState:
         )
         if kill is not None:
             decided_ns = _past(kill["decided"], now_ns)
-            state = replace(
-                state, kill=Kill(_whole(kill["number"]), str(kill["uid"]), decided_ns, True, None, decided_ns)
-            )
+            number, uid = _whole(kill["number"]), str(kill["uid"])
+            state = replace(state, kill=Kill(number, uid, decided_ns, True, None, decided_ns, resumed_ns=now_ns))
         if episode is not None:
             state = replace(
                 state,

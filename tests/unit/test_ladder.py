@@ -383,6 +383,22 @@ def test_a_restart_after_the_decision_waits_for_that_victim() -> None:
     assert again.at(130).reason is Reason.FUTILE, "the kill before the restart counts"
 
 
+def test_a_process_that_takes_over_a_kill_waits_as_long_as_the_one_that_decided_it() -> None:
+    """The kubelet started the sentinel again 20 s after the kill: the wait was over before anybody had looked."""
+    kept = json.loads(json.dumps(ladder.durable(_after_a_kill().state)))
+    looks = Machine(state=ladder.restored(kept, START + 20 * S))
+    assert looks.at(20).reason is Reason.WAITING_FOR_VICTIM
+    assert looks.at(29.9).reason is Reason.WAITING_FOR_VICTIM
+    assert looks.at(30).reason is Reason.COOLDOWN
+    assert looks.state.ended_ns == START + 30 * S
+
+
+def _after_a_kill() -> Machine:
+    machine = Machine()
+    machine.kill(0)
+    return machine
+
+
 BAD_MEMORIES: list[tuple[str, dict[str, object] | None]] = [
     ("nothing kept", None),
     ("fields missing", {"kills": []}),
@@ -421,6 +437,7 @@ def test_invariants_5_6_and_8_hold_over_any_history_with_restarts(
     kills: list[float] = []
     allowed_from = 0.0
     open_kill: Decision | None = None
+    waits_from = 0.0
     known = open_kill, allowed_from
     for gap, status, event, cooldown, mode in events:
         seconds += gap
@@ -429,12 +446,13 @@ def test_invariants_5_6_and_8_hold_over_any_history_with_restarts(
         if event in ("restart", "crash"):
             machine.state = ladder.restored(kept, START + int(seconds * S))
             open_kill, allowed_from = known  # what ended after the last write has to end again
+            waits_from = seconds
         if open_kill is not None and event in ("gone", "failed"):
             kind = OutcomeKind.GONE if event == "gone" else OutcomeKind.FAILED
             outcomes = (Outcome(kind, open_kill.action_number, START + int(seconds * S)),)
             allowed_from = seconds + (cooldown if event == "gone" else 10)
             open_kill = None
-        elif open_kill is not None and seconds - kills[-1] >= 10:
+        elif open_kill is not None and seconds - waits_from >= 10:
             allowed_from = seconds + cooldown  # nothing was heard of it, so its wait ends with this sample
             open_kill = None
         decision = machine.at(seconds, status, outcomes=outcomes)
@@ -443,6 +461,7 @@ def test_invariants_5_6_and_8_hold_over_any_history_with_restarts(
             assert open_kill is None
             assert seconds >= allowed_from - 1e-6
             kills.append(seconds)
+            waits_from = seconds
             open_kill = decision
         if decision.acts or event != "crash":  # a kill is written down before cgroup.kill
             kept = json.loads(json.dumps(ladder.durable(machine.state)))
