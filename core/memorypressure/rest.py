@@ -94,6 +94,7 @@ def triggers_at_rest(
         psi_node_times=state.psi_node_times,
         psi_pods_times=state.psi_pods_times,
         zone_signature=state.zone_signature,
+        marks=state.marks,
     )
 
 

@@ -45,6 +45,7 @@ from memorypressure.spec_values import (
     Step,
     TaintEffect,
     TaintSettings,
+    TakenBy,
     Trigger,
     TriggerType,
     Unprotected,
@@ -81,6 +82,7 @@ __all__ = [
     "Step",
     "TaintEffect",
     "TaintSettings",
+    "TakenBy",
     "Trigger",
     "TriggerType",
     "Unprotected",
@@ -289,6 +291,7 @@ def _trigger(item: dict[str, Any]) -> Trigger:
                 margin_percent=zone["marginPercent"],
                 below_ms=zone["belowMilliseconds"],
                 within_ms=zone["withinMilliseconds"],
+                taken_by=TakenBy(zone["takenBy"]),
             )
             return Trigger(item["name"], kind, zone_watermark=watermark)
         case TriggerType.AVAILABLE_MEMORY:

@@ -81,6 +81,7 @@ def _trigger(trigger: Trigger) -> dict[str, Any]:
             "marginPercent": zone.margin_percent,
             "belowMilliseconds": zone.below_ms,
             "withinMilliseconds": zone.within_ms,
+            "takenBy": zone.taken_by.value,
         }
     if trigger.available_memory is not None:
         memory = trigger.available_memory

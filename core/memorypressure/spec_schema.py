@@ -21,6 +21,7 @@ from memorypressure.spec_values import (
     PsiScope,
     QosClass,
     TaintEffect,
+    TakenBy,
     TriggerType,
     Unprotected,
 )
@@ -120,6 +121,7 @@ ZONE_WATERMARK = Object(
         "marginPercent": Member(Integer(0, 400), default=0),
         "belowMilliseconds": Member(Integer(10, 60_000), default=30),
         "withinMilliseconds": Member(Integer(10, 60_000), default=50),
+        "takenBy": Member(one_of(TakenBy), default=TakenBy.ANY),
     },
     (
         Rule(
@@ -127,6 +129,12 @@ ZONE_WATERMARK = Object(
             lambda value: value["withinMilliseconds"] >= value["belowMilliseconds"],
             "withinMilliseconds",
             ("withinMilliseconds", "belowMilliseconds"),
+        ),
+        Rule(
+            "takenBy Buffers needs line Min or AtomicReserve",
+            lambda value: value["takenBy"] != TakenBy.BUFFERS or value["line"] in HARD_LINES,
+            "takenBy",
+            ("takenBy", "line"),
         ),
     ),
 )

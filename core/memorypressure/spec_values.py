@@ -111,6 +111,14 @@ class SelectorOperator(StrEnum):
     DOES_NOT_EXIST = "DoesNotExist"
 
 
+class TakenBy(StrEnum):
+    """Who must have taken the pages that a NUMA node lacks to min."""
+
+    ANY = "Any"
+    BUFFERS = "Buffers"
+    """Memory that belongs to no process, cache or compressed swap: the network's and other drivers'; see `takers`."""
+
+
 @dataclass(frozen=True, slots=True)
 class ZoneWatermark:
     """Free pages of a NUMA node's counted zones against a line; `margin_percent` raises the mark, not the reserve."""
@@ -120,6 +128,7 @@ class ZoneWatermark:
     margin_percent: int
     below_ms: int
     within_ms: int
+    taken_by: TakenBy = TakenBy.ANY
 
 
 @dataclass(frozen=True, slots=True)

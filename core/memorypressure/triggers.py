@@ -10,6 +10,8 @@ Every window advances at every sample. The rules beyond DESIGN 3, each the one t
   either the dwell is fulfilled again or 2 s of clear are seen. A longer gap between samples (250 ms for zones) restarts
   the windows too, but leaves an active trigger active: `holding` says whether its condition is true at this sample, and
   a kill should ask for that as well.
+- `takenBy: Buffers` holds for a node where `takers` says so of its last sample above min; a node of which none is known
+  does not hold. Where the kernel (or a recording) does not tell who holds pages the trigger is unknown.
 - AvailableMemory and PSI, for which DESIGN gives no dwell: 3 of the last 5 samples, clear after 2 s of a tenth above
   (PSI: below) the threshold. Their sources move slowly and are read down to once a second, so their gap is 3 s.
 """
@@ -26,9 +28,11 @@ from memorypressure.spec_values import (
     NodesScope,
     PsiScope,
     PsiSettings,
+    TakenBy,
     Trigger,
     ZoneWatermark,
 )
+from memorypressure.takers import Marks, marked, taken
 from memorypressure.zone_values import Line, NumaNode, Signature, ZoneInfo, signature
 
 ZONES_GAP_NS = 250_000_000
@@ -85,6 +89,7 @@ class TriggersState:
     psi_node_times: Times = ()
     psi_pods_times: Times = ()
     zone_signature: Signature = ()
+    marks: Marks = ()
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -140,6 +145,7 @@ def advance(triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample)
     if state.time_ns == sample.time_ns:
         return state
     zones, zone_signature = _zone_source(sample.zones, state, sample.time_ns)
+    marks = _marks(sample, state, zone_signature)
     memory = _slow_source(sample.memory, state.memory_times, sample.time_ns)
     psi_node = _slow_source(sample.psi_node, state.psi_node_times, sample.time_ns)
     psi_pods = _slow_source(sample.psi_pods, state.psi_pods_times, sample.time_ns)
@@ -147,7 +153,7 @@ def advance(triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample)
     after = []
     for trigger, before in zip(triggers, state.triggers, strict=True):
         if trigger.zone_watermark is not None:
-            source, condition = zones, _zone_condition(trigger.zone_watermark, sample.zones, before, below)
+            source, condition = zones, _zone_condition(trigger.zone_watermark, sample, marks, before, below)
         elif trigger.available_memory is not None:
             source, condition = memory, _memory_condition(trigger.available_memory, sample.memory)
         elif trigger.psi is not None and trigger.psi.scope is PsiScope.NODE:
@@ -166,6 +172,7 @@ def advance(triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample)
         psi_node.times,
         psi_pods.times,
         zone_signature,
+        marks,
     )
 
 
@@ -203,6 +210,18 @@ class _Condition:
     within_ns: int = 0
     pressing: tuple[int, ...] | None = None
     unknown: str | None = None
+    evidence: str = ""
+    """What else the condition rests on, for the message."""
+
+
+def _marks(sample: Sample, state: TriggersState, seen: Signature) -> Marks:
+    """The marks that this sample is judged by; what was marked before a change of min or size counts no more."""
+    zones = sample.zones
+    if isinstance(zones, GateShut):
+        return state.marks
+    if not isinstance(zones, ZoneInfo):
+        return ()
+    return marked(state.marks if seen == state.zone_signature else (), zones, sample.time_ns)
 
 
 def _zone_source(
@@ -230,11 +249,12 @@ def _slow_source(reading: object, times: Times, now_ns: int) -> _Source:
 
 
 def _zone_condition(
-    settings: ZoneWatermark, zones: ZoneInfo | GateShut | Unknown | Absent, before: TriggerState, below: _BelowCache
+    settings: ZoneWatermark, sample: Sample, marks: Marks, before: TriggerState, below: _BelowCache
 ) -> _Condition:
+    zones = sample.zones
     if isinstance(zones, (Unknown, Absent)):
         return _Condition((), {}, unknown=zones.message)
-    line, margin = settings.line, settings.margin_percent
+    line, margin, evidence = settings.line, settings.margin_percent, ""
     if isinstance(zones, ZoneInfo) and line in zones.unknown_lines:
         return _Condition((), {}, unknown=f"the recording does not tell {line}")
     if isinstance(zones, GateShut):
@@ -244,6 +264,10 @@ def _zone_condition(
     else:
         nodes = zones.counted_nodes
         under = [(node.number, _below(node, line, margin, below)) for node in nodes]
+        if settings.taken_by is TakenBy.BUFFERS:
+            if any(node.unclaimed_pages is None for node in nodes):
+                return _Condition((), {}, unknown=_NOT_TOLD)
+            under, evidence = _drained_by_buffers(nodes, under, marks, sample.time_ns)
         told = zones.unknown_lines.isdisjoint(_CLEARS_BY[line])
         above = (
             {
@@ -255,10 +279,27 @@ def _zone_condition(
         )
     needed_ns, within_ns = settings.below_ms * 1_000_000, settings.within_ms * 1_000_000
     if settings.nodes is NodesScope.ANY_NODE:
-        return _Condition(tuple(under), above, needed_ns, within_ns)
+        return _Condition(tuple(under), above, needed_ns, within_ns, evidence=evidence)
     all_below = bool(under) and all(node_below for _, node_below in under)
     pressing = tuple([node.number for node in nodes])
-    return _Condition(((MACHINE, all_below),), above, needed_ns, within_ns, pressing)
+    return _Condition(((MACHINE, all_below),), above, needed_ns, within_ns, pressing, evidence=evidence)
+
+
+def _drained_by_buffers(
+    nodes: tuple[NumaNode, ...], under: list[tuple[int, bool]], marks: Marks, now_ns: int
+) -> tuple[list[tuple[int, bool]], str]:
+    """Which of the nodes below were drained by buffers, and the figures of those."""
+    judged, evidence = [], []
+    for node, (number, is_below) in zip(nodes, under, strict=True):
+        found = taken(marks, node, now_ns) if is_below else None
+        held = found is not None and found.by_buffers
+        judged.append((number, held))
+        if held and found is not None:
+            evidence.append(
+                f"NUMA node {number} lacks {found.lacking_pages} pages to min, and buffers took "
+                f"{found.by_buffers_pages} since it was above"
+            )
+    return judged, "; ".join(evidence)
 
 
 def _below(node: NumaNode, line: Line, margin_percent: int, cache: _BelowCache) -> bool:
@@ -290,6 +331,7 @@ def _psi_condition(settings: PsiSettings, psi: Psi | Unknown | Absent | None) ->
     return _Condition(((MACHINE, average >= settings.threshold_percent),), {MACHINE: low})
 
 
+_NOT_TOLD = "/proc/zoneinfo (or the recording) does not tell who holds pages"
 _NOT_READ = f"not read in the last {SLOW_GAP_NS // 1_000_000_000} s"
 _NOT_PROVEN = "active before its source was unknown, and since then neither true long enough nor clear for 2 s"
 
@@ -327,7 +369,8 @@ def _next(
         status = TriggerStatus.UNKNOWN
     since, message = before.since_ns, before.message
     if status is not before.status:
-        since, message = now, _dwelt(windows, fulfilled) + explain(trigger, sample)
+        evidence = f"; {condition.evidence}" if condition.evidence else ""
+        since, message = now, _dwelt(windows, fulfilled) + explain(trigger, sample) + evidence
     elif status is TriggerStatus.UNKNOWN:
         message = _NOT_PROVEN
     return TriggerState(before.name, status, since, message, holds, pressed, windows)

@@ -37,6 +37,10 @@ class Zone:
     16 GiB, or huge pages); else the lines made of it are too high by half or 3/8 of the boost.
     `cma_known` is False before 5.12, where the zone's CMA total is not printed; `cma_pages` is then 0.
     `stat_threshold_pages` is the largest `vm stats threshold` of the zone's `cpus` CPUs, 0 without SMP.
+    `held_pages` is what is known to hold the zone's pages: per-CPU lists, compressed swap and, in the block that names
+    them, LRU lists, page tables, kernel stacks and reclaimable slabs; since 4.8 that is the first block of a node with
+    pages, for all of the node. `uses_told` says whether this block names them. `compressed_pages` is zsmalloc's part:
+    swap in zram, zswap's pool.
     """
 
     node: int
@@ -54,6 +58,9 @@ class Zone:
     protection: tuple[int, ...] = ()
     stat_threshold_pages: int = 0
     cpus: int = 0
+    held_pages: int = 0
+    uses_told: bool = False
+    compressed_pages: int = 0
 
     @property
     def raw_min_pages(self) -> int:
@@ -157,6 +164,12 @@ class NumaNode:
     uncounted_error_pages: int
     free_cma_pages: int
     movable_above_low: bool
+    unclaimed_pages: int | None = None
+    """Pages in use that are no process's, no page cache, no compressed swap, no reclaimable slab, no page table and no
+    stack: what drivers and the network hold, and what the kernel took for good. None where it is not told. Only what it
+    grows by says something."""
+    compressed_error_pages: int = 0
+    """By how much the counters of compressed swap may lag, where there is any."""
 
     def below(self, line: Line, margin_percent: int = 0) -> bool:
         """Whether all counted zones are below the line and one of them at least is not merely closed."""
@@ -189,6 +202,11 @@ class NumaNode:
             if counted.zone.managed_pages > mark:
                 lacking += max(0, mark - counted.zone.usable_pages)
         return lacking
+
+    def lacking_to_raw_min_pages(self) -> tuple[int, ...]:
+        """What each counted zone lacks to min without boost, protection included; zones closed to it left out."""
+        marks = [(each.zone, each.zone.raw_min_pages + each.protection_pages) for each in self.counted]
+        return tuple([max(0, mark - zone.usable_pages) for zone, mark in marks if zone.managed_pages > mark])
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,10 +281,14 @@ def _nodes(zones: tuple[Zone, ...], small_pages: int, normal_index: int) -> Iter
         largest = max((zone.managed_pages for zone in members if zone.name in COUNTABLE_ZONES), default=0)
         smallest = small_pages if largest > small_pages else 0
         counted: list[CountedZone] = []
-        uncounted_managed = uncounted_error = free_cma = 0
-        movable_above_low = False
+        uncounted_managed = uncounted_error = free_cma = unclaimed = compressed_error = 0
+        movable_above_low = told = False
         for zone in members:
             free_cma += zone.free_cma_pages
+            told = told or zone.uses_told
+            unclaimed += zone.managed_pages - zone.free_pages - zone.held_pages
+            if zone.compressed_pages:
+                compressed_error += zone.error_pages
             if zone.managed_pages > smallest and zone.name in COUNTABLE_ZONES:
                 counted.append(CountedZone(zone, zone.protection[normal_index] if zone.protection else 0))
                 continue
@@ -274,4 +296,13 @@ def _nodes(zones: tuple[Zone, ...], small_pages: int, normal_index: int) -> Iter
             uncounted_error += zone.error_pages
             if zone.name == "Movable" and zone.managed_pages:
                 movable_above_low = zone.free_pages > zone.low_pages
-        yield NumaNode(number, tuple(counted), uncounted_managed, uncounted_error, free_cma, movable_above_low)
+        yield NumaNode(
+            number,
+            tuple(counted),
+            uncounted_managed,
+            uncounted_error,
+            free_cma,
+            movable_above_low,
+            unclaimed if told else None,
+            compressed_error,
+        )

@@ -119,6 +119,7 @@ CHOICES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     (f"{T}[0].type", ("ZoneWatermark", "AvailableMemory", "PSI")),
     (f"{ZONE}.line", ("High", "Low", "Min", "AtomicReserve")),
     (f"{ZONE}.nodes", ("AnyNode", "AllNodes")),
+    (f"{ZONE}.takenBy", ("Any", "Buffers")),
     (f"{PSI}.scope", ("Node", "Pods")),
     (f"{PSI}.kind", ("Some", "Full")),
     (f"{L}[0].action", ("Taint", "Evict", "Kill")),
@@ -589,13 +590,22 @@ def _kills() -> Iterator[Case]:
     yield good("below all the time", (below, 50))
     yield bad("below longer than the window", (below, 100), (within, 99), at=within, says=says)
     yield bad("below longer than the default window", (below, 51), at=within, says=says)
+    taker, line = f"{ZONE}.takenBy", f"{ZONE}.line"
+    says = "takenBy Buffers needs line Min or AtomicReserve"
+    yield good("below min, taken by buffers", (taker, "Buffers"), (line, "Min"))
+    yield good("below low, taken by any", (taker, "Any"), (line, "Low"), (f"{L}[2].triggers", ["exhausted"]))
+    change = (taker, "Buffers"), (line, "Low"), (f"{L}[2].triggers", ["exhausted"])
+    yield bad("below low, taken by buffers", *change, at=taker, says=says)
 
 
 def _unknown() -> Iterator[Case]:
     for path, meant in (
         ("spec.dryRun", "; known here: mode, priority, nodeSelector, triggers, ladder, victims, limits"),
         ("spec.lader", "; did you mean ladder?"),
-        (f"{ZONE}.zoneScope", "; known here: line, nodes, marginPercent, belowMilliseconds, withinMilliseconds"),
+        (
+            f"{ZONE}.zoneScope",
+            "; known here: line, nodes, marginPercent, belowMilliseconds, withinMilliseconds, takenBy",
+        ),
         (f"{ZONE}.withinmilliseconds", "; did you mean withinMilliseconds?"),
         (f"{MEMORY}.percnt", "; did you mean percent?"),
         (f"{L}[1].afterSecond", "; did you mean afterSeconds?"),

@@ -21,6 +21,9 @@ SIGNAL = (
 )
 
 
+HEADER = "t,node,zone,free,boost,min,low,high,managed,stat_threshold,cpus,held,zspages"
+
+
 def lines(*rows: str) -> str:
     return "\n".join(rows) + "\n"
 
@@ -32,14 +35,14 @@ def run(tmp_path: Path) -> Path:
     for step in range(2000):
         at = 100 + step / 100
         free = 300 if 113 <= at < 113.055 else 700
-        zones.append(f"{at:.4f},0,DMA,3808,0,23,28,33,3840")
-        zones.append(f"{at:.4f},0,DMA32,{free},0,{MIN},{LOW},{HIGH},107264")
+        zones.append(f"{at:.4f},0,DMA,3808,0,23,28,33,3840,4,2,20000,0")
+        zones.append(f"{at:.4f},0,DMA32,{free},0,{MIN},{LOW},{HIGH},107264,12,2,170,0")
         held = 1000 if at < 113.1 else 50
         files.append(f"{at:.4f},{held},{217 if at < 113.3 else -1},7,216")
         if step % 5 == 0:
             vmstat.append(f"{at:.4f},{step * 4000},{step * 1000},462560,20000,524284,400000")
     (tmp_path / "zoneinfo.txt").write_bytes(IDLE.read_bytes())
-    (tmp_path / "timeline.zones.csv").write_text(lines("t,node,zone,free,boost,min,low,high,managed", *zones))
+    (tmp_path / "timeline.zones.csv").write_text(lines(HEADER, *zones))
     names = ",".join(f"/pods/{pod}/{file}" for pod in ("hog", "sink") for file in ("memory.current", "cgroup.procs"))
     (tmp_path / "timeline.files.csv").write_text(lines(f"t,{names}", *files))
     head = "t,psi_some_us,psi_full_us,mem_total_kib,mem_available_kib,swap_total_kib,swap_free_kib"

@@ -16,7 +16,7 @@ from support.samplerbench import MS, SECOND, UID, Bench
 from support.sentinellab import candidate, grant_for, orders
 
 from memorypressure.orders import encode
-from memorypressure.spec_values import Trigger
+from memorypressure.spec_values import TakenBy, Trigger
 from memorypressure_agent.policy_file import load_policy
 from memorypressure_tools.floodplayer import Reading
 from memorypressure_tools.lab.scenarios import SCENARIOS
@@ -38,7 +38,7 @@ def rows_of(path: Path) -> Rows:
     """Nanoseconds and what the zone then showed, from 2 s before the first row near the line to 2 s after the last."""
     content = gzip.decompress(path.read_bytes()).decode()
     rows = [
-        (int(float(row["t"]) * SECOND), Reading(0.0, int(row["free"]), int(row["boost"] or 0), int(row["min"])))
+        (int(float(row["t"]) * SECOND), _reading(row))
         for row in csv.DictReader(io.StringIO(content))
         if row["free"] and row["min"]
     ]
@@ -47,6 +47,12 @@ def rows_of(path: Path) -> Rows:
         return []
     first, last = below[0] - AROUND_NS, below[-1] + AROUND_NS
     return [(at - first, shown) for at, shown in rows if first <= at <= last]
+
+
+def _reading(row: dict[str, str]) -> Reading:
+    held = int(row["held"]) if row.get("held") else None
+    zone = int(row["free"]), int(row["boost"] or 0), int(row["min"])
+    return Reading(0.0, *zone, held, int(row.get("zspages") or 0), int(row.get("stat_threshold") or 12))
 
 
 def killed_at(bench: Bench, rows: Rows, trigger: Trigger, phase_ms: int) -> float | None:
@@ -101,11 +107,13 @@ def test_a_flood_kills_under_the_sampler(path: Path, tmp_path: Path) -> None:
     bench.close()
 
 
-def test_the_control_of_zram_is_near_the_policy_s_line(tmp_path: Path) -> None:
-    """The recording that asks the question: with a little less time asked for, some phase of it kills."""
+@pytest.mark.parametrize("below_ms", [15, 25])
+def test_swapping_to_zram_kills_when_nobody_asks_who_took_the_reserve(below_ms: int, tmp_path: Path) -> None:
+    """The recording that asks the question: the line and the time alone, also a longer one, kill for nothing in it."""
     assert RESERVE.zone_watermark is not None
-    path = next(path for path in RECORDINGS if path.name.startswith("control-zram"))
-    shorter = replace(RESERVE, zone_watermark=replace(RESERVE.zone_watermark, below_ms=10))
+    path = REPOSITORY / "tests" / "fixtures" / "lab" / "control-zram_none.csv.gz"
+    by_any = replace(RESERVE.zone_watermark, below_ms=below_ms, taken_by=TakenBy.ANY)
+    shorter = replace(RESERVE, zone_watermark=by_any)
     killed = []
     for phase_ms in PHASES_MS:
         (tmp_path / str(phase_ms)).mkdir()

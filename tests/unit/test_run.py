@@ -94,7 +94,7 @@ def test_a_lasting_breach_becomes_decisions_and_each_is_logged_once(proc: Path) 
     assert done.returncode == 0, done.stderr
     views = [json.loads(line) for line in done.stdout.splitlines()]
     last = views[-1]
-    assert last["triggers"][0]["status"] == "Active"
+    assert {each["name"]: each["status"] for each in last["triggers"]}["drained"] == "Active"
     assert [text.split()[1] for text in last["recentDecisions"]] == ["Taint"]
     assert {view["decision"]["reason"] for view in views[-2:]} == {"NoVictim"}
     assert re.search(r"watched for \d+\.\d+ s: \d+ samples, 0 unreadable, 1 episodes", done.stderr)

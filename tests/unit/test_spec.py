@@ -89,6 +89,7 @@ def test_defaults_are_those_of_the_api() -> None:
     zone = policy.triggers[0].zone_watermark
     assert zone is not None
     assert (zone.nodes, zone.margin_percent, zone.below_ms, zone.within_ms) == ("AnyNode", 0, 30, 50)
+    assert zone.taken_by == "Any"
     taint, evict, kill = policy.ladder
     assert (taint.match, taint.after_seconds) == ("Any", 0)
     assert taint.taint == TaintSettings(TaintEffect.NO_SCHEDULE, 300)

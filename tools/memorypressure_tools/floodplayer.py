@@ -21,12 +21,19 @@ PADDED: Final = re.compile(r"^(      nr_zone_inactive_anon) +(\d+)$", re.MULTILI
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One row of a timeline, in pages; `min_pages` as printed, boost included."""
+    """One row of a timeline, in pages; `min_pages` as printed, boost included.
+
+    `held_pages` (of which `compressed_pages` are zsmalloc's) is None where it is not told: then what free memory falls
+    by went to nobody, as in a flood.
+    """
 
     at_seconds: float
     free_pages: int
     boost_pages: int
     min_pages: int
+    held_pages: int | None = None
+    compressed_pages: int = 0
+    stat_threshold_pages: int | None = None
 
 
 def timeline(path: Path) -> Iterator[Reading]:
@@ -129,8 +136,15 @@ class FakeNode:
         block = re.sub(
             r"^(      nr_free_pages) +\d+$", rf"\g<1> {reading.free_pages}", block, count=1, flags=re.MULTILINE
         )
+        if reading.stat_threshold_pages is not None:
+            block = re.sub(r"(vm stats threshold:) \d+", rf"\g<1> {reading.stat_threshold_pages}", block)
+        if reading.held_pages is None:
+            return _padded(self._text[:start] + block + self._text[end:], len(self._text) + 10 * NUMBER_WIDTH)
+        block = re.sub(r"(      nr_zspages +)\d+", rf"\g<1>{reading.compressed_pages}", block)
         text = self._text[:start] + block + self._text[end:]
-        return _padded(text, len(self._text) + 8 * NUMBER_WIDTH)
+        held_by_others = reading.held_pages - reading.compressed_pages
+        text = re.sub(r"(      nr_inactive_anon) \d+", rf"\g<1> {held_by_others}", text, count=1)
+        return _padded(text, len(self._text) + 10 * NUMBER_WIDTH)
 
     def _vmstat(self, reading: Reading) -> str:
         free = reading.free_pages + self._free_elsewhere_pages

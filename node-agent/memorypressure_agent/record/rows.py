@@ -20,8 +20,12 @@ def sample_rows(sample: Sample, zones: ZoneInfo, start_ns: int, page_bytes: int)
     protections = {
         (node.number, counted.zone.name): counted.protection_pages for node in zones.nodes for counted in node.counted
     }
+    told = {node.number for node in zones.nodes if node.unclaimed_pages is not None}
     return [
-        [(shared | _zone_cells(zone, protections.get((zone.node, zone.name)))).get(name, "") for name in HEADER]
+        [
+            (shared | _zone_cells(zone, protections.get((zone.node, zone.name)), told=zone.node in told)).get(name, "")
+            for name in HEADER
+        ]
         for zone in zones.zones
     ]
 
@@ -41,7 +45,7 @@ def _seconds(time_ns: int) -> str:
     return f"{time_ns // 1_000_000_000}.{time_ns % 1_000_000_000 // 1000:06d}"
 
 
-def _zone_cells(zone: Zone, protection_pages: int | None) -> dict[str, str]:
+def _zone_cells(zone: Zone, protection_pages: int | None, *, told: bool) -> dict[str, str]:
     cells = {
         "node": str(zone.node),
         "zone": zone.name,
@@ -57,6 +61,8 @@ def _zone_cells(zone: Zone, protection_pages: int | None) -> dict[str, str]:
         cells["boost"] = str(zone.boost_pages)
     if zone.cma_known:
         cells["free_cma"] = str(zone.free_cma_pages)
+    if told:
+        cells |= {"held": str(zone.held_pages), "zspages": str(zone.compressed_pages)}
     if protection_pages is not None:
         cells["protection"] = str(protection_pages)
     return cells

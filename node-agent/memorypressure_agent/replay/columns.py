@@ -69,6 +69,8 @@ COLUMNS = (
     _zone("free_cma", Kind.PAGES, "'nr_free_cma'; without it 0"),
     _zone("stat_threshold", Kind.COUNT, "'vm stats threshold'; with cpus gives the counters' error"),
     _zone("cpus", Kind.COUNT, "CPUs listed under 'pagesets'"),
+    _zone("held", Kind.PAGES, "pages in LRU lists, on per-CPU lists, ...; without it takenBy counts as Any"),
+    _zone("zspages", Kind.PAGES, "'nr_zspages', which is part of them; without it 0"),
     _sample("mem_total", Kind.PAGES, "MemTotal"),
     _sample(
         "mem_available", Kind.PAGES, "MemAvailable; mem_* and swap_*: without all of them AvailableMemory is unknown"

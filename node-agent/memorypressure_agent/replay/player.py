@@ -12,7 +12,7 @@ from memorypressure.grants import Refusal
 from memorypressure.reasons import Reason
 from memorypressure.records import Decision
 from memorypressure.signals import GateShut, Sample
-from memorypressure.spec_values import Policy, QosClass
+from memorypressure.spec_values import Policy, QosClass, TakenBy, Trigger
 from memorypressure.triggers import watched_lines
 from memorypressure.victims import Candidate, Ranked
 from memorypressure.zone_values import Line, ZoneInfo
@@ -70,6 +70,8 @@ def play(
                 replayed.page_bytes = page_bytes
                 replayed.first_ns = recorded.time_ns
                 replayed.notes = _notes(recorded)
+                if all(zone.held is None for zone in recorded.zones):
+                    rules = _by_any(rules, replayed.notes)
                 replayed.lacks_low = any(zone.low is None for zone in recorded.zones)
             sample = to_sample(name, recorded, rules.page_bytes, had)
             had = had.union(recorded.figures)
@@ -134,6 +136,21 @@ def _notes(recorded: RecordedSample) -> list[str]:
     if unsized and any(zone.name != "DMA" for zone in recorded.zones):
         notes.append("zone DMA counts, because no column says how large it is (managed); below 16 MiB it would not")
     return notes
+
+
+def _by_any(rules: Rules, notes: list[str]) -> Rules:
+    """The rules without asking who took the pages, which is not recorded; a replay acts on nobody and says so."""
+    asked = [each for each in rules.triggers if each.zone_watermark and each.zone_watermark.taken_by is not TakenBy.ANY]
+    if not asked:
+        return rules
+    names = ", ".join(each.name for each in asked)
+    notes.append(f"without the column held nobody knows who took pages: takenBy is taken as Any (trigger {names})")
+    return replace(rules, triggers=tuple(map(_trigger_by_any, rules.triggers)))
+
+
+def _trigger_by_any(trigger: Trigger) -> Trigger:
+    zone = trigger.zone_watermark
+    return trigger if zone is None else replace(trigger, zone_watermark=replace(zone, taken_by=TakenBy.ANY))
 
 
 def _unnamed(decision: Decision) -> Decision:

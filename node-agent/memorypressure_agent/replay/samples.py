@@ -63,6 +63,9 @@ def _zone(zone: RecordedZone) -> Zone:
         protection=(zone.protection or 0,),
         stat_threshold_pages=zone.stat_threshold or 0,
         cpus=zone.cpus or 0,
+        held_pages=zone.held or 0,
+        uses_told=zone.held is not None,
+        compressed_pages=zone.zspages or 0,
     )
 
 

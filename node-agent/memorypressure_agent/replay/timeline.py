@@ -43,6 +43,8 @@ class RecordedZone:
     free_cma: int | None
     stat_threshold: int | None
     cpus: int | None
+    held: int | None
+    zspages: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +204,8 @@ def _zone(zone_name: str, values: dict[str, float]) -> RecordedZone:
         free_cma=pages("free_cma"),
         stat_threshold=pages("stat_threshold"),
         cpus=pages("cpus"),
+        held=pages("held"),
+        zspages=pages("zspages"),
     )
 
 

@@ -320,12 +320,31 @@ class Readings:
         ):
             self._arm(zones, now, node_free)
         hard = gate_thresholds(zones, self._hard) if clear_lines and self._hard and self._gates else ()
-        self._guards = tuple([(self._sources.gate_reader(node), threshold) for node, threshold in hard])
+        self._guards = tuple(
+            [(self._sources.gate_reader(node), threshold - _used_of_uncounted(zones, node)) for node, threshold in hard]
+        )
         return zones
 
     def recheck(self) -> None:
         """Looks whether one of the sources vanished, appeared or was replaced; another one at each call."""
         self._sources.recheck_one()
+
+
+def _used_of_uncounted(zones: ZoneInfo, number: int) -> int:
+    """Pages in use in the zones of a node that do not count.
+
+    A gate allows for all of them being free, for it must never be wrong. A look need not be right, and where a small
+    machine has used up its zone DMA it would ask for samples in vain all the time.
+    """
+    node = zones.node(number)
+    if node is None:
+        return 0
+    counted = {each.zone.name for each in node.counted}
+    return sum(
+        max(0, zone.managed_pages - zone.free_pages)
+        for zone in zones.zones
+        if zone.node == number and zone.name not in counted
+    )
 
 
 def _hard(lines: tuple[tuple[Line, int], ...]) -> tuple[tuple[Line, int], ...]:

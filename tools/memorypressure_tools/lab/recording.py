@@ -9,13 +9,15 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
-from memorypressure.zone_values import Zone, ZoneInfo
+from memorypressure.zone_values import NumaNode, Zone, ZoneInfo
 from memorypressure.zones import ZoneInfoError, parse_zoneinfo
 from memorypressure_tools.lab.rundata import VoidRunError, columns
 
 PAGE_BYTES: Final = 4096
 _FIGURES: Final = ("mem_total", "mem_available", "swap_total", "swap_free")
-_HEADER: Final = ("t", "node", "zone", "free", "boost", "min", "low", "high", "managed", "protection", *_FIGURES)
+_ZONE: Final = ("free", "boost", "min", "low", "high", "managed", "protection")
+_USES: Final = ("stat_threshold", "cpus", "held", "zspages")
+_HEADER: Final = ("t", "node", "zone", *_ZONE, *_USES, *_FIGURES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,9 @@ def write_recording(directory: Path, destination: Path) -> None:
         for sample in samples:
             cells = figures.at(sample.at)
             for node in sample.info.counted_nodes:
-                for counted in node.counted:
+                for place, counted in enumerate(node.counted):
                     zone = counted.zone
+                    held = zone.held_pages if place else _held_by_all_but(node, zone)
                     writer.writerow(
                         (
                             f"{sample.at - samples[0].at:.4f}",
@@ -61,9 +64,26 @@ def write_recording(directory: Path, destination: Path) -> None:
                             zone.high_pages,
                             zone.managed_pages,
                             counted.protection_pages,
+                            zone.stat_threshold_pages,
+                            zone.cpus,
+                            held,
+                            zone.compressed_pages,
                             *cells,
                         )
                     )
+
+
+def _held_by_all_but(node: NumaNode, first: Zone) -> int:
+    """What the row of a node's first counted zone must say is held for the node to have the unclaimed pages it has.
+
+    The uncounted zones are left out, and with 4.8 and later one of them may be the one that tells of all the node.
+    """
+    others = sum(
+        each.zone.managed_pages - each.zone.free_pages - each.zone.held_pages
+        for each in node.counted
+        if each.zone is not first
+    )
+    return first.managed_pages - first.free_pages - ((node.unclaimed_pages or 0) - others)
 
 
 class _Figures:
@@ -104,6 +124,10 @@ def _zone(known: dict[tuple[int, str], Zone], row: dict[str, str]) -> Zone:
         low_pages=int(row["low"]),
         high_pages=int(row["high"]),
         managed_pages=int(row["managed"]),
+        stat_threshold_pages=int(row["stat_threshold"]),
+        cpus=int(row["cpus"]),
+        held_pages=int(row["held"]),
+        compressed_pages=int(row["zspages"]),
     )
 
 

@@ -206,6 +206,13 @@ CONTROLS: Final = (
     ),
     Scenario("control-flood", "the flood without other use of memory", (SINK,), is_control=True),
     Scenario(
+        "control-cache",
+        "the flood on a node whose memory is full of clean page cache: reclaim keeps up",
+        (STREAM, Pod("stream2", "stream /data/data 600"), SINK, _hog(60, victim=False)),
+        is_control=True,
+        swap=Swap.NONE,
+    ),
+    Scenario(
         "control-streaming",
         "two readers of more data than memory, no swap",
         (Pod("stream", "stream /data/data"), Pod("stream2", "stream /data/data 600"), _hog(100, victim=False)),

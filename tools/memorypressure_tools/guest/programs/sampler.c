@@ -96,13 +96,14 @@ static FILE *output(const char *prefix, const char *suffix)
 static void write_zones(const char *prefix, const struct sample *samples, long count)
 {
 	FILE *out = output(prefix, ".zones.csv");
-	fprintf(out, "t,node,zone,free,boost,min,low,high,managed\n");
+	fprintf(out, "t,node,zone,free,boost,min,low,high,managed,stat_threshold,cpus,held,zspages\n");
 	for (long i = 0; i < count; i++)
 		for (int j = 0; j < samples[i].zone_count; j++) {
 			const struct zone *zone = &samples[i].zones[j];
 			if (zone->managed)
-				fprintf(out, "%.4f,%d,%s,%ld,%ld,%ld,%ld,%ld,%ld\n", samples[i].at, zone->node, zone->name,
-					zone->free, zone->boost, zone->min, zone->low, zone->high, zone->managed);
+				fprintf(out, "%.4f,%d,%s,%ld,%ld,%ld,%ld,%ld,%ld,%ld,%ld,%ld,%ld\n", samples[i].at, zone->node,
+					zone->name, zone->free, zone->boost, zone->min, zone->low, zone->high, zone->managed,
+					zone->threshold, zone->cpus, zone->held, zone->zspages);
 		}
 	fclose(out);
 }
