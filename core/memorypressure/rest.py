@@ -5,6 +5,7 @@ machine each whole sample finds every trigger as it was. Each function says what
 letter, or nothing; random histories compare them (`tests/unit/test_engine_at_rest.py`).
 """
 
+from memorypressure.conditions import MACHINE, SLOW_GAP_NS
 from memorypressure.dwell import restarted, with_sample
 from memorypressure.engine import EngineState, Result, Rules
 from memorypressure.ladder import FUTILE_CALM_NS, HOUR_NS, MAX_SILENCE_NS
@@ -12,7 +13,7 @@ from memorypressure.ladder_state import LadderState
 from memorypressure.records import Phase
 from memorypressure.signals import GateShut, Sample
 from memorypressure.spec_values import NodesScope, Trigger
-from memorypressure.triggers import MACHINE, SLOW_GAP_NS, ZONES_GAP_NS, TriggersState, TriggerStatus, advance
+from memorypressure.triggers import ZONES_GAP_NS, TriggersState, TriggerStatus, advance
 
 
 def at_rest(

@@ -20,27 +20,28 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from memorypressure.dwell import EMPTY, Times, Window, restarted, with_sample
-from memorypressure.explain import available_limit_bytes, explain, psi_average
-from memorypressure.signals import Absent, GateShut, MemInfo, Psi, Sample, Unknown
-from memorypressure.spec_values import (
-    AvailableMemory,
-    NodesScope,
-    PsiScope,
-    PsiSettings,
-    TakenBy,
-    Trigger,
-    ZoneWatermark,
+from memorypressure.conditions import (
+    MACHINE,
+    SLOW_GAP_NS,
+    BelowCache,
+    Condition,
+    below_line,
+    memory_condition,
+    psi_condition,
+    zone_condition,
 )
-from memorypressure.takers import Marks, marked, taken
-from memorypressure.zone_values import Line, NumaNode, Signature, ZoneInfo, signature
+from memorypressure.dwell import EMPTY, Times, Window, restarted, with_sample
+from memorypressure.explain import explain
+from memorypressure.signals import Absent, GateShut, Sample, Unknown
+from memorypressure.spec_values import (
+    PsiScope,
+    Trigger,
+)
+from memorypressure.takers import Marks, marked
+from memorypressure.zone_values import Line, Signature, ZoneInfo, signature
 
 ZONES_GAP_NS = 250_000_000
-SLOW_GAP_NS = 3_000_000_000
 CLEAR_NS = 2_000_000_000
-
-MACHINE = -1
-"""Key of a window that is not one NUMA node's."""
 
 
 class TriggerStatus(StrEnum):
@@ -149,24 +150,27 @@ def advance(triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample)
     memory = _slow_source(sample.memory, state.memory_times, sample.time_ns)
     psi_node = _slow_source(sample.psi_node, state.psi_node_times, sample.time_ns)
     psi_pods = _slow_source(sample.psi_pods, state.psi_pods_times, sample.time_ns)
-    below: _BelowCache = {}
+    below: BelowCache = {}
     after = []
     for trigger, before in zip(triggers, state.triggers, strict=True):
         if trigger.zone_watermark is not None:
-            source, condition = zones, _zone_condition(trigger.zone_watermark, sample, marks, before, below)
+            source, condition = (
+                zones,
+                zone_condition(trigger.zone_watermark, sample, marks, below, running=before.running),
+            )
         elif trigger.available_memory is not None:
-            source, condition = memory, _memory_condition(trigger.available_memory, sample.memory)
+            source, condition = memory, memory_condition(trigger.available_memory, sample.memory)
         elif trigger.psi is not None and trigger.psi.scope is PsiScope.NODE:
-            source, condition = psi_node, _psi_condition(trigger.psi, sample.psi_node)
+            source, condition = psi_node, psi_condition(trigger.psi, sample.psi_node)
         elif trigger.psi is not None:
-            source, condition = psi_pods, _psi_condition(trigger.psi, sample.psi_pods)
+            source, condition = psi_pods, psi_condition(trigger.psi, sample.psi_pods)
         else:
             raise ValueError(f"trigger {trigger.name}: nothing is set for its type {trigger.type}")
         after.append(_next(trigger, before, source, condition, sample))
     return TriggersState(
         tuple(after),
         sample.time_ns,
-        isinstance(sample.zones, ZoneInfo) and any(_below(node, Line.LOW, 0, below) for node in sample.zones.nodes),
+        isinstance(sample.zones, ZoneInfo) and any(below_line(node, Line.LOW, 0, below) for node in sample.zones.nodes),
         zones.times,
         memory.times,
         psi_node.times,
@@ -176,17 +180,6 @@ def advance(triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample)
     )
 
 
-_CLEARS_BY = {
-    Line.HIGH: (Line.HIGH,),
-    Line.LOW: (Line.LOW, Line.HIGH),
-    Line.MIN: (Line.LOW,),
-    Line.ATOMIC_RESERVE: (Line.LOW,),
-}
-"""The lines that `NumaNode.above_clear` is made of: a recording may not tell them (`ZoneInfo.unknown_lines`)."""
-
-_BelowCache = dict[tuple[int, Line, int], bool]
-
-
 @dataclass(frozen=True, slots=True)
 class _Source:
     """The timeline of a source after the sample; `read` is False where it was not read and may still be waited for."""
@@ -194,24 +187,6 @@ class _Source:
     times: Times
     restarted: bool
     read: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class _Condition:
-    """A condition at one sample.
-
-    `keys` says for each window whether it holds; `above` for each key that was pressed whether it is clear, a key that
-    is missing there is gone. `pressing` are the keys that a fulfilled window makes pressed, None: its own.
-    """
-
-    keys: tuple[tuple[int, bool], ...]
-    above: dict[int, bool]
-    needed_ns: int = 0
-    within_ns: int = 0
-    pressing: tuple[int, ...] | None = None
-    unknown: str | None = None
-    evidence: str = ""
-    """What else the condition rests on, for the message."""
 
 
 def _marks(sample: Sample, state: TriggersState, seen: Signature) -> Marks:
@@ -248,96 +223,11 @@ def _slow_source(reading: object, times: Times, now_ns: int) -> _Source:
     return _Source(with_sample(times, now_ns, restart=restart), restart)
 
 
-def _zone_condition(
-    settings: ZoneWatermark, sample: Sample, marks: Marks, before: TriggerState, below: _BelowCache
-) -> _Condition:
-    zones = sample.zones
-    if isinstance(zones, (Unknown, Absent)):
-        return _Condition((), {}, unknown=zones.message)
-    line, margin, evidence = settings.line, settings.margin_percent, ""
-    if isinstance(zones, ZoneInfo) and line in zones.unknown_lines:
-        return _Condition((), {}, unknown=f"the recording does not tell {line}")
-    if isinstance(zones, GateShut):
-        nodes = zones.info.counted_nodes
-        under = [(node.number, False) for node in nodes]
-        above = {node.number: zones.clear_lines for node in nodes} if before.running else {}
-    else:
-        nodes = zones.counted_nodes
-        under = [(node.number, _below(node, line, margin, below)) for node in nodes]
-        if settings.taken_by is TakenBy.BUFFERS:
-            if any(node.unclaimed_pages is None for node in nodes):
-                return _Condition((), {}, unknown=_NOT_TOLD)
-            under, evidence = _drained_by_buffers(nodes, under, marks, sample.time_ns)
-        told = zones.unknown_lines.isdisjoint(_CLEARS_BY[line])
-        above = (
-            {
-                node.number: told and not held and node.above_clear(line, margin)
-                for node, (_, held) in zip(nodes, under, strict=True)
-            }
-            if before.running
-            else {}
-        )
-    needed_ns, within_ns = settings.below_ms * 1_000_000, settings.within_ms * 1_000_000
-    if settings.nodes is NodesScope.ANY_NODE:
-        return _Condition(tuple(under), above, needed_ns, within_ns, evidence=evidence)
-    all_below = bool(under) and all(node_below for _, node_below in under)
-    pressing = tuple([node.number for node in nodes])
-    return _Condition(((MACHINE, all_below),), above, needed_ns, within_ns, pressing, evidence=evidence)
-
-
-def _drained_by_buffers(
-    nodes: tuple[NumaNode, ...], under: list[tuple[int, bool]], marks: Marks, now_ns: int
-) -> tuple[list[tuple[int, bool]], str]:
-    """Which of the nodes below were drained by buffers, and the figures of those."""
-    judged, evidence = [], []
-    for node, (number, is_below) in zip(nodes, under, strict=True):
-        found = taken(marks, node, now_ns) if is_below else None
-        held = found is not None and found.by_buffers
-        judged.append((number, held))
-        if held and found is not None:
-            evidence.append(
-                f"NUMA node {number} lacks {found.lacking_pages} pages to min, and buffers took "
-                f"{found.by_buffers_pages} since it was above"
-            )
-    return judged, "; ".join(evidence)
-
-
-def _below(node: NumaNode, line: Line, margin_percent: int, cache: _BelowCache) -> bool:
-    key = (node.number, line, margin_percent)
-    known = cache.get(key)
-    if known is None:
-        known = cache[key] = node.below(line, margin_percent)
-    return known
-
-
-def _memory_condition(settings: AvailableMemory, memory: MemInfo | Unknown | Absent | None) -> _Condition:
-    if not isinstance(memory, MemInfo):
-        return _Condition((), {}, unknown=_NOT_READ if memory is None else memory.message)
-    limit = available_limit_bytes(settings, memory)
-    scarce, plenty = memory.available_bytes < limit, memory.available_bytes * 10 >= limit * 11
-    if memory.swap_total_bytes and settings.swap_free_percent is not None:
-        free, mark = memory.swap_free_bytes * 100, memory.swap_total_bytes * settings.swap_free_percent
-        scarce, plenty = scarce and free < mark, plenty or free * 10 >= mark * 11
-    return _Condition(((MACHINE, scarce),), {MACHINE: plenty})
-
-
-def _psi_condition(settings: PsiSettings, psi: Psi | Unknown | Absent | None) -> _Condition:
-    if not isinstance(psi, Psi):
-        return _Condition((), {}, unknown=_NOT_READ if psi is None else psi.message)
-    average = psi_average(settings, psi)
-    if average is None:
-        return _Condition((), {}, unknown=f"the kernel prints no '{settings.kind.lower()}' line")
-    low = average * 10 < settings.threshold_percent * 9
-    return _Condition(((MACHINE, average >= settings.threshold_percent),), {MACHINE: low})
-
-
-_NOT_TOLD = "/proc/zoneinfo (or the recording) does not tell who holds pages"
-_NOT_READ = f"not read in the last {SLOW_GAP_NS // 1_000_000_000} s"
 _NOT_PROVEN = "active before its source was unknown, and since then neither true long enough nor clear for 2 s"
 
 
 def _next(
-    trigger: Trigger, before: TriggerState, source: _Source, condition: _Condition, sample: Sample
+    trigger: Trigger, before: TriggerState, source: _Source, condition: Condition, sample: Sample
 ) -> TriggerState:
     """The trigger after the sample."""
     now = sample.time_ns
@@ -385,7 +275,7 @@ def _dwelt(windows: tuple[tuple[int, Window], ...], fulfilled: tuple[int, ...]) 
     return f"in {samples} of the last 5 samples, {milliseconds // 1_000_000} ms in all; at this one: "
 
 
-def _rests(before: TriggerState, condition: _Condition) -> bool:
+def _rests(before: TriggerState, condition: Condition) -> bool:
     """Whether nothing of the condition holds and no window of the same keys runs: most samples of a node's life."""
     if len(before.windows) != len(condition.keys):
         return False
@@ -395,7 +285,7 @@ def _rests(before: TriggerState, condition: _Condition) -> bool:
     return True
 
 
-def _fed(before: TriggerState, source: _Source, condition: _Condition) -> tuple[tuple[int, Window], ...]:
+def _fed(before: TriggerState, source: _Source, condition: Condition) -> tuple[tuple[int, Window], ...]:
     earlier = dict(before.windows)
     return tuple(
         [
@@ -406,7 +296,7 @@ def _fed(before: TriggerState, source: _Source, condition: _Condition) -> tuple[
 
 
 def _still_pressed(
-    before: TriggerState, source: _Source, condition: _Condition, fulfilled: tuple[int, ...], now_ns: int
+    before: TriggerState, source: _Source, condition: Condition, fulfilled: tuple[int, ...], now_ns: int
 ) -> tuple[tuple[int, int | None], ...]:
     """The pressed keys with the time since which each has been above, without those above for 2 s, or gone."""
     kept: list[tuple[int, int | None]] = []
@@ -421,7 +311,7 @@ def _still_pressed(
 
 
 def _with_keys(
-    pressed: tuple[tuple[int, int | None], ...], keys: tuple[int, ...], condition: _Condition, now_ns: int
+    pressed: tuple[tuple[int, int | None], ...], keys: tuple[int, ...], condition: Condition, now_ns: int
 ) -> tuple[tuple[int, int | None], ...]:
     known = {key for key, _ in pressed}
     joined = [(key, now_ns if condition.above.get(key) else None) for key in keys if key not in known]

@@ -10,6 +10,7 @@ import re
 from itertools import combinations, pairwise
 from typing import Any
 
+from memorypressure.zone_uses import uses
 from memorypressure.zone_values import (
     COUNTABLE_ZONES,
     MAX_PAGES,
@@ -44,12 +45,6 @@ _HEAD = re.compile(expression(HEAD))
 _REST = re.compile(expression(REST))
 _CPU = re.compile(rb"    cpu: ([0-9]+)\n")
 _THRESHOLD = re.compile(rb"threshold: ([0-9]+)\n")
-_COUNT = re.compile(rb"              count: ++([0-9]++)\n")
-_LRU = (b"nr_inactive_anon", b"nr_active_anon", b"nr_inactive_file", b"nr_active_file", b"nr_unevictable")
-_HELD = (*_LRU, b"nr_isolated_anon", b"nr_isolated_file", b"nr_slab_reclaimable", b"nr_page_table_pages", b"nr_zspages")
-_STACKS = b"nr_kernel_stack"
-_USES = re.compile(rb"^      (" + b"|".join((*_HELD, _STACKS)) + rb") ++([0-9]++)$", re.MULTILINE)
-"""Who holds pages, by counters of a node and of a zone; only stacks are in KiB (mm/vmstat.c)."""
 _STAT_NAME = re.compile(rb"      ([a-z0-9_]+) ")
 _DIGITS = b"0123456789"
 _SHOWN_CHARACTERS = 60
@@ -168,10 +163,9 @@ class ZoneInfoReader:
             self._check_unique(block, "stats", stats)
             free_cma_pages = _free_cma(block, stats, cma)
             cpu_count, threshold = self._cpus(block)
-            uses = {**self._uses(node_stats or b""), **self._uses(stats)}
-            held_pages = sum(uses.values()) + sum(map(int, _COUNT.findall(block.text, block.head.end(), block.end)))
-            uses_told = all(name in uses for name in _LRU)
-            compressed_pages = uses.get(b"nr_zspages", 0)
+            held_pages, uses_told, compressed_pages = uses(
+                (node_stats or b"", stats), block.text, block.head.end(), block.end, self._page_size_bytes
+            )
         elif present != b"0" or managed != b"0":
             raise _error(block.text, block.end, "the counters of a zone that has pages")
         if node_stats is not None:
@@ -218,11 +212,6 @@ class ZoneInfoReader:
         names = _STAT_NAME.findall(shape)
         if len(set(names)) == len(seen) and len(self._unique_regions) < _KNOWN_REGIONS:
             self._unique_regions.add(shape)
-
-    def _uses(self, region: bytes) -> dict[bytes, int]:
-        """Pages by the counters that say who holds them."""
-        page_kib = self._page_size_bytes // 1024
-        return {name: int(value) // (page_kib if name == _STACKS else 1) for name, value in _USES.findall(region)}
 
     def _cpus(self, block: Block) -> tuple[int, int]:
         """The number of CPUs and the largest threshold; a threshold stands for each CPU or for none (no SMP)."""
