@@ -1,31 +1,38 @@
-"""Who holds the pages of a zone or node, by the counters in its block of /proc/zoneinfo (names as of 4.8 to 6.18)."""
+"""Who holds the pages of a zone or node, by the counters in its block of /proc/zoneinfo (names as of 4.8 to 6.18).
+
+Before 4.8 the LRU lists stood in each zone; such a kernel counts as one that does not tell.
+"""
 
 import re
 
-_LRU = (b"nr_inactive_anon", b"nr_active_anon", b"nr_inactive_file", b"nr_active_file", b"nr_unevictable")
-_COMPRESSED = b"nr_zspages"
-_STACKS = b"nr_kernel_stack"
-"""In KiB (mm/vmstat.c: NR_KERNEL_STACK_KB), all others in pages."""
-_HELD = (
-    *_LRU,
-    b"nr_isolated_anon",
-    b"nr_isolated_file",
-    b"nr_slab_reclaimable",
-    b"nr_page_table_pages",
-    _COMPRESSED,
-    _STACKS,
+_LRU = ("nr_inactive_anon", "nr_active_anon", "nr_inactive_file", "nr_active_file", "nr_unevictable")
+_OF_NODE = tuple(
+    f"      {name} ".encode() for name in (*_LRU, "nr_isolated_anon", "nr_isolated_file", "nr_slab_reclaimable")
 )
-_USES = re.compile(rb"^      (" + b"|".join(_HELD) + rb") ++([0-9]++)$", re.MULTILINE)
+_COMPRESSED = b"      nr_zspages "
+_TABLES = b"      nr_page_table_pages "
+_STACKS = b"      nr_kernel_stack "
+"""In KiB (mm/vmstat.c: NR_KERNEL_STACK_KB), all others in pages. With the page tables of the node since 5.11, of zones
+before."""
 _COUNT = re.compile(rb"              count: ++([0-9]++)\n")
 
 
-def uses(regions: tuple[bytes, ...], text: bytes, start: int, end: int, page_bytes: int) -> tuple[int, bool, int]:
+def uses(
+    node_stats: bytes | None, stats: bytes, text: bytes, start: int, end: int, page_bytes: int
+) -> tuple[int, bool, int]:
     """(pages held, whether all LRU lists are among them, pages of zsmalloc) of a block.
 
-    `regions` are its counters, of the node and of the zone; its pagesets stand in `text[start:end]`.
+    `node_stats` and `stats` are its counters of the node and of the zone; its pagesets stand in `text[start:end]`.
     """
-    found = {name: int(value) for region in regions for name, value in _USES.findall(region)}
-    if _STACKS in found:
-        found[_STACKS] = found[_STACKS] * 1024 // page_bytes
-    on_lists = sum(map(int, _COUNT.findall(text, start, end)))
-    return sum(found.values()) + on_lists, all(name in found for name in _LRU), found.get(_COMPRESSED, 0)
+    compressed = _value(stats, _COMPRESSED) or 0
+    held = compressed + sum(map(int, _COUNT.findall(text, start, end)))
+    of_node = [_value(node_stats, name) for name in _OF_NODE] if node_stats is not None else []
+    for region in (stats,) if node_stats is None else (stats, node_stats):
+        held += (_value(region, _TABLES) or 0) + (_value(region, _STACKS) or 0) * 1024 // page_bytes
+    told = [pages for pages in of_node if pages is not None]
+    return held + sum(told), bool(of_node) and None not in of_node[: len(_LRU)], compressed
+
+
+def _value(region: bytes, prefix: bytes) -> int | None:
+    at = region.find(prefix)
+    return None if at < 0 else int(region[at + len(prefix) : region.index(b"\n", at)])

@@ -164,7 +164,7 @@ class ZoneInfoReader:
             free_cma_pages = _free_cma(block, stats, cma)
             cpu_count, threshold = self._cpus(block)
             held_pages, uses_told, compressed_pages = uses(
-                (node_stats or b"", stats), block.text, block.head.end(), block.end, self._page_size_bytes
+                node_stats, stats, block.text, block.head.end(), block.end, self._page_size_bytes
             )
         elif present != b"0" or managed != b"0":
             raise _error(block.text, block.end, "the counters of a zone that has pages")

@@ -186,7 +186,7 @@ def test_a_machine_with_two_numa_nodes_under_the_default_policy_has_at_most_200_
     samples = [sample for family in families for sample in family.samples]
     assert {sample.labels["numa_node"] for sample in samples if "numa_node" in sample.labels} == {"0", "1"}
     triggers = {sample.labels["trigger"] for sample in samples if "trigger" in sample.labels}
-    assert triggers == {"reserve", "starving", "scarce", "exhausted", "stalled"}
+    assert triggers == {"reserve", "drained", "starving", "scarce", "exhausted", "stalled"}
     assert {sample.labels["scope"] for sample in samples if "scope" in sample.labels} == {"node", "kubepods"}
     assert 130 < len(samples) <= 200
 
