@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 CAPABILITY = "CgroupKill"
 MOST_FAILED = 10_000
+MOST_KEPT = 1500
+"""Rounds over more nodes are rare, and what is kept of them is memory."""
 HELD_BACK = frozenset(
     (
         Reason.COOLDOWN,
@@ -190,6 +192,7 @@ class Granting:
         self._holds = holds
         self._clock = clock
         self._put_state = put_state
+        self._known: dict[str, dict[str, tuple[StateView, NodeFacts, bool, NodeView]]] = {}  # of each last round
         self._failed: set[str] = set()  # nodes whose last write was refused: others come before them
 
     def _now_ns(self) -> int:
@@ -215,13 +218,7 @@ class Granting:
         named = {entry.node for entry in desk.ledger.entries}
         # What another ledger covers is that one's to withdraw: counted twice, it would be released twice as late.
         ours = [node for node in states if node in facts and (node in named or not facts[node].held_elsewhere)]
-        views, malformed = [], []
-        for node in ours:
-            try:
-                views.append(view(facts[node], states[node], kills))
-            except GrantMalformed as error:
-                log.error("node %s: its grant is taken away: %s", node, error)
-                malformed.append(node)
+        views, malformed = self._views(store.policy, ours, facts, states, has_kill_step=kills)
         now_ns = self._now_ns()
         absent = frozenset(
             entry.node
@@ -246,6 +243,36 @@ class Granting:
         result.again = result.again or bool(result.unwritten) or bool(store.desk.closings)
         result.armed = _armed(views, (write for write in decided.writes if write.node not in result.unwritten))
         return result
+
+    def _views(
+        self,
+        policy: str,
+        nodes: Sequence[str],
+        facts: Mapping[str, NodeFacts],
+        states: Mapping[str, StateView],
+        *,
+        has_kill_step: bool,
+    ) -> tuple[list[NodeView], list[str]]:
+        """(the nodes as the core wants them, those whose grant is not understood); made anew is only what moved."""
+        known, kept = self._known.get(policy, {}), dict[str, tuple[StateView, NodeFacts, bool, NodeView]]()
+        views, malformed = [], []
+        for node in nodes:
+            before = known.get(node)
+            if before is not None and before[0] is states[node] and before[1:3] == (facts[node], has_kill_step):
+                kept[node] = before
+                views.append(before[3])
+                continue
+            try:
+                made = view(facts[node], states[node], has_kill_step)
+            except GrantMalformed as error:
+                log.error("node %s: its grant is taken away: %s", node, error)
+                malformed.append(node)
+                continue
+            views.append(made)
+            if len(nodes) <= MOST_KEPT:
+                kept[node] = states[node], facts[node], has_kill_step, made
+        self._known[policy] = kept
+        return views, malformed
 
     def _absent(self, node: str) -> bool:
         """Whether the API server itself says that the node has no state."""

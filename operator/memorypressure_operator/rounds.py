@@ -37,6 +37,14 @@ HOUR_SECONDS = 3600.0
 IDLE_SECONDS = 10.0
 
 
+class InForce(dict[str, Mode]):
+    """Nodes on which a policy is in force, and how; `disabled` of them in mode Disabled."""
+
+    def __init__(self, chosen: Iterable[tuple[str, Mode]]) -> None:
+        super().__init__(chosen)
+        self.disabled = sum(mode is Mode.DISABLED for mode in self.values())
+
+
 class Rounds:
     """All policies' rounds. `results` holds what the last round of each found."""
 
@@ -61,7 +69,7 @@ class Rounds:
         self._limits: dict[str, Limits] = {}
         self._indexes: dict[str, tuple[Ledger, dict[str, tuple[Entry, ...]]]] = {}
         self._chosen: dict[str, tuple[str, Mode]] = {}  # node -> policy and mode when it was last looked at
-        self._in_force_of: dict[str, tuple[int, dict[str, Mode]]] = {}  # policy -> what `_in_force` found, and when
+        self._in_force_of: dict[str, tuple[int, InForce]] = {}  # policy -> what `_in_force` found, and when
         self._took: dict[str, float] = {}  # processor time of each policy's last round, in seconds
         self._moved: dict[str, set[str]] = {}  # policy -> nodes looked at since its last round
         self._whole: dict[str, tuple[float, object]] = {}  # when its next round over all is due, if this is the same
@@ -239,7 +247,7 @@ class Rounds:
         limits = self._limits.get(name) or limits_from({})
         self._budgets.refresh(store, lambda: self._adopt(name, limits.grant_seconds))
         in_force = self._in_force(name)
-        armable = sum(mode is not Mode.DISABLED for mode in in_force.values())
+        armable = len(in_force) - in_force.disabled
         if policy is not None and policy.mode is Mode.ENFORCE:
             limits = self._shown(name, store, for_nodes(limits, armable, self._settings), armable)
         else:
@@ -272,7 +280,7 @@ class Rounds:
                 self._budgets.discard(store)
         return result
 
-    def _in_force(self, name: str) -> dict[str, Mode]:
+    def _in_force(self, name: str) -> "InForce":
         """The nodes on which the policy is in force, and how; looked up anew when any node's choice has moved."""
         version = self._registry.nodes_version
         known = self._in_force_of.get(name)
@@ -282,7 +290,8 @@ class Rounds:
             nodes = self._registry.tables.nodes
             self._chosen = {n: choice for n, choice in self._chosen.items() if n in nodes}
             selections = {n: m.selection for n, m in self._memories.items() if m.selection is not None and n in nodes}
-        found = {n: s.mode for n, s in selections.items() if s.policy is not None and s.policy.name == name}
+        chosen = ((n, s.mode) for n, s in selections.items() if s.policy is not None and s.policy.name == name)
+        found = InForce(chosen)
         self._in_force_of[name] = (version, found)
         return found
 
