@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+import hypothesis
 import pytest
 from support import sharing
 
@@ -22,6 +23,9 @@ from memorypressure_tools.sweep import remove_namespace, remove_prefixed
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 IN_CI: Final = os.environ.get("CI", "").lower() in {"1", "true"}
+
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 _numbers = itertools.count(1)
 _missing = pytest.StashKey[dict[str, list[str]]]()

@@ -52,6 +52,7 @@ class Reason(StrEnum):
     TOO_SMALL = "TooSmall"
     NOT_RUNNING = "NotRunning"
     TERMINATING = "Terminating"
+    KILLED_BEFORE = "KilledBefore"
     GONE = "Gone"
     NO_FIGURES = "NoFigures"
     NOT_ON_PLAN = "NotOnPlan"

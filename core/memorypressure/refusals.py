@@ -1,10 +1,10 @@
 """What speaks against a kill while the Kill step is due, in a fixed order; and which NUMA nodes it is to relieve."""
 
-from memorypressure.grants import Refusal
+from memorypressure.grants import Permit, Refusal
 from memorypressure.ladder_inputs import LadderConfig, Observation
 from memorypressure.ladder_state import LadderState
 from memorypressure.reasons import Reason
-from memorypressure.spec_values import Match, Mode
+from memorypressure.spec_values import Action, Match, Mode
 from memorypressure.steps import StepStatus
 from memorypressure.zone_values import Line
 
@@ -25,6 +25,19 @@ def stale(seen: Observation) -> tuple[Reason, str] | None:
     if sample_ns is None or not 0 <= seen.now_ns - sample_ns <= MAX_SAMPLE_AGE_NS:
         return Reason.SAMPLE_STALE, "the sample is not from the last 50 ms; a fresh one is taken first"
     return None
+
+
+def may_kill_soon(config: LadderConfig, state: LadderState, permit: Permit | Refusal, now_ns: int) -> bool:
+    """Whether the next samples could end in a kill, or in DryRun's: only then they are worth more than 2 % of a core.
+
+    Not without a Kill step or a permit, nor in a wait, a cool-down or a pause. Figures that are too old come anew.
+    """
+    mode = config.effective_mode
+    if mode is Mode.DISABLED or all(step.action is not Action.KILL for step in config.ladder):
+        return False
+    if _pause(state, now_ns, None) is not None or _used_up(config, state, now_ns) is not None:
+        return False
+    return mode is Mode.DRY_RUN or isinstance(permit, Permit) or permit.reason is Reason.NO_FIGURES
 
 
 def _pause(state: LadderState, now_ns: int, sample_ns: int | None) -> tuple[Reason, str] | None:

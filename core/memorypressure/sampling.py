@@ -165,7 +165,9 @@ def time_to_line_seconds(drains: Drains, node: int, headroom: int | None, now_ns
 
 def shut_period_ns(rooms: Iterable[tuple[int, int]], read_cost_ns: int) -> int:
     """`next_period_ns` behind shut gates, from (pages to the gate, fastest loss a second) of each node."""
-    period = min([LONGEST_NS, *[room * _SECOND_NS // (2 * rate) for room, rate in rooms]])
+    period = LONGEST_NS
+    for room, rate in rooms:
+        period = min(period, room * _SECOND_NS // (2 * rate))
     return max(SHORTEST_NS, period, min(read_cost_ns * COST_FACTOR, LONGEST_NS))
 
 

@@ -31,6 +31,8 @@ class CgroupState(StrEnum):
     GONE = "Gone"
     REPLACED = "Replaced"
     DYING = "Dying"
+    KILLED = "Killed"
+    """It lives, and was killed under the permit that is in force: only a new one is meant for it as it is now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +107,17 @@ class Excluded:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A candidate with its figures. `sufficient`: it brings what is needed."""
+    """A candidate with its figures.
+
+    `sufficient`: it brings what is needed; `killed`: it was killed under the permit in force, and lives again.
+    """
 
     candidate: Candidate
     relief_bytes: int | None
     over_request: bool
     sufficient: bool
     containers: tuple[str, ...]
+    killed: bool = False
 
     @property
     def victim(self) -> Victim:
@@ -147,7 +153,8 @@ def rank(
     `pressed_nodes` empty: the whole machine is short. `deficit_bytes` is what the pressed nodes lack to High. The
     chosen one is the first that brings `max(min_relief, deficit)`; if none does, the largest if it brings a quarter of
     that. Where the tree has no memory figures, `min_relief` 0 admits pods without them: order by Priority and Youngest
-    then.
+    then. When that one was killed under this permit and came back, nobody is stopped: neither it again nor another one
+    in its place.
     """
     needed_bytes = max(rules.min_relief_bytes, deficit_bytes)
     by_uid = _by_uid(usages)
@@ -222,6 +229,7 @@ def _judge(
         over_request=memory_bytes > candidate.request_bytes,
         sufficient=relief_bytes is None or relief_bytes >= needed_bytes,
         containers=tuple([container.id for container in targets]),
+        killed=usage.state is CgroupState.KILLED,
     )
 
 
@@ -242,7 +250,7 @@ def _against(
         found = Reason.GONE, "no cgroup of this pod is on the node"
     elif usage.state is CgroupState.DYING:
         found = Reason.TERMINATING, "its processes are already being ended"
-    elif usage.state is not CgroupState.LIVE:
+    elif usage.state not in (CgroupState.LIVE, CgroupState.KILLED):
         found = Reason.GONE, f"its cgroup is {usage.state.lower()}"
     elif usage.seen_seconds < rules.min_age_seconds:
         message = f"on this node for {usage.seen_seconds} s, minAgeSeconds is {rules.min_age_seconds}"
@@ -269,12 +277,16 @@ def is_container_id(text: str) -> bool:
 def _choose(order: tuple[Ranked, ...], needed_bytes: int) -> tuple[Ranked | None, Reason, str]:
     if not order:
         return None, Reason.NO_VICTIM, "no candidate may be stopped now"
-    for entry in order:
-        if entry.sufficient:
-            return entry, Reason.KILLED, f"first of {len(order)} that brings {needed_bytes} bytes"
-    largest = max(order, key=lambda entry: entry.relief_bytes or 0)
-    relief = largest.relief_bytes or 0
-    if relief * 4 >= needed_bytes:
-        return largest, Reason.KILLED, f"none of {len(order)} brings {needed_bytes} bytes; the largest brings {relief}"
-    message = f"{needed_bytes} bytes are needed; the largest of {len(order)} candidates brings {relief}"
-    return None, Reason.TOO_SMALL, message
+    chosen = next((entry for entry in order if entry.sufficient), None)
+    message = f"first of {len(order)} that brings {needed_bytes} bytes"
+    if chosen is None:
+        chosen = max(order, key=lambda entry: entry.relief_bytes or 0)
+        relief = chosen.relief_bytes or 0
+        if relief * 4 < needed_bytes:
+            message = f"{needed_bytes} bytes are needed; the largest of {len(order)} candidates brings {relief}"
+            return None, Reason.TOO_SMALL, message
+        message = f"none of {len(order)} brings {needed_bytes} bytes; the largest brings {relief}"
+    if chosen.killed:
+        pod = f"{chosen.candidate.namespace}/{chosen.candidate.name}"
+        return None, Reason.KILLED_BEFORE, f"{pod} was killed under this grant and came back; that needs a new one"
+    return chosen, Reason.KILLED, message

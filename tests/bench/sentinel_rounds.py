@@ -99,7 +99,7 @@ class Node:
         """As if nothing had happened: no episode, no kill, no cool-down, and every victim alive."""
         sampler = self.sampler
         sampler.state = engine.start(sampler.rules, ladder.initial(boot_ns(), unknown_past=False))
-        sampler._pending = None
+        sampler.kills._pending = None
         sampler.take_journal(self.journal)
         sampler.state = engine.start(sampler.rules, ladder.initial(boot_ns(), unknown_past=False))
         self.journal.kill_times = ()

@@ -52,7 +52,7 @@ class Bench:
         )
         self.readings = Readings(HostSources(roots, clock=self.clock), self.clock)
         if not ticking:
-            self.readings.tick = lambda _now: None  # type: ignore[method-assign]
+            self.readings.ticks.run = lambda *_words: None  # type: ignore[method-assign]
         self.sampler = Sampler(
             settings, self.readings, self.journal, helper, OrdersFile(str(orders_path)),
             Clocks(self.clock, lambda: self.unix_ns, lambda: 0), 4096,

@@ -12,6 +12,7 @@ from support.sentinellab import candidate, grant_for, orders
 
 from memorypressure.orders import encode
 from memorypressure.reasons import Reason
+from memorypressure.spec_values import Mode
 
 HOUR = 3600 * SECOND
 
@@ -168,6 +169,25 @@ def test_where_every_sample_takes_too_long_the_loop_sleeps_all_the_same(
     assert periods.count(0) <= 1
     assert reason(bench) is (Reason.SAMPLE_STALE if granted else Reason.NO_GRANT)
     assert bench.tree.killed() == set()
+
+
+@pytest.mark.parametrize(
+    ("mode", "ceiling", "worth"),
+    [(Mode.ENFORCE, 1, True), (Mode.ENFORCE, 0, False), (Mode.DRY_RUN, 0, True), (Mode.DISABLED, 1, False)],
+    ids=["a permit", "no permit", "DryRun", "Disabled"],
+)
+def test_time_is_spent_on_a_hurry_only_where_a_kill_could_follow(
+    bench: Bench, mode: Mode, ceiling: int, worth: bool
+) -> None:
+    grant = grant_for(bench.journal.incarnation, ceiling=ceiling)
+    bench.orders_path.write_bytes(encode(orders(candidate(UID, "a"), mode=mode, grant=grant)))
+    settle(bench)
+    bench.round(20, BELOW_RESERVE_PAGES)
+    assert bench.readings.worth_a_hurry is worth
+    for _ in range(5):
+        bench.round(20, BELOW_RESERVE_PAGES)
+    assert bench.sampler.state.triggers.watching
+    assert bench.readings.worth_a_hurry is False, "it waits for its victim, or nothing may be killed"
 
 
 def test_a_kill_before_a_restart_has_not_ended_while_figures_cannot_be_read(

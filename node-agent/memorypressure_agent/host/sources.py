@@ -35,8 +35,9 @@ T = TypeVar("T")
 _ZONEINFO_BYTES = 1 << 13  # grows; 400 KB at 256 CPUs
 _SMALL_BYTES = 1 << 12  # grows
 _PRESSURE_BYTES = 1 << 8
-_FIRST_NAME = b"nr_free_pages "
-_FIRST_LINE_BYTES = 48
+_FIRST_COUNTER = b"nr_free_pages "
+FIRST_LINE_BYTES = 48
+"""As much of a node's vmstat as holds its first line."""
 _LARGEST_BYTES = 1 << 24  # beyond this a file is not the kernel's
 _PSI_HINT = "PSI is compiled out of the kernel, or off until psi=1 is on its command line"
 _NO_PODS = Absent(Reason.NOT_PRESENT, "no kubepods cgroup was found")
@@ -50,8 +51,8 @@ _NODE_DIRECTORY = re.compile(r"node(0|[1-9][0-9]{0,3})")
 
 def first_count(text: bytes) -> int | None:
     """The number in a first line `nr_free_pages N` of what a node's vmstat begins with; None where it is not that."""
-    digits = text[len(_FIRST_NAME) : text.find(b"\n")]
-    return int(digits) if text.startswith(_FIRST_NAME) and digits.isdigit() and b"\n" in text else None
+    digits = text[len(_FIRST_COUNTER) : text.find(b"\n")]
+    return int(digits) if text.startswith(_FIRST_COUNTER) and digits.isdigit() and b"\n" in text else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +120,15 @@ class SourceFile:
                 return self._failure
             return Unknown(f"{self.path}: {error.strerror}")  # passes, as ENOMEM does: the descriptor is kept
 
+    @property
+    def descriptor(self) -> int:
+        """The descriptor held, negative without one; another one after `reopen()`."""
+        return self._fd
+
     def first_counter(self) -> int | None:
         """The number in a first line `nr_free_pages N`; None when the file does not begin so. Opens nothing."""
         try:
-            text = os.pread(self._fd, _FIRST_LINE_BYTES, 0)
+            text = os.pread(self._fd, FIRST_LINE_BYTES, 0)
         except OSError:
             return None
         return first_count(text)
@@ -231,6 +237,10 @@ class HostSources:
         For every 10 ms. What stands behind the first line is judged by `read_gate`.
         """
         return self._gates[node].first_counter
+
+    def gate_descriptor(self, node: int) -> int:
+        """The open file behind `gate_reader`, for rounds in which each call counts; it may change in a recheck."""
+        return self._gates[node].descriptor
 
     def read_sample(self) -> Sample:
         """A whole sample; its time is that before the first read, so its age is never understated."""

@@ -109,6 +109,8 @@ class Candidates:
         """UIDs of the plan's pods; the sampler replaces it, the next refresh follows."""
         self.dying: frozenset[str] = frozenset()
         """UIDs of pods that are being killed. Replaced as a whole, by `begin_dying` and `end_dying`."""
+        self.killed: frozenset[str] = frozenset()
+        """UIDs of pods that were killed under the permit in force, whatever lives in them now. Replaced as a whole."""
         self.snapshot = Snapshot(clock() - 3600 * _SECOND_NS, ())
 
     def refresh(self, *, hold: bool) -> Snapshot:
@@ -250,7 +252,8 @@ class Candidates:
             self.between_pods()
             containers = [self._container(container_id, handle, pod) for container_id, handle in pod.handles.items()]
             age = (pod.age_then_ns + now - pod.first_seen_ns) // _SECOND_NS
-            state = CgroupState.DYING if uid in self.dying else CgroupState.LIVE
+            state = CgroupState.KILLED if uid in self.killed else CgroupState.LIVE
+            state = CgroupState.DYING if uid in self.dying else state
             found.append(Usage(uid, tuple(usage for usage in containers if usage is not None), age, state))
         return tuple(found)
 

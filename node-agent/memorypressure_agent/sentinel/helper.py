@@ -31,6 +31,9 @@ EMPTY_EVERY_NS: Final = 5_000_000_000
 STATUS_EVERY_NS: Final = 1_000_000_000
 STATUS_AT_REST_NS: Final = 4_000_000_000
 """While nothing is going on; the reporter takes 10 s of silence for a fault."""
+LONGEST_PAUSE_SECONDS: Final = 2.0
+"""As much as a watchdog counts of the time between two questions."""
+LONGEST_REST_SECONDS: Final = 1.0
 FOLLOW_SECONDS: Final = 0.02
 GIVE_WAY_SECONDS: Final = 0.0005
 GIVE_WAY_TIMES: Final = 20
@@ -131,7 +134,7 @@ class Helper:
         self.turns = 0
         """Turns that the thread has made, for the watchdog over it."""
         self.each_turn: Callable[[], None] | None = None
-        """Called in each turn, at least once a second."""
+        """Called in each turn, at least every 2 s."""
         self._listed: frozenset[str] = frozenset()
         self._outcomes: deque[Outcome] = deque()
         self._kills: deque[_Followed] = deque()
@@ -238,9 +241,7 @@ class Helper:
         took_seconds = 0.0
         try:
             while not self._stopping:
-                # At least as long as the last turn took: where reading figures takes a second, too, half is slept.
-                pause = max(self._pause_seconds(), min(took_seconds, 1.0))
-                self._woken.wait(FOLLOW_SECONDS if self._kills else pause)
+                self._wait(took_seconds)
                 began = boot_ns()
                 self._turn()
                 took_seconds = (boot_ns() - began) / 1e9
@@ -252,6 +253,17 @@ class Helper:
         finally:
             self._ended.set()
 
+    def _wait(self, took_seconds: float) -> None:
+        """Waits until something is due or asked for, but as long as the last turn took, a second at most.
+
+        So half is slept where reading figures takes as long as the time until they are due, or wanted, again: only a
+        kill that is to be followed is worth more.
+        """
+        rested_ns = boot_ns() + int(min(took_seconds, LONGEST_REST_SECONDS) * 1e9)
+        self._woken.wait(FOLLOW_SECONDS if self._kills else self._pause_seconds())
+        while not self._kills and not self._stopping and (left_ns := rested_ns - boot_ns()) > 0:
+            self._woken.wait(left_ns / 1e9)
+
     def _figures_every_ns(self) -> int:
         if self._watching:
             return FIGURES_WATCHING_NS
@@ -262,7 +274,7 @@ class Helper:
 
     def _pause_seconds(self) -> float:
         due = min(self._figures_ns + self._figures_every_ns(), self._status_ns + self._status_every_ns())
-        return min(max(0.0, (due - boot_ns()) / 1e9), 1.0)
+        return min(max(0.0, (due - boot_ns()) / 1e9), LONGEST_PAUSE_SECONDS)
 
     def _turn(self) -> None:
         self.turns += 1

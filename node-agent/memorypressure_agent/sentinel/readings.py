@@ -7,12 +7,12 @@ a node is below Min      the same every 10 ms or so, as long as there is time sa
 memory nearly runs out   /proc/meminfo every 100 ms
 """
 
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from memorypressure.gate import gate_thresholds
 from memorypressure.sampling import (
+    LONGEST_NS,
     MOST_SAVED_NS,
     Drains,
     Hurry,
@@ -25,20 +25,18 @@ from memorypressure.sampling import (
     observe,
     observe_gates,
     saved_ns,
-    shut_period_ns,
 )
 from memorypressure.signals import Absent, GateShut, MemInfo, Psi, Sample, Unknown
 from memorypressure.spec_values import AvailableMemory
 from memorypressure.zone_values import Line, ZoneInfo
 from memorypressure_agent.host.sources import HostSources
+from memorypressure_agent.sentinel.ticks import Gate, Tick, Ticks
 
 FULL_EVERY_NS: Final = 1_000_000_000
 SLOW_EVERY_NS: Final = 1_000_000_000
 """Memory and PSI: the kernel updates PSI's averages every 2 s."""
 SLOW_WATCHING_NS: Final = 100_000_000
 """Three of five readings are 0.3 s then: a leak of 16 MB/s takes the last 2 % of 450 MB in 0.6 s."""
-TICKS_KEPT: Final = 16
-"""At least the five of which a window is made."""
 _SECOND_NS: Final = 1_000_000_000
 _SLACK_NS: Final = 5_000_000  # a round that is due in less than this is due now
 
@@ -65,16 +63,10 @@ class Readings:
         self._gate_cost_ns = 0
         self._gate_shut = False
         self._gate_open = False
-        self._armed = False  # whether the next reading may be a tick
+        self._armed = False  # whether ticks may follow
+        self.ticks = Ticks()
+        """The readings of gates alone that follow a sample of a node at rest."""
         self._gate_rooms: tuple[tuple[int, int], ...] = ()
-        self._gate_reads: tuple[Callable[[], int | None], ...] = ()
-        self._tick_nodes: tuple[int, ...] = ()
-        self._thresholds: tuple[int, ...] = ()
-        self._rates: tuple[int, ...] = ()
-        self._last_free: tuple[int, ...] = ()
-        self._last_tick_ns = 0
-        self.ticks: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=TICKS_KEPT)
-        """The last readings of `tick`, of which no sample was made yet: times and each gate's free pages."""
         self._hard = _hard(OBSERVED_LINES)
         self._guards: tuple[tuple[Callable[[], int | None], int], ...] = ()
         self._guard_cost_ns = 0
@@ -92,8 +84,15 @@ class Readings:
         self._charged_ns: int | None = None
         self._saved_ns = MOST_SAVED_NS
         self._hurried = Hurry.NONE
+        self.worth_a_hurry = True
+        """Whether the next samples could end in a kill; else they never take more than the 2 %."""
         self.full_reads = 0
-        self.gate_reads = 0
+        self._gate_reads = 0
+
+    @property
+    def gate_reads(self) -> int:
+        """How many gates were read since the start."""
+        return self._gate_reads + self.ticks.gate_reads
 
     def watch(self, lines: tuple[tuple[Line, int], ...], memory: tuple[AvailableMemory, ...] = ()) -> None:
         """Takes other lines to keep in sight; the next reading is a full one, from which the gates are made anew.
@@ -106,56 +105,27 @@ class Readings:
             self.watched = lines
             self._hard = _hard(lines)
             self._gates = self._guards = ()
-            self._last_free = ()
-            self._armed = False  # the next round is no tick over gates that are no more
+            self.ticks.end()  # the next round is no tick over gates that are no more
 
-    def tick(self, now: int) -> int | None:
-        """Reads the gates and nothing else: nanoseconds to the next reading while they are all shut.
-
-        None when it takes a sample: a gate opened, one could not be read, a loss was faster than any before, or zones
-        and memory are due. For the rounds between samples while nothing is going on; what it read is in `ticks`.
-        """
-        full_ns, slow_ns = self._full_ns, self._slow_ns
-        if not self._armed or full_ns is None or slow_ns is None:
+    def sample_of(self, tick: Tick) -> Sample | None:
+        """A tick as the sample of shut gates that it was; None when zones are not known."""
+        time_ns, free = tick
+        if self.info is None:
             return None
-        if now - full_ns >= FULL_EVERY_NS - _SLACK_NS or now - slow_ns >= self._slow_every_ns(False) - _SLACK_NS:
-            return None
-        elapsed = now - self._last_tick_ns
-        free_pages, rooms = [], []
-        for read, threshold, rate, before in zip(
-            self._gate_reads, self._thresholds, self._rates, self._last_free, strict=True
-        ):
-            free = read()
-            self.gate_reads += 1
-            if free is None or free <= threshold or (before - free) * _SECOND_NS > rate * elapsed:
-                return None
-            free_pages.append(free)
-            rooms.append((free - threshold, rate))
-        self._last_free = tuple(free_pages)
-        self._now = self._last_tick_ns = now
-        self.ticks.append((now, self._last_free))
-        period = shut_period_ns(rooms, self._gate_cost_ns)
-        return min(period, SLOW_WATCHING_NS) if self._memory_near else period
-
-    def samples_of_ticks(self, most: int) -> list[Sample]:
-        """The last ticks as samples of shut gates, at most so many, oldest first."""
-        info, nodes = self.info, self._tick_nodes
-        if info is None:
-            return []
-        return [
-            Sample(time_ns, GateShut(info, tuple(zip(nodes, free, strict=True)), clear_lines=False), None, None, None)
-            for time_ns, free in tuple(self.ticks)[-most:]
-        ]
+        nodes = tuple(zip(self.ticks.nodes, free, strict=True))
+        return Sample(time_ns, GateShut(self.info, nodes, clear_lines=False), None, None, None)
 
     def sample(self, *, watching: bool, fresh: bool = False) -> Sample:
         """The next sample. `watching`: a window runs or a trigger is active; `fresh`: all of it is read now."""
-        if self._gates and self._last_tick_ns > self.drains.free_ns and self.info is not None:
-            before = zip([node for node, _ in self._gates], self._last_free, strict=True)
-            self.drains = observe_gates(self.drains, tuple(before), self._last_tick_ns)
+        ticks = self.ticks
+        if self._gates and ticks.last_ns > self.drains.free_ns and self.info is not None:
+            before = zip(ticks.nodes, ticks.free_pages, strict=True)
+            self.drains = observe_gates(self.drains, tuple(before), ticks.last_ns)
         now = self._now = self._clock()
         zones: ZoneInfo | GateShut | Absent | Unknown
         since_ns = self._full_ns
         self._armed = False
+        ticks.end()
         shut = None if fresh else self._shut(now, watching=watching)
         self._gate_shut = shut is not None
         zones = shut if shut is not None else self._full(now, clear_lines=watching)
@@ -168,20 +138,26 @@ class Readings:
             whole = self._sources.read_slow()
             self._memory_near = memory_is_near(self._memory_watched, self.memory, whole[0], elapsed_ns)
             self.memory, self.psi_node, self.psi_pods = whole
-            return Sample(now, zones, *whole)
-        return Sample(now, zones, None, None, None)
+            found = Sample(now, zones, *whole)
+        else:
+            found = Sample(now, zones, None, None, None)
+        if self._armed and self._full_ns is not None:
+            due_ns = min(self._full_ns + FULL_EVERY_NS, self._slow_ns + self._slow_every_ns(watching))
+            ticks.begin(due_ns - _SLACK_NS, SLOW_WATCHING_NS if self._memory_near else LONGEST_NS)
+        return found
 
     def charge(self, cost_ns: int, ticks: int = 0) -> None:
         """Takes what the last round or ticks cost of a core, reading and deciding; the next period follows it.
 
         A single costly round (a page that had to be read again) counts at most twice what was usual.
         """
-        elapsed_ns = 0 if self._charged_ns is None else self._now - self._charged_ns
-        self._charged_ns = self._now
+        now = self.ticks.last_ns if ticks else self._now
+        elapsed_ns = 0 if self._charged_ns is None else now - self._charged_ns
+        self._charged_ns = now
         on_credit = self._hurried is Hurry.BELOW_RESERVE
         self._saved_ns = saved_ns(self._saved_ns, elapsed_ns, cost_ns, on_credit=on_credit)
         if ticks or self._gate_shut:
-            self._gate_cost_ns = _smoothed(self._gate_cost_ns, cost_ns // (ticks or 1))
+            self._gate_cost_ns = self.ticks.cost_ns = _smoothed(self._gate_cost_ns, cost_ns // (ticks or 1))
         else:
             self._full_cost_ns = _smoothed(self._full_cost_ns, cost_ns)
 
@@ -197,7 +173,7 @@ class Readings:
             return None
         first = self._look_period_ns()
         if in_vain:
-            if self._saved_ns <= self._full_cost_ns:
+            if not self.worth_a_hurry or self._saved_ns <= self._full_cost_ns:
                 return None
             first = max(first, PAUSE_IN_VAIN * self._full_cost_ns)
         return first if first < period_ns else None
@@ -206,14 +182,15 @@ class Readings:
         """Nanoseconds to the next look while no node can be below a line that may kill; None: a sample is due."""
         for read, threshold in self._guards:
             free = read()
-            self.gate_reads += 1
+            self._gate_reads += 1
             if free is None or free <= threshold:
                 self._guard_opened = True
                 return None
         return self._look_period_ns()
 
     def _look_period_ns(self) -> int:
-        return look_period_ns(self._guard_cost_ns, hurry=self._saved_ns > self._full_cost_ns)
+        hurry = self.worth_a_hurry and self._saved_ns > self._full_cost_ns
+        return look_period_ns(self._guard_cost_ns, hurry=hurry)
 
     def charge_looks(self, cost_ns: int, looks: int) -> None:
         """Takes what so many looks cost of a core, since the last sample."""
@@ -258,7 +235,7 @@ class Readings:
         return SLOW_WATCHING_NS if watching or self._memory_near else SLOW_EVERY_NS
 
     def _hurry(self, info: ZoneInfo, *, watching: bool) -> Hurry:
-        if not watching or self._gate_shut:
+        if not watching or self._gate_shut or not self.worth_a_hurry:
             return Hurry.NONE
         if not self._hard:
             return Hurry.WATCHING
@@ -279,7 +256,7 @@ class Readings:
         free, rooms = [], []
         for node, threshold in self._gates:
             pages = self._sources.read_gate(node)
-            self.gate_reads += 1
+            self._gate_reads += 1
             if not isinstance(pages, int) or pages <= threshold:
                 self._gate_open = True
                 return None
@@ -294,11 +271,11 @@ class Readings:
     def _arm(self, info: ZoneInfo, now: int, node_free: tuple[tuple[int, int], ...]) -> None:
         """Lets ticks follow a reading that found these free pages, by node as in `_gates`: above every gate."""
         page = info.page_size_bytes
-        self._rates = tuple([assumed_rate(self.drains, node, now, page) for node, _ in node_free])
-        self._gate_reads = tuple([self._sources.gate_reader(node) for node, _ in self._gates])
-        self._tick_nodes = tuple([node for node, _ in self._gates])
-        self._thresholds = tuple([threshold for _, threshold in self._gates])
-        self._last_free, self._last_tick_ns = tuple([pages for _, pages in node_free]), now
+        gates = [
+            Gate(node, self._sources.gate_descriptor(node), threshold, assumed_rate(self.drains, node, now, page))
+            for node, threshold in self._gates
+        ]
+        self.ticks.arm(tuple(gates), tuple([pages for _, pages in node_free]), now)
         self._armed = not self._gates_clear_lines
 
     def _full(self, now: int, *, clear_lines: bool) -> ZoneInfo | Absent | Unknown:

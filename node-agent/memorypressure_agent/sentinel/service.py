@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import sys
+from signal import sigtimedwait
 from time import thread_time_ns
 from typing import Any, Final
 
@@ -81,6 +82,9 @@ class Service:
         )
         self._capabilities: dict[str, str] = {}
         self._chores_ns = 0
+        self._woke = 0
+        self._late: list[int] = []
+        self._stopping = False
         self._settled = False
         self._vmstat_ns: int | None = None
         self._vmstat: dict[str, int] | None = None
@@ -99,41 +103,54 @@ class Service:
         self._try_lock()
         helper.start()
         self._announce()
-        due = monotonic_ns()
-        while True:
-            began = monotonic_ns()
-            sampler.lag.observe(began - due)
-            period = sampler.round()
+        self._woke = monotonic_ns()
+        while not self._stopping:
+            period = sampler.round(self._pause)
             if helper.failure is not None:
                 print(f"{PROGRAM}: error: the helper thread ended: {helper.failure!r}", file=sys.stderr)
                 return EXIT_FAILED
-            if began >= self._chores_ns:
-                self._chores_ns = began + LOCK_EVERY_NS
+            for late_ns in self._late:
+                sampler.lag.observe(late_ns)
+            self._late.clear()
+            if self._woke >= self._chores_ns:
+                self._chores_ns = self._woke + LOCK_EVERY_NS
                 if sampler.journal is not None and not sampler.journal.in_place():
                     print(
                         f"{PROGRAM}: error: {sampler.journal.path} was removed or replaced; start again",
                         file=sys.stderr,
                     )
                     return EXIT_FAILED
-                if self._over_helper.stuck(helper.turns, began):
+                if self._over_helper.stuck(helper.turns, self._woke):
                     self._end_stuck("the helper thread made no turn", self._over_helper)
                 self._try_lock()
             if not self._settled and sampler.counts.rounds >= SETTLED_ROUNDS:
                 self._settled = True
                 self._settle()
-            now = monotonic_ns()
-            due = max(began + period, now)
-            # CPython returns a value without meaning, not None, when a wait that was interrupted (a SIGCONT after a
-            # freeze) finds its time up: Modules/signalmodule.c, 3.11 to 3.14.
-            taken = signal.sigtimedwait(STOP_SIGNALS, (due - now) / 1e9)
-            if taken is not None and taken.si_signo in STOP_SIGNALS:
-                break
+            if not self._stopping:
+                self._pause(period)
         helper.log("Stopped", "stopped by a signal; the journal keeps what the next sentinel must know")
         helper.stop()
         sampler.put_down_ticks()
         if sampler.journal is not None:
             sampler.journal.close()
         return EXIT_OK
+
+    def _pause(self, period_ns: int) -> int:
+        """Waits until so long after the last waking: the boot-time clock then; 0 when the loop is to end.
+
+        A signal ends the loop: it is asked for here, so no handler ever runs in the middle of a round.
+        """
+        now = monotonic_ns()
+        due = max(self._woke + period_ns, now)
+        taken = sigtimedwait(STOP_SIGNALS, (due - now) / 1e9)
+        self._woke = woke = monotonic_ns()
+        self._late.append(woke - due)
+        # CPython returns a value without meaning, not None, when a wait that was interrupted (a SIGCONT after a
+        # freeze) finds its time up: Modules/signalmodule.c, 3.11 to 3.14.
+        if taken is not None and taken.si_signo in STOP_SIGNALS:
+            self._stopping = True
+            return 0
+        return boot_ns()
 
     def _remember_kills(self) -> None:
         """Counts the kills of this boot's other journals towards the hour of `--max-kills-per-hour`."""
@@ -154,7 +171,7 @@ class Service:
 
     def _watch_sampler(self) -> None:
         """Called by the helper thread: ends the process when the sampler stands still."""
-        if self._over_sampler.stuck(self._sampler.counts.rounds, monotonic_ns()):
+        if self._over_sampler.stuck(self._sampler.progress, monotonic_ns()):
             self._end_stuck("the sampler made no round", self._over_sampler)
 
     def _end_stuck(self, what: str, watchdog: Watchdog) -> None:
