@@ -14,6 +14,8 @@ from memorypressure_agent.host.journal import Journal
 from memorypressure_agent.host.journal_format import JournalError
 from memorypressure_agent.host.journal_reader import JournalReader
 from memorypressure_agent.reporter import report, shape
+from memorypressure_agent.reporter.conditions import conditions_of
+from memorypressure_agent.reporter.view import View
 
 BOOT: Final = "11111111-2222-3333-4444-555555555555"
 ACTION: Final = schema("nodememorystates.yaml", "status", "recentActions")
@@ -113,9 +115,9 @@ def status_object(data: bytes) -> None:
         return
     if not isinstance(values, dict) or shape.complaint(values):
         return
-    view = report.View(values, None, 1_800_000_000_000_000_000, values["writtenBootNs"])
+    view = View(values, None, 1_800_000_000_000_000_000, values["writtenBootNs"])
     link = report.LinkState()
-    conditions = report.conditions(view, link, ())
+    conditions = conditions_of(view, link, ())
     body = report.body(view, link, conditions, [], [])
     assert list(refusals(body, _STATUS)) == []
 

@@ -17,7 +17,7 @@ from memorypressure.reasons import Reason
 from memorypressure.version import VERSION
 from memorypressure_agent.reporter.client import ApiError
 from memorypressure_agent.reporter.link import LinkState
-from memorypressure_agent.reporter.report import View
+from memorypressure_agent.reporter.view import View
 from memorypressure_tools.certificates import Authority
 
 MIB = 1 << 20

@@ -37,7 +37,7 @@ from memorypressure_agent.reporter.endpoint import MOST_REQUESTS, Health, metric
 from memorypressure_agent.reporter.kernel_log import Reading
 from memorypressure_agent.reporter.link import LinkState
 from memorypressure_agent.reporter.metrics import DENIALS, NodeCollector, new_registry
-from memorypressure_agent.reporter.report import View
+from memorypressure_agent.reporter.view import View
 from memorypressure_agent.sentinel.counters import KILL_BUCKETS_SECONDS, Lag
 
 GOLDEN = Path(__file__).resolve().parents[1] / "fixtures" / "metrics" / "agent-two-nodes.txt"

@@ -33,14 +33,15 @@ from memorypressure.grants import Beat
 from memorypressure.reasons import Reason
 from memorypressure.spec_values import Mode
 from memorypressure_agent.reporter import report, shape
-from memorypressure_agent.reporter.report import Condition, View
+from memorypressure_agent.reporter.conditions import Condition, conditions_from, conditions_of
+from memorypressure_agent.reporter.view import View
 
 STATUS_SCHEMA = schema("nodememorystates.yaml", "status")
 ORDERS = orders_of(candidate("pod-1", "p"), policy_name=POLICY)
 
 
 def conditions(seen: View, link: Any = None, before: tuple[Condition, ...] = ()) -> dict[str, Condition]:
-    found = report.conditions(seen, link or link_state(ORDERS), before)
+    found = conditions_of(seen, link or link_state(ORDERS), before)
     return {condition.type: condition for condition in found}
 
 
@@ -48,7 +49,7 @@ def status_of(
     seen: View, link: Any = None, actions: list[Object] | None = None, episodes: list[Object] | None = None
 ) -> Any:
     link = link or link_state(ORDERS)
-    now = report.conditions(seen, link, ())
+    now = conditions_of(seen, link, ())
     return report.body(seen, link, now, actions or [], episodes or [])
 
 
@@ -183,6 +184,7 @@ ENFORCE_WITHOUT_KILL = {**sentinel_status()["capabilities"], "CgroupKill": "no c
                 Reason.MOVABLE_FREE,
                 Reason.DRY_RUN,
                 Reason.NO_FIGURES,
+                Reason.KILLED_BEFORE,
             )
         ),
         (sentinel_status(decision=decision(Reason.STEP_NOT_DUE)), "False", Reason.NO_PRESSURE),
@@ -195,10 +197,12 @@ def test_action_blocked_says_what_holds_a_due_kill_back(status: Object, wanted: 
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes_also_over_a_restart() -> None:
-    before = report.conditions(view(unix_ns=UNIX_NS - 100_000_000_000), link_state(ORDERS), ())
+    before = conditions_of(view(unix_ns=UNIX_NS - 100_000_000_000), link_state(ORDERS), ())
     stored = [condition.to_json() for condition in before]
     kept = conditions(
-        view(sentinel_status(decision=decision(Reason.COOLDOWN))), None, report.conditions_from({"conditions": stored})
+        view(sentinel_status(decision=decision(Reason.COOLDOWN))),
+        None,
+        conditions_from({"conditions": stored}),
     )
     assert kept["Ready"].changed == before[0].changed == "2027-01-15T07:58:20Z"
     assert kept["ActionBlocked"].changed == "2027-01-15T08:00:00Z"
@@ -208,7 +212,7 @@ def test_a_condition_keeps_its_time_until_its_status_changes_also_over_a_restart
     "stored", [None, [], [{"type": "Ready"}], [{"type": "Ready", "reason": "Odd", "status": "True"}], ["x"]]
 )
 def test_conditions_that_cannot_be_read_begin_anew(stored: Any) -> None:
-    assert report.conditions_from({"conditions": stored}) == ()
+    assert conditions_from({"conditions": stored}) == ()
 
 
 @pytest.mark.parametrize(

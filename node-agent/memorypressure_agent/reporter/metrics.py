@@ -20,7 +20,8 @@ from memorypressure.version import VERSION
 from memorypressure_agent.kernel_log.failures import Failures
 from memorypressure_agent.reporter.kernel_log import Reading
 from memorypressure_agent.reporter.link import LinkState
-from memorypressure_agent.reporter.report import View, grant_left
+from memorypressure_agent.reporter.report import grant_left
+from memorypressure_agent.reporter.view import View
 
 PREFIX: Final = "memorypressure"
 RESULTS: Final = (("Enforce", "Success"), ("Enforce", "Failed"), ("DryRun", "Success"))
@@ -33,6 +34,7 @@ DENIALS: Final = (
     Reason.NOT_HOLDING,
     Reason.NO_VICTIM,
     Reason.TOO_SMALL,
+    Reason.KILLED_BEFORE,
     Reason.NO_FIGURES,
     Reason.LOCK_HELD,
     Reason.CAPABILITY_MISSING,

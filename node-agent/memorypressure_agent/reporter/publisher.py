@@ -13,10 +13,12 @@ from memorypressure_agent.host.journal_format import JournalError
 from memorypressure_agent.host.journal_reader import JournalReader, StatusRecord
 from memorypressure_agent.reporter import pace, report, shape
 from memorypressure_agent.reporter.client import ApiClient, ApiError
+from memorypressure_agent.reporter.conditions import Condition, conditions_from, conditions_of
 from memorypressure_agent.reporter.endpoint import Health
 from memorypressure_agent.reporter.history import NEW_IN_A_WRITE, History
 from memorypressure_agent.reporter.link import STATES, Link, LinkState
 from memorypressure_agent.reporter.log import Log
+from memorypressure_agent.reporter.view import View
 
 ROUND_SECONDS: Final = 0.5
 SETTLE_SECONDS: Final = 10.0
@@ -44,7 +46,7 @@ class Publisher(threading.Thread):
 
     def __init__(self, client: ApiClient, node_name: str, journal_path: str, link: Link, log: Log) -> None:
         super().__init__(name="publisher", daemon=True)
-        self.view = report.View({}, None, 0, 0, "the journal was not read yet")
+        self.view = View({}, None, 0, 0, "the journal was not read yet")
         self._client = client
         self._object_path = f"{STATES}/{node_name}"
         self._reader = JournalReader(journal_path)
@@ -64,7 +66,7 @@ class Publisher(threading.Thread):
         self._beat: tuple[str, int] | None = None
         self._beat_seconds = 0.0
         self._seeded = False
-        self._conditions: tuple[report.Condition, ...] = ()
+        self._conditions: tuple[Condition, ...] = ()
         self._written_key: tuple[object, ...] | None = None
         self._written_beat: tuple[str, int] | None = None
         self._quiet_sequence: int | None = None
@@ -121,7 +123,7 @@ class Publisher(threading.Thread):
             grants = self._reader.grants()
         except (JournalError, OSError) as error:
             self._set_problem(f"the journal cannot be read: {error}", Reason.UNREADABLE)
-            self.view = report.View({}, self.view.grants, unix_ns(), boot_ns(), self._problem)
+            self.view = View({}, self.view.grants, unix_ns(), boot_ns(), self._problem)
             return
         now = time.monotonic()
         if record is not None and (self._status is None or record.sequence != self._status.sequence):
@@ -132,12 +134,12 @@ class Publisher(threading.Thread):
             version = record.values.get("agentVersion", "?")
             text = f"the sentinel's status is not understood: {self._complaint}; it is of version {version}, this"
             self._set_problem(f"{text} reporter of {VERSION}: run both containers from one image", Reason.WRONG_VERSION)
-            self.view = report.View({}, grants, unix_ns(), boot_ns(), self._problem, Reason.WRONG_VERSION)
+            self.view = View({}, grants, unix_ns(), boot_ns(), self._problem, Reason.WRONG_VERSION)
             return
         self._set_problem("", Reason.ACCEPTED)
         unchanged = now - self._status_seconds
         values = record.values if record is not None else {}
-        self.view = report.View(values, grants, unix_ns(), boot_ns(), unchanged_seconds=unchanged)
+        self.view = View(values, grants, unix_ns(), boot_ns(), unchanged_seconds=unchanged)
 
     def _read_records(self) -> None:
         reader = self._reader
@@ -196,7 +198,7 @@ class Publisher(threading.Thread):
             return False
         if not self._seeded:
             self._seed(link.state.get("status") or {})
-        self._conditions = report.conditions(self.view, link, self._conditions)
+        self._conditions = conditions_of(self.view, link, self._conditions)
         actions, episodes = self._actions.window(), self._episodes.window()
         view = self.view
         status = report.body(view, link, self._conditions, actions, episodes)
@@ -244,7 +246,7 @@ class Publisher(threading.Thread):
 
     def _seed(self, status: Mapping[str, Any]) -> None:
         """Begins from what the API holds: conditions keep their times, what it knows is not reported anew."""
-        self._conditions = report.conditions_from(status)
+        self._conditions = conditions_from(status)
         self._actions.seed(status.get("recentActions") or ())
         self._episodes.seed(status.get("recentEpisodes") or ())
         self._seeded = True

@@ -7,7 +7,6 @@ takes all metadata from the stored object before it compares anything; apiextens
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from memorypressure.grants import NodeGrants
@@ -17,20 +16,15 @@ from memorypressure.records import (
     EpisodeOutcome,
     RecordError,
     action_record_from,
-    rfc3339,
     unix_ns_from,
 )
 from memorypressure.spec_values import Mode
-from memorypressure.steps import worst_cause
 from memorypressure.version import VERSION
+from memorypressure_agent.reporter.conditions import Condition
 from memorypressure_agent.reporter.link import LinkState
+from memorypressure_agent.reporter.view import View, rfc3339_seconds
 
-SILENT_NS: Final = 10_000_000_000
-"""A sentinel that has written no status for so long is not well: it writes one every 4 s at least."""
-SEEN_SILENT_SECONDS: Final = 3.0
-"""For so long the reporter must have looked at it in vain: after a suspend it may be the first of the two to run."""
 MOST_TEXT: Final = 1024
-MOST_MESSAGE: Final = 4096
 MOST_NAME: Final = 64
 MOST_OF_POD: Final = {"uid": 64, "namespace": 63, "name": 253, "container": MAX_CONTAINER_CHARACTERS}
 MOST_ACTIONS: Final = 1_000_000
@@ -38,110 +32,7 @@ MOST_ZONES: Final = 64
 MOST_TRIGGERS: Final = 16
 MOST_TOP_PODS: Final = 10
 _MOST_COUNT: Final = (1 << 53) - 1
-_LAST_TIME_NS: Final = 253_402_300_799 * 1_000_000_000  # the end of the year 9999: RFC 3339 has four digits
-
-_GRANT_REASONS: Final = frozenset(
-    (
-        Reason.NO_GRANT,
-        Reason.WRONG_INCARNATION,
-        Reason.CEILING_REACHED,
-        Reason.GRANT_EXPIRED,
-        Reason.PLAN_MISMATCH,
-        Reason.NO_ORDERS,
-    )
-)
-_BUDGET_REASONS: Final = frozenset((Reason.EPISODE_LIMIT, Reason.AGENT_LIMIT, Reason.BUDGET_EXHAUSTED))
-_VICTIM_REASONS: Final = frozenset((Reason.NO_VICTIM, Reason.TOO_SMALL))
-_BLOCKING_REASONS: Final = frozenset(
-    (
-        Reason.COOLDOWN,
-        Reason.WAITING_FOR_VICTIM,
-        Reason.FUTILE,
-        Reason.MOVABLE_FREE,
-        Reason.CAPABILITY_MISSING,
-        Reason.LOCK_HELD,
-        Reason.DRY_RUN,
-        Reason.NO_FIGURES,
-    )
-)
-
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """One condition; `changed` is RFC 3339."""
-
-    type: str
-    status: str
-    reason: Reason
-    message: str
-    changed: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """The API's shape."""
-        return {
-            "type": self.type,
-            "status": self.status,
-            "reason": self.reason.value,
-            "message": self.message[:MOST_MESSAGE],
-            "lastTransitionTime": self.changed,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What the journal said at one moment. `status` is the sentinel's object (`sentinel.status`), empty at first."""
-
-    status: Mapping[str, Any]
-    grants: NodeGrants | None
-    unix_ns: int
-    boot_ns: int
-    problem: str = ""
-    """Why the journal or the status in it cannot be used; empty when it can."""
-    problem_reason: Reason = Reason.UNREADABLE
-    unchanged_seconds: float = 0.0
-    """For how long the reporter has been looking at this status, by a clock that stands still in a suspend."""
-
-    @property
-    def silent(self) -> bool:
-        """Whether the sentinel has stopped writing, or never began."""
-        if self.problem or not self.status:
-            return True
-        old = self.boot_ns - self.status["writtenBootNs"] > SILENT_NS
-        return old and self.unchanged_seconds >= SEEN_SILENT_SECONDS
-
-    @property
-    def active_triggers(self) -> list[Mapping[str, Any]]:
-        """The triggers that are active; none while the sentinel is silent."""
-        if self.silent:
-            return []
-        return [trigger for trigger in self.status["triggers"] if trigger["status"] == "Active"]
-
-
-def conditions(view: View, link: LinkState, before: Sequence[Condition]) -> tuple[Condition, ...]:
-    """The conditions now; one whose status is as before keeps its time."""
-    times = {condition.type: (condition.status, condition.changed) for condition in before}
-    found = []
-    for condition in (_ready(view, link), _under_pressure(view, link), _action_blocked(view)):
-        status, changed = times.get(condition.type, ("", ""))
-        stamp = changed if status == condition.status and changed else rfc3339_seconds(view.unix_ns)
-        found.append(Condition(condition.type, condition.status, condition.reason, condition.message, stamp))
-    return tuple(found)
-
-
-def conditions_from(status: Mapping[str, Any]) -> tuple[Condition, ...]:
-    """The conditions that an object holds; those that cannot be read are left out and begin anew."""
-    found = []
-    for each in status.get("conditions") or ():
-        try:
-            reason = Reason(each["reason"])
-            found.append(
-                Condition(each["type"], each["status"], reason, each.get("message", ""), each["lastTransitionTime"])
-            )
-        except (KeyError, TypeError, ValueError):
-            continue
-    return tuple(found)
 
 
 def body(
@@ -274,84 +165,6 @@ def episode_entry(value: object) -> Record | None:
     if not 0 < len(entry["id"]) <= MOST_NAME or type(entry["actions"]) is not int or entry["actions"] < 0:
         return None
     return {name: member for name, member in entry.items() if member is not None}
-
-
-def rfc3339_seconds(unix_ns: int) -> str:
-    """The time in whole seconds: the API's `Time` has no fractions, and a server may refuse them."""
-    return rfc3339(min(max(unix_ns, 0), _LAST_TIME_NS))[:19] + "Z"
-
-
-def _ready(view: View, link: LinkState) -> Condition:
-    kind = "Ready"
-    if view.problem:
-        return Condition(kind, "False", view.problem_reason, view.problem)
-    if view.silent:
-        return Condition(kind, "False", Reason.SENTINEL_SILENT, "the sentinel writes no status; is its container up?")
-    for source in view.status["sources"]:
-        if not source["up"] and source["name"] == "zoneinfo":
-            return Condition(kind, "False", Reason.UNREADABLE, source["message"])
-    if link.reason in (Reason.ORDERS_INVALID, Reason.ACTION_FAILED):
-        return Condition(kind, "False", link.reason, link.message)
-    orders = view.status["orders"]
-    if orders["standing"] == "Invalid":
-        return Condition(kind, "False", Reason.ORDERS_INVALID, f"the sentinel refuses its orders: {orders['message']}")
-    missing = _missing(view)
-    if orders["standing"] == "None":
-        message = f"observing only: {link.message or orders['message']}{missing}"
-        return Condition(kind, "True", Reason.NO_ORDERS, message)
-    message = f"policy {orders['policyName']} (generation {orders['policyGeneration']}) in mode {orders['mode']}"
-    return Condition(kind, "True", Reason.ACCEPTED, f"{message}{missing}")
-
-
-def _missing(view: View) -> str:
-    """The sources that are not there or not readable, with their reasons: an agent can do without each of them."""
-    found = [
-        f"{source['name']} ({source['message'] or source['reason']})"
-        for source in view.status["sources"]
-        if not source["up"]
-    ]
-    return f"; without {', '.join(found)}" if found else ""
-
-
-def _under_pressure(view: View, link: LinkState) -> Condition:
-    kind = "UnderPressure"
-    if view.silent:
-        return Condition(kind, "Unknown", Reason.SENTINEL_SILENT, "the sentinel writes no status")
-    active = view.active_triggers
-    if active:
-        cause = Reason(view.status["decision"]["cause"])
-        if cause is Reason.NO_PRESSURE and link.orders is not None:  # active, and in no step of the ladder
-            cause = worst_cause(link.orders.triggers, tuple(each["name"] for each in active))
-        message = "; ".join(f"{each['name']}: {each['message']}" for each in active)
-        return Condition(kind, "True", cause, message)
-    unknown = [each for each in view.status["triggers"] if each["status"] == "Unknown"]
-    if unknown:
-        message = "; ".join(f"{each['name']}: {each['message']}" for each in unknown)
-        return Condition(kind, "Unknown", Reason.SIGNAL_UNKNOWN, message)
-    return Condition(kind, "False", Reason.NO_PRESSURE, "no trigger is active")
-
-
-def _action_blocked(view: View) -> Condition:
-    kind = "ActionBlocked"
-    if view.silent:
-        return Condition(kind, "Unknown", Reason.SENTINEL_SILENT, "the sentinel writes no status")
-    status = view.status
-    if status["orders"]["mode"] == Mode.ENFORCE.value:
-        if status["lockHeld"]:
-            return Condition(kind, "True", Reason.LOCK_HELD, "another sentinel on this node holds the lock")
-        why = status["capabilities"].get("CgroupKill", "")
-        if why:
-            return Condition(kind, "True", Reason.CAPABILITY_MISSING, f"nothing can be killed here: {why}")
-    reason, message = Reason(status["decision"]["reason"]), str(status["decision"]["message"])
-    if reason in _GRANT_REASONS and view.active_triggers:
-        return Condition(kind, "True", Reason.NO_GRANT, message)
-    if reason in _BUDGET_REASONS:
-        return Condition(kind, "True", Reason.BUDGET_EXHAUSTED, message)
-    if reason in _VICTIM_REASONS:
-        return Condition(kind, "True", Reason.NO_VICTIM, message)
-    if reason in _BLOCKING_REASONS:
-        return Condition(kind, "True", reason, message)
-    return Condition(kind, "False", Reason.NO_PRESSURE, "no due step is held back")
 
 
 def _lease(grants: NodeGrants) -> dict[str, Any]:
