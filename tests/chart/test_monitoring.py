@@ -80,6 +80,8 @@ HEALTHY = {
     f'memorypressure_operator_nodes{OPERATOR},policy="p",state="UnderPressure"}}': "0x60",
     f'memorypressure_operator_policy_conflicts{OPERATOR},policy="p"}}': "0x60",
     'kube_pod_container_status_restarts_total{namespace="m",pod="a",container="sentinel"}': "1x60",
+    'kube_pod_info{namespace="m",pod="a",created_by_kind="DaemonSet",created_by_name="mp-agent"}': "1x60",
+    'kube_pod_info{namespace="r",pod="redis-0",created_by_kind="StatefulSet",created_by_name="redis"}': "1x60",
 }
 KILLS = f'memorypressure_actions_total{AGENT},policy="p",action="Kill",mode="Enforce",result='
 ACTIVE = f'memorypressure_trigger_active{AGENT},policy="p",trigger="reserve"}}'
@@ -95,6 +97,11 @@ SITUATIONS: dict[str, tuple[dict[str, str | None], set[str]]] = {
         {'kube_pod_container_status_restarts_total{namespace="m",pod="a",container="web"}': "1+1x60"},
         set(),
     ),
+    "a sentinel of Redis that restarts": (
+        {'kube_pod_container_status_restarts_total{namespace="r",pod="redis-0",container="sentinel"}': "1+1x60"},
+        set(),
+    ),
+    "a Windows node": ({'kube_node_info{node="w1",os_image="Windows Server 2025 Datacenter"}': "1x60"}, set()),
     "no operator": ({f"up{OPERATOR}}}": None}, {"MemoryPressureOperatorAbsent"}),
     "an unreadable source": (
         {f'memorypressure_agent_source_up{AGENT},source="zoneinfo"}}': "0x60"},
