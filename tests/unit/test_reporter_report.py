@@ -137,6 +137,12 @@ def test_ready_says_whether_sources_are_readable_and_orders_understood(
             Reason.SIGNAL_UNKNOWN,
             "zoneinfo: gone",
         ),
+        (
+            view(sentinel_status(triggers=[trigger(), trigger("stalled", "Unknown", message="PSI is off")])),
+            "False",
+            Reason.NO_PRESSURE,
+            "no trigger is active; in no step, and not known: stalled: PSI is off",
+        ),
         (view({}), "Unknown", Reason.SENTINEL_SILENT, "writes no status"),
         (
             view(sentinel_status(triggers=[trigger("reserve", "Active")])),
@@ -145,7 +151,7 @@ def test_ready_says_whether_sources_are_readable_and_orders_understood(
             "41%",
         ),
     ],
-    ids=["calm", "active", "unknown", "silent", "active, and in no step of the ladder"],
+    ids=["calm", "active", "unknown", "unknown, in no step", "silent", "active, and in no step of the ladder"],
 )
 def test_under_pressure_names_type_and_line_and_unknown_is_never_pressure(
     seen: View, status: str, reason: Reason, text: str

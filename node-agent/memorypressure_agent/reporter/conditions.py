@@ -129,10 +129,13 @@ def _under_pressure(view: View, link: LinkState) -> Condition:
         message = "; ".join(f"{each['name']}: {each['message']}" for each in active)
         return Condition(kind, "True", cause, message)
     unknown = [each for each in view.status["triggers"] if each["status"] == "Unknown"]
-    if unknown:
-        message = "; ".join(f"{each['name']}: {each['message']}" for each in unknown)
+    message = "; ".join(f"{each['name']}: {each['message']}" for each in unknown)
+    # A trigger that only reports, on a node without its source (PSI is often off), must not hide what is known.
+    steps = None if link.orders is None else {name for step in link.orders.ladder for name in step.triggers}
+    if any(steps is None or each["name"] in steps for each in unknown):
         return Condition(kind, "Unknown", Reason.SIGNAL_UNKNOWN, message)
-    return Condition(kind, "False", Reason.NO_PRESSURE, "no trigger is active")
+    beside = f"; in no step, and not known: {message}" if unknown else ""
+    return Condition(kind, "False", Reason.NO_PRESSURE, f"no trigger is active{beside}")
 
 
 def _action_blocked(view: View) -> Condition:
