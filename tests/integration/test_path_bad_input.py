@@ -52,7 +52,7 @@ def test_an_edited_ledger_disarms_and_says_what_to_do_and_a_deleted_one_grants_n
     nobody_died(node)
     lab.admin.must("DELETE", lab.ledger_path(case))
     wait_for(lambda: lab.condition("Ready", case).get("status") == "True", "it goes on with a new one", LONG_SECONDS)
-    assert "nothing is granted for" in lab.condition("Ready", case)["message"]
+    assert "nothing is granted in its first" in lab.condition("Ready", case)["message"]
     assert lab.ledger(case)["quarantineNanoseconds"] > 3600 * 10**9
     nobody_died(node, 3 * SETTLED_SECONDS)
     assert node.grant().get("killsCeiling", 0) == 0
