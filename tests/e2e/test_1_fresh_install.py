@@ -61,6 +61,8 @@ def _can_be_read(lab: Lab) -> None:
     assert _value(metrics, "memorypressure_actions_total", 'action="Kill"', 'mode="DryRun"', 'result="Success"') >= 1
     assert _value(metrics, "memorypressure_actions_total", 'mode="Enforce"') == 0
     assert _value(metrics, "memorypressure_zone_below_line_episodes_total", 'line="AtomicReserve"') >= 1
+    assert _value(metrics, "memorypressure_agent_source_up", 'source="kernel_log"') == 1
+    assert "memorypressure_page_allocation_failures_total{" in metrics
     policy = lab.get("/apis/memorypressure.dev/v1alpha1/memorypressurepolicies/default")
     assert policy["status"]["actions"]["dryRun"] >= 1
     assert policy["status"]["actions"]["kills"] + policy["status"]["actions"]["evictions"] == 0

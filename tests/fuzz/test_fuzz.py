@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ RUNS = 10_000
 LONG_SECONDS = 600
 FOUND = 77
 GUIDED = importlib.util.find_spec("atheris") is not None
+GUIDABLE = sys.platform == "linux" and platform.machine() == "x86_64" and sys.version_info < (3, 15)
+"""Where requirements/dev.txt has atheris."""
 FORMER = sorted((FIXTURES / "fuzz").glob("*/*"))
 
 
@@ -45,6 +48,10 @@ def test_every_seed_is_understood_or_refused_as_documented(name: str) -> None:
 @pytest.mark.parametrize("file", FORMER, ids=lambda file: f"{file.parent.name}: {file.name}")
 def test_what_was_found_once_stays_mended(file: Path) -> None:
     TARGETS[file.parent.name].check(file.read_bytes())
+
+
+def test_fuzzing_is_guided_by_coverage_wherever_its_engine_can_be_installed() -> None:
+    assert GUIDED or not GUIDABLE, "atheris is locked in requirements/dev.txt for this machine: run make setup"
 
 
 def test_a_bounded_run_over_all_parsers_finds_nothing(tmp_path: Path) -> None:

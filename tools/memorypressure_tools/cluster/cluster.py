@@ -55,7 +55,7 @@ class ClusterOptions:
     node: NodeOptions = field(default_factory=NodeOptions)
     #: of the second node, which runs the operator and nothing else
     idle_node: NodeOptions = field(default_factory=NodeOptions)
-    #: values of the chart, on top of profile KillFast, realtime and the cgroupfs driver
+    #: values of the chart, on top of profile KillFast, realtime, the kernel log and the cgroupfs driver
     values: Mapping[str, Any] = field(default_factory=dict)
     #: False: neither chart nor operator
     install: bool = True
@@ -150,6 +150,7 @@ class Cluster:
             "agent.profile": "KillFast",
             "agent.realtime": True,
             "agent.cgroupDriver": "cgroupfs",
+            "agent.kernelLog.enabled": True,
             "operator.nodeSelector": selector,
             **self.options.values,
         }
