@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from memorypressure.spec_values import AvailableMemory, Mode
 from memorypressure.victims import CgroupState, ContainerUsage, Usage
 from memorypressure.zone_values import Line, ZoneInfo
 from memorypressure_agent.host.cgroups import PodsTree
+from memorypressure_agent.host.containers import RESERVED_DESCRIPTORS
 from memorypressure_agent.host.sources import HostRoots, HostSources
 from memorypressure_agent.sentinel.candidates import Candidates, anonymous_bytes, cgroup_kill_capability
 from memorypressure_agent.sentinel.counters import BelowLineTimes, Lag
@@ -247,6 +249,26 @@ def test_no_descriptor_is_left_open(tree: CgroupTree, tmp_path: Path) -> None:
     candidates.refresh(hold=False)
     candidates.close()
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_candidates_leave_descriptors_for_orders_and_sources(tree: CgroupTree, tmp_path: Path) -> None:
+    for number in range(60):
+        tree.add_container(UID, f"c0de{number:02}", Memory(anon=MIB))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    candidates = Candidates(PodsTree(str(tmp_path)), "", Clock())
+    candidates.wanted = frozenset((UID,))
+    limit = max(int(name) for name in os.listdir("/proc/self/fd")) + RESERVED_DESCRIPTORS + 50  # noqa: PTH208
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        found = candidates.refresh(hold=False)
+        spare = [os.open("/dev/null", os.O_RDONLY) for _ in range(RESERVED_DESCRIPTORS // 2)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        candidates.close()
+    for descriptor in spare:
+        os.close(descriptor)
+    assert 0 < len(found.usages[0].containers) < 60
+    assert "Too many open files (the limit is" in found.failures[0]
 
 
 def test_a_process_that_cannot_be_seen_has_no_known_memory() -> None:

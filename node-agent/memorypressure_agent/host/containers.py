@@ -8,6 +8,7 @@ Nothing here opens a file after `ContainerHandle` was made: opening needs kernel
 import errno
 import os
 import re
+import resource
 from dataclasses import dataclass
 
 from memorypressure.reasons import Reason
@@ -20,6 +21,8 @@ _RELIEF_PARTS = re.compile(rb"^(anon|kernel|sock|%s) ([0-9]++)$" % "|".join(_KER
 _NUMA_PARTS = frozenset(
     ("anon", "kernel_stack", "pagetables", "sec_pagetables", "slab_reclaimable", "slab_unreclaimable")
 )
+RESERVED_DESCRIPTORS = 64
+"""Not for candidates: orders, sources that come back, and what a kill opens."""
 _READ_BYTES = 1 << 13
 _MOST_DIGITS = 20
 _OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
@@ -207,11 +210,15 @@ class ContainerHandle:
 def open_handle(tree: PodsTree, container: ContainerCgroup) -> ContainerHandle | None:
     """A handle on a listed container; None when it is gone, or another one has its name by now.
 
-    OSError (EMFILE) when the agent may open no more files.
+    OSError (EMFILE) when the agent may open no more files, or only those that orders, sources and a kill will need.
     """
     directory = tree.open_container(container)
     if directory is None:
         return None
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit != resource.RLIM_INFINITY and directory >= limit - RESERVED_DESCRIPTORS:  # the lowest free one is taken
+        os.close(directory)
+        raise OSError(errno.EMFILE, f"{os.strerror(errno.EMFILE)} (the limit is {limit})")
     if container.inode not in (0, os.fstat(directory).st_ino):
         os.close(directory)
         return None
