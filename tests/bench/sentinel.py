@@ -4,8 +4,8 @@
 
 Starts the console script, far from every line on this machine's own /proc and /sys, near one on the files of a machine
 of 2 x 128 GiB, with the journal on a tmpfs, and reads what the kernel counted. earlyoom and nohang are Debian's
-packages, run so that they never act. With --image also the sentinel in the agent's image (`make images`; needs root),
-beside its own bare interpreter. Prints a Markdown table on a terminal, else one JSON object a line.
+packages, run so that they never act. After `make images`, and as root, also the sentinel in the agent's image, beside
+its own bare interpreter. Prints a Markdown table on a terminal, else one JSON object a line.
 """
 
 import argparse
@@ -48,6 +48,7 @@ BARE = ("python3", "-I", "-S", "-c", SLEEPER)
 IMAGE_SENTINEL = ("memorypressure-agent", "sentinel", "--journal=/run/journal", "--cgroup-root=/run/cgroup")
 POLICY = parse_policy(yaml.safe_load((TESTS.parent / "crds/samples/default.yaml").read_text("utf-8")))
 MB_LIMIT = 12.0
+IMAGE = TESTS.parent / "build" / "images" / "agent.oci.tar"
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="how long CPU is measured (default: 20)")
     parser.add_argument("--near-seconds", type=float, default=100.0, help="the same near a line (default: 100)")
-    parser.add_argument("--image", type=Path, metavar="ARCHIVE", help="the agent's image, measured as well")
+    parser.add_argument(
+        "--image",
+        type=Path,
+        metavar="ARCHIVE",
+        default=IMAGE if IMAGE.exists() and os.geteuid() == 0 else None,
+        help="the agent's image, measured as well (default: that of `make images`, where it is there)",
+    )
     given = parser.parse_args()
     place = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112
     table, within = sys.stdout.isatty(), True
