@@ -27,6 +27,7 @@ from memorypressure_tools.standin import KubeletStandIn
 
 GROUP = "/apis/memorypressure.dev/v1alpha1"
 WAIT_SECONDS = 30.0
+PATIENCE_SECONDS = 30.0  # with an answer that is due at once: the machine may stand still for seconds
 Object = dict[str, Any]
 
 
@@ -76,14 +77,14 @@ class OperatorProcess:
     def probe(self, path: str) -> tuple[int, Object]:
         url = f"http://127.0.0.1:{self.ports()[1]}{path}"
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, json.load(error)
 
     def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports()[0]}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports()[0]}/metrics", timeout=PATIENCE_SECONDS) as answer:
             return str(answer.read().decode())
 
     def metric(self, name: str, **labels: str) -> float:
