@@ -31,9 +31,9 @@ def make_registry(policies: Registry, credentials: Credentials, settings: Settin
         return connection(credentials, settings.token_reload_seconds)
 
     @kopf.on.event(GROUP, "v1alpha1", PLURAL, registry=registry)
-    async def policy_event(type: str | None, body: kopf.Body, name: str | None, **_: Any) -> None:  # noqa: A002  kopf's name
+    async def policy_event(type: str | None, body: kopf.Body, uid: str | None, **_: Any) -> None:  # noqa: A002  kopf's name
         if type == "DELETED":
-            policies.remove_policy(str(name), watched=True)
+            policies.remove_policy(str(uid), watched=True)
         else:
             policies.put_policy(dict(body), watched=True)
 

@@ -49,12 +49,14 @@ class Policies:
 
     def list(self) -> None:
         """Takes all policies from the API server: kopf does not tell what was deleted while its watch was broken."""
-        known = [*self._registry.tables.policies]
+        with self._registry.lock:
+            known = {entry.uid for entry in self._registry.tables.policies.values()}
         answer = self._api.get(own_path("memorypressurepolicies")).json()
         for item in answer["items"]:
             # items of a list carry neither
             self._registry.put_policy({"apiVersion": answer["apiVersion"], "kind": "MemoryPressurePolicy", **item})
-        self._registry.keep_policies(known, {item["metadata"]["uid"] for item in answer["items"]})
+        for uid in known - {item["metadata"]["uid"] for item in answer["items"]}:
+            self._registry.remove_policy(uid)
         self._listed_at = self._clock()
 
     def refresh(self, armed: Callable[[str], bool]) -> None:

@@ -6,7 +6,7 @@ lock; views are immutable, so what is handed out stays as it was.
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from memorypressure.protections import DisruptionBudget
@@ -17,6 +17,9 @@ from memorypressure_operator.reports import PlanView, StateView
 from memorypressure_operator.slots import Slots
 from memorypressure_operator.views import NodeView
 
+DELETED_KEPT = 1000
+"""UIDs of deleted policies that are remembered: what was under way when they were deleted must not bring them back."""
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyEntry:
@@ -25,6 +28,7 @@ class PolicyEntry:
     name: str
     uid: str
     generation: int
+    resource_version: str
     policy: Policy | None
     error: str
     status: Mapping[str, Any]
@@ -53,7 +57,7 @@ class Registry:
     def __init__(self, clock: Callable[[], float], coalesce_seconds: float) -> None:
         self.lock = threading.RLock()
         self.tables = Tables()
-        self.slots = Slots(self.tables.holders)
+        self.slots = Slots(self.tables.nodes, self.tables.holders)
         self.dirty = Dirty(clock, coalesce_seconds)
         self._clock = clock
         self._synced: set[str] = set()
@@ -63,6 +67,7 @@ class Registry:
         self.last_report_at: float | None = None  # the newest of them
         self.policies_at: float | None = None
         self.policies_changed = True
+        self._deleted_policies: dict[str, None] = {}  # UIDs, the oldest first
         self.relabelled: set[str] = set()  # nodes that appeared or changed labels, until the decision loop takes them
         self.nodes_version = 0  # moves when a node appears, goes or changes its labels
         self.resized: dict[str, int] = {}  # workload -> its pods before they became more or fewer, until it is taken
@@ -71,7 +76,11 @@ class Registry:
     # --- policies, fed by kopf ---
 
     def put_policy(self, body: Mapping[str, Any], *, watched: bool = False) -> None:
-        """Takes a policy object; an invalid one stays known, with its errors. `watched`: kopf's watch sent it."""
+        """Takes a policy object; an invalid one stays known, with its errors. `watched`: kopf's watch sent it.
+
+        The watch, lists and the answers to our own writes come in any order: what is older than what is known, or was
+        deleted already, is passed over.
+        """
         meta = body["metadata"]
         policy, error = None, ""
         try:
@@ -82,6 +91,7 @@ class Registry:
             name=meta["name"],
             uid=meta["uid"],
             generation=int(meta.get("generation") or 0),
+            resource_version=str(meta.get("resourceVersion") or ""),
             policy=policy,
             error=error,
             status=body.get("status") or {},
@@ -90,33 +100,23 @@ class Registry:
             if watched:
                 self.policies_at = self._clock()
             before = self.tables.policies.get(entry.name)
-            if before is not None and before.uid == entry.uid and before.generation > entry.generation:
+            if entry.uid in self._deleted_policies or (before is not None and _outdated(entry, before)):
                 return
             self.tables.policies[entry.name] = entry
             if before is None or (before.uid, before.generation) != (entry.uid, entry.generation):
                 self._policies_moved()
 
-    def put_status(self, name: str, status: Mapping[str, Any]) -> None:
-        """Takes the API server's answer to a status write."""
-        with self.lock:
-            entry = self.tables.policies.get(name)
-            if entry is not None:
-                self.tables.policies[name] = replace(entry, status=status)
-
-    def keep_policies(self, known: Iterable[str], uids: set[str]) -> None:
-        """Removes those of `known` whose UID the API server does not list any more."""
-        with self.lock:
-            for name in known:
-                entry = self.tables.policies.get(name)
-                if entry is not None and entry.uid not in uids:
-                    self.remove_policy(name)
-
-    def remove_policy(self, name: str, *, watched: bool = False) -> None:
-        """Forgets a policy that was deleted. `watched`: kopf's watch said so."""
+    def remove_policy(self, uid: str, *, watched: bool = False) -> None:
+        """Forgets a policy that was deleted, for good: a UID never comes back. `watched`: kopf's watch said so."""
         with self.lock:
             if watched:
                 self.policies_at = self._clock()
-            if self.tables.policies.pop(name, None) is not None:
+            self._deleted_policies[uid] = None
+            if len(self._deleted_policies) > DELETED_KEPT:
+                del self._deleted_policies[next(iter(self._deleted_policies))]
+            name = next((name for name, entry in self.tables.policies.items() if entry.uid == uid), None)
+            if name is not None:
+                del self.tables.policies[name]
                 self._policies_moved()
 
     def _policies_moved(self) -> None:
@@ -156,6 +156,8 @@ class Registry:
             if before is None or before.labels != view.labels:
                 self.nodes_version += 1
                 self.relabelled.add(name)
+            if before is None:
+                self.slots.appeared(name)
             if before != view:
                 self._mark([name])
 
@@ -200,7 +202,9 @@ class Registry:
         with self.lock:
             self.reported_at.pop(name, None)
             self.changed_at.pop(name, None)
-            if self.tables.states.pop(name, None) is not None:
+            before = self.tables.states.pop(name, None)
+            if before is not None:
+                self.slots.state(name, before, None)
                 self._mark([name])
 
     # --- plans ---
@@ -323,9 +327,24 @@ class Registry:
         self.dirty.add({node for nodes in workloads for node in nodes if node})
 
 
+def _outdated(entry: PolicyEntry, known: PolicyEntry) -> bool:
+    """Whether it is an earlier version of the policy that is known, or what had its name before."""
+    if entry.uid == known.uid and entry.generation != known.generation:
+        return entry.generation < known.generation
+    return _newer(known.resource_version, entry.resource_version)
+
+
 def _newer(one: str, other: str) -> bool:
-    """Whether a resourceVersion of the same object is the later one (comparable as numbers: KEP-5504)."""
-    return one.isdigit() and other.isdigit() and int(one) > int(other)
+    """Whether a resourceVersion of the same resource is certainly the later one.
+
+    They are decimal numbers that grow with every write: promised since Kubernetes 1.35 (KEP-5504), and so with every
+    API server on etcd before. Of those that are no such numbers it is not known which is later.
+    """
+    return _is_number(one) and _is_number(other) and int(one) > int(other)
+
+
+def _is_number(version: str) -> bool:
+    return version.isascii() and version.isdigit() and version[0] != "0"
 
 
 SINKS: dict[str, tuple[str, str, str]] = {

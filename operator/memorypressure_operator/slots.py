@@ -4,9 +4,12 @@ maxVictimsPerWorkload bounds these nodes. A node that lost a workload with a new
 that it took that plan: the state's generation that names it, as `observedGeneration`. (Whoever has no allowance cannot
 use an old plan; that is the caller's to know.) All of it is read off the streams, so a replica that only watches knows
 it too. A node that was never seen to hold exactly its stored plan may hold an older one with anything on it.
+
+A Node that is gone takes everything with it that ran there, whatever is still stored under its name: plan and state go
+later, by garbage collection, and what is told of them then adds nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
 from memorypressure_operator.reports import PlanView, StateView
@@ -34,9 +37,10 @@ class _Told:
 
 
 class Slots:
-    """Fed by the registry under its lock."""
+    """Fed by the registry under its lock; `nodes`: those that exist."""
 
-    def __init__(self, named: dict[str, set[str]]) -> None:
+    def __init__(self, nodes: Container[str], named: dict[str, set[str]]) -> None:
+        self._nodes = nodes
         self._named = named  # workload -> nodes whose stored plan has its pods
         self._lost: dict[str, dict[str, _Lost]] = {}  # node -> workload
         self._lost_by: dict[str, set[str]] = {}  # workload -> nodes
@@ -53,18 +57,24 @@ class Slots:
             self._named[workload].discard(node)
             if not self._named[workload]:
                 del self._named[workload]
-            if before is not None:
+            if before is not None and node in self._nodes:
                 kept = after is not None and after.uid == before.uid
                 generation = after.generation if after is not None and kept else before.generation + 1
                 self._lost.setdefault(node, {})[workload] = _Lost(before.uid, generation)
                 self._lost_by.setdefault(workload, set()).add(node)
         for workload in now - was:
             self._named.setdefault(workload, set()).add(node)
-        self._plans[node] = _NO_PLAN if after is None else (after.uid, after.generation)
+        if after is None:
+            self._plans.pop(node, None)
+        else:
+            self._plans[node] = (after.uid, after.generation)
         self._judge(node)
 
-    def state(self, node: str, before: StateView | None, after: StateView) -> None:
-        """A state appeared or changed: it may name a newer plan, or say that one was taken."""
+    def state(self, node: str, before: StateView | None, after: StateView | None) -> None:
+        """A state appeared, changed or went: it may name a newer plan, or say that one was taken."""
+        if after is None:
+            self._told.pop(node, None)
+            return
         anew = before is None or before.uid != after.uid
         reference, observed = _reference(after), after.status.observed_generation
         known = self._told.get(node)
@@ -80,13 +90,16 @@ class Slots:
             else:
                 self._lost[node][workload] = replace(lost, told=told)
 
+    def appeared(self, node: str) -> None:
+        """The Node is there; its plan and state may have been known before."""
+        self._judge(node)
+
     def gone(self, node: str) -> None:
-        """The Node is gone, and with it everything that ran there."""
+        """The Node is gone, and with it everything that ran there; `nodes` has it no more."""
         for workload in list(self._lost.get(node, {})):
             self._forget(node, workload)
-        for known in (self._sure, self._unsure):
-            known.discard(node)
-        self._told.pop(node, None)
+        self._sure.discard(node)
+        self._unsure.discard(node)
 
     def lingering(self, workload: str, pods: Mapping[str, int]) -> frozenset[str]:
         """Nodes that may still hold an older plan with pods of the workload; `pods`: where it has any."""
@@ -94,9 +107,10 @@ class Slots:
 
     def _judge(self, node: str) -> None:
         """Once a node holds exactly its stored plan, what it loses later is seen: it is known for good."""
-        if node in self._sure:
-            return
         told = self._told.get(node)
+        unknown = told is None and node not in self._plans
+        if node in self._sure or node not in self._nodes or unknown:
+            return
         if told is not None and told.plan == self._plans.get(node, _NO_PLAN) and told.observed >= told.since:
             self._sure.add(node)
             self._unsure.discard(node)

@@ -62,7 +62,7 @@ class Surveyor:
         self._wall = wall
         self._at: float | None = None
         self._took = 0.0  # processor time of the last one, in seconds
-        self._survey: tuple[object, Survey] | None = None
+        self._survey: tuple[int, Mapping[str, Policy], Survey] | None = None
         self._without_candidates: frozenset[str] = frozenset()
 
     def hasten(self) -> None:
@@ -98,13 +98,15 @@ class Surveyor:
             self._health.policy_echo_due = None
 
     def _surveyed(self, policies: Mapping[str, Policy]) -> Survey:
+        """The survey of all nodes, kept as long as neither they nor the policies, one mapping each time, have moved."""
         with self._registry.lock:
-            version = (self._registry.nodes_version, id(policies))
-            if self._survey is not None and self._survey[0] == version:
-                return self._survey[1]
+            version, known = self._registry.nodes_version, self._survey
+            if known is not None and known[0] == version and known[1] is policies:
+                return known[2]
             labels = {name: node.labels for name, node in self._registry.tables.nodes.items()}
-        self._survey = (version, survey(policies.values(), labels))
-        return self._survey[1]
+        found = survey(policies.values(), labels)
+        self._survey = (version, policies, found)
+        return found
 
     def _live(self, memories: Mapping[str, NodeMemory]) -> dict[str, tuple[int, int]]:
         """Policy -> (nodes that report in time, nodes under pressure)."""
@@ -143,7 +145,7 @@ class Surveyor:
             return
         if self._health.policy_echo_due is None:
             self._health.policy_echo_due = self._clock()
-        self._registry.put_status(entry.name, answer.get("status") or {})
+        self._registry.put_policy(answer)
 
     def _facts(
         self, entry: PolicyEntry, policy: Policy | None, found: Survey, live: tuple[int, int], tally: Tally

@@ -240,7 +240,7 @@ def test_silence_is_three_missed_beats(age: int, expected: bool) -> None:
 
 
 def entry(before: dict[str, Any] | None = None, error: str = "") -> PolicyEntry:
-    return PolicyEntry("p", "u", 3, None if error else policy(), error, before or {})
+    return PolicyEntry("p", "u", 3, "7", None if error else policy(), error, before or {})
 
 
 def conditions(result: dict[str, Any]) -> dict[str, tuple[str, str]]:

@@ -10,9 +10,8 @@ from memorypressure.spec import Policy
 from memorypressure_operator.planning import Planner, TokenBucket
 from memorypressure_operator.pods import PodTraits, PodView
 from memorypressure_operator.registry import Registry
-from memorypressure_operator.reports import (
-    PlanView,
-)
+from memorypressure_operator.reports import PlanView
+from memorypressure_operator.views import NodeView
 
 
 def pod(uid: str, node: str, owner: str = "StatefulSet/w", **changes: Any) -> PodView:
@@ -47,6 +46,7 @@ def planner(*pods: PodView, pressed: str = "") -> Planner:
     registry = Registry(Clock(), 0.0)
     registry.put_namespace("ns", {})
     for each in pods:
+        registry.put_node(each.node, NodeView(each.node, f"uid-{each.node}", {}, (), ready=True))
         registry.put_pod(each.uid, each)
     return Planner(registry, "own", lambda node: 0.0 if node == pressed else 1.0)
 

@@ -1,13 +1,16 @@
 """maxVictimsPerWorkload over lost, late and repeated reports: on how many nodes a workload can be killed at once."""
 
+import itertools
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 import pytest
 
+from memorypressure_operator.registry import SINKS, Registry
 from memorypressure_operator.reports import PlanView, StateStatus, StateView
 from memorypressure_operator.slots import Slots
+from memorypressure_operator.views import NodeView
 
 W = "ns/ReplicaSet/w"
 PODS = {"a": 1, "b": 1, "c": 1}
@@ -33,7 +36,7 @@ def lost(slots: Slots) -> Slots:
 
 
 def test_a_node_keeps_its_place_until_it_reports_to_have_taken_the_plan_without_the_workload() -> None:
-    slots = lost(Slots({}))
+    slots = lost(Slots(PODS, {}))
     assert slots.lingering(W, PODS) == {"a"}
     before = state(5, 5, ("plan", 1))
     for generation, observed, named, stays in [(6, 5, 2, True), (7, 5, 2, True), (7, 6, 2, False)]:
@@ -44,14 +47,14 @@ def test_a_node_keeps_its_place_until_it_reports_to_have_taken_the_plan_without_
 
 
 def test_a_report_about_older_orders_says_nothing() -> None:
-    slots = lost(Slots({}))
+    slots = lost(Slots(PODS, {}))
     slots.state("a", state(5, 5, ("plan", 1)), state(6, 6, ("plan", 1)))
     assert slots.lingering(W, PODS) == {"a"}
 
 
 @pytest.mark.parametrize("named", [("other", 1), None], ids=["made anew", "none"])
 def test_a_plan_that_was_deleted_is_given_up_with_the_report_about_its_successor(named: tuple[str, int] | None) -> None:
-    slots = Slots({})
+    slots = Slots(PODS, {})
     slots.state("a", None, state(5, 5, ("plan", 1)))
     slots.plan("a", None, plan("plan", 1, named=True))
     slots.plan("a", plan("plan", 1, named=True), None)
@@ -62,7 +65,7 @@ def test_a_plan_that_was_deleted_is_given_up_with_the_report_about_its_successor
 
 
 def test_a_state_made_anew_has_to_report_anew() -> None:
-    slots = lost(Slots({}))
+    slots = lost(Slots(PODS, {}))
     slots.state("a", state(5, 5, ("plan", 1)), state(6, 5, ("plan", 2)))
     slots.state("a", state(6, 5, ("plan", 2)), state(1, 0, ("plan", 2), uid="t"))
     assert slots.lingering(W, PODS) == {"a"}
@@ -71,7 +74,7 @@ def test_a_state_made_anew_has_to_report_anew() -> None:
 
 
 def test_what_a_new_process_did_not_see_it_takes_for_possible_until_the_node_reports() -> None:
-    slots = Slots({})
+    slots = Slots(PODS, {})
     slots.state("a", None, state(6, 5, ("plan", 2)))
     slots.plan("a", None, plan("plan", 2, named=False))
     slots.state("b", None, state(6, 6, ("plan", 2)))
@@ -85,6 +88,72 @@ def test_what_a_new_process_did_not_see_it_takes_for_possible_until_the_node_rep
     assert slots.lingering(W, PODS) == {"c"}
     slots.gone("c")
     assert slots.lingering(W, PODS) == set()
+
+
+# --- nodes that go: garbage collection deletes their plans and states some time after them ---
+
+
+def registry(*, tables: bool = True) -> Registry:
+    made = Registry(lambda: 0.0, 0.0)
+    for name in SINKS if tables else ():
+        made.mark_synced(name)
+    return made
+
+
+def kept(slots: Slots) -> dict[str, Any]:
+    return {name: value for name, value in vars(slots).items() if value}
+
+
+def put_objects(made: Registry, parts: tuple[str, ...] = ("plan", "state")) -> None:
+    if "plan" in parts:
+        made.put_plan("a", plan("plan", 1, named=True))
+    if "state" in parts:
+        made.put_state("a", state(5, 5, ("plan", 1)))
+
+
+@pytest.mark.parametrize("synced", [True, False], ids=["in operation", "at the start"])
+@pytest.mark.parametrize("parts", [("plan", "state"), ("plan",), ("state",)], ids="-".join)
+@pytest.mark.parametrize("order", [*itertools.permutations(("node", "plan", "state"))], ids="-".join)
+def test_of_a_node_that_is_gone_nothing_is_kept_whichever_object_goes_first(
+    order: tuple[str, ...], parts: tuple[str, ...], synced: bool
+) -> None:
+    made = registry(tables=synced)
+    for first in (True, False):
+        if first:
+            made.put_node("a", NodeView("a", "u", {}, (), ready=True))
+        put_objects(made, parts)
+        if not first:
+            made.put_node("a", NodeView("a", "u", {}, (), ready=True))
+        for each in order:
+            {"node": made.remove_node, "plan": made.remove_plan, "state": made.remove_state}[each]("a")
+            assert each != "node" or made.slots.lingering(W, PODS) == set()
+        assert kept(made.slots) == {}
+
+
+def test_what_garbage_collection_still_writes_to_the_objects_of_a_node_that_is_gone_is_not_kept() -> None:
+    made = registry()
+    made.put_node("a", NodeView("a", "u", {}, (), ready=True))
+    put_objects(made)
+    made.remove_node("a")
+    made.put_plan("a", plan("plan", 2, named=False))
+    made.put_state("a", state(6, 5, ("plan", 2)))
+    assert made.slots.lingering(W, PODS) == set()
+    made.remove_plan("a")
+    made.remove_state("a")
+    assert kept(made.slots) == {}
+
+
+@pytest.mark.parametrize("observed", [5, 4], ids=["it holds what is stored", "it may hold an older one"])
+def test_a_node_that_comes_back_to_its_old_objects_is_judged_by_them(observed: int) -> None:
+    made = registry()
+    put_objects(made)
+    made.put_state("a", state(5, observed, ("plan", 1)))
+    made.put_plan("a", plan("plan", 1, named=True))
+    for _ in range(2):
+        made.put_node("a", NodeView("a", "u", {}, (), ready=True))
+        assert made.slots.lingering(W, PODS) == (set() if observed == 5 else {"a"})
+        made.remove_node("a")
+        assert made.slots.lingering(W, PODS) == set()
 
 
 @dataclass
@@ -107,7 +176,7 @@ class Cluster:
 
     def restart(self) -> None:
         self.named = {}
-        self.slots = Slots(self.named)
+        self.slots = Slots(PODS, self.named)
         for node, view in self.states.items():
             self.slots.state(node, None, view)
         for node, versions in self.plans.items():
