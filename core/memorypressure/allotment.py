@@ -37,7 +37,7 @@ from memorypressure.desk import (
     settled,
 )
 from memorypressure.grants import Grant, Lease
-from memorypressure.ledger import MAX_ENTRIES, Entry, against_raising, max_standing
+from memorypressure.ledger import Entry, against_raising, is_full, max_standing
 from memorypressure.reasons import Reason
 from memorypressure.spec_values import Limits, Mode
 
@@ -142,7 +142,7 @@ class _Allotment:
 
     def _is_limited(self, view: NodeView) -> bool:
         waiting = self.waiting.get(view.node)
-        return waiting is not None and waiting.reason is Reason.STANDING_LIMIT
+        return waiting is not None and waiting.reason in (Reason.STANDING_LIMIT, Reason.LEDGER_FULL)
 
     def _lengthen(self) -> None:
         """A longer grantSeconds makes grants that are out hold longer: the ledger must know before the plans say so."""
@@ -290,8 +290,9 @@ class _Allotment:
         against = against_raising(self.book, self.limits, self.nodes, more)
         if against is not None:
             return Waiting(view.node, *against)
-        if new and len(self.book) >= MAX_ENTRIES:
-            return Waiting(view.node, Reason.STANDING_LIMIT, f"the ledger holds {MAX_ENTRIES} incarnations, its limit")
+        if new and is_full(self.book.entries_bytes):
+            message = f"the ledger has no room for more than the {len(self.book.entries())} allowances that it holds"
+            return Waiting(view.node, Reason.LEDGER_FULL, message)
         return None
 
     def _renew(self, view: NodeView) -> None:

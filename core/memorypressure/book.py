@@ -5,7 +5,7 @@ The ledger itself is a value, and sums over all of its entries: at 5,000 nodes a
 
 from dataclasses import replace
 
-from memorypressure.ledger import Entry, Ledger
+from memorypressure.ledger import Entry, Ledger, entry_bytes
 
 
 class Book:
@@ -17,6 +17,7 @@ class Book:
         self._of_node: dict[str, dict[str, Entry]] = {}
         self._killed = sum(ledger.buckets)
         self._lost_rest = 0
+        self._bytes: int | None = None
         self.standing = 0
         for entry in ledger.entries:
             self.put(entry)
@@ -31,8 +32,12 @@ class Book:
         """How long nothing may be raised."""
         return self._ledger.quarantine_ns
 
-    def __len__(self) -> int:
-        return len(self._entries)
+    @property
+    def entries_bytes(self) -> int:
+        """What the entries take of the ConfigMap; counted from when it is asked for."""
+        if self._bytes is None:
+            self._bytes = sum(map(entry_bytes, self._entries.values()))
+        return self._bytes
 
     def entries(self) -> tuple[Entry, ...]:
         """All entries as they are now, in no order."""
@@ -78,6 +83,8 @@ class Book:
         return self._ledger if entries == self._ledger.entries else replace(self._ledger, entries=entries)
 
     def _add(self, entry: Entry, sign: int) -> None:
+        if self._bytes is not None:
+            self._bytes += sign * entry_bytes(entry)
         if entry.lost:
             self._lost_rest += sign * entry.rest
         else:

@@ -31,8 +31,13 @@ KEY = "ledger"
 """The ConfigMap's key; its value is the JSON below."""
 BUCKETS = 13
 BUCKET_NS = 300 * 1_000_000_000
-MAX_ENTRIES = 3000
-"""At some 260 bytes each, what a ConfigMap (1 MiB) holds; no further incarnation is given anything beyond."""
+CONFIG_MAP_BYTES = 1 << 20
+"""What the API server takes as a ConfigMap's values. The record of evictions beside the ledger has 360 KiB of it."""
+ENTRIES_BYTES = 600 << 10
+"""Once a ledger's entries take so much no further incarnation is given anything: some 2,900 with names of 45
+characters. The rest of the ConfigMap is for figures that grow and for allowances that nodes report unasked."""
+ENTRY_BYTES = 2 << 10
+"""Beyond what any entry takes: names of 253 characters, incarnations of 128, each escaped."""
 
 _NS = 1_000_000_000
 
@@ -185,10 +190,20 @@ def quarantine_seconds(grant_seconds: int) -> int:
     return -(-grant_seconds * 11 // 10) + 3600 + BUCKET_NS // _NS
 
 
+def entry_bytes(entry: Entry) -> int:
+    """What the entry takes of the ConfigMap, with its comma."""
+    return len(_text_of(_entry_body(entry))) + 1
+
+
+def is_full(entries_bytes: int) -> bool:
+    """Whether a ledger whose entries take so much has no room for a further one, whatever its names."""
+    return entries_bytes + ENTRY_BYTES > ENTRIES_BYTES
+
+
 def encode(ledger: Ledger) -> dict[str, str]:
     """The ConfigMap's `data`."""
     body = _body(ledger)
-    return {KEY: json.dumps({**body, "digest": _digest(body)}, sort_keys=True, separators=(",", ":"))}
+    return {KEY: _text_of({**body, "digest": _digest(body)})}
 
 
 def decode(data: Mapping[str, str] | None) -> Ledger:
@@ -214,8 +229,8 @@ def decode(data: Mapping[str, str] | None) -> Ledger:
     if not isinstance(buckets, list) or len(buckets) != BUCKETS:
         raise LedgerError(f"data.{KEY}.buckets: must be {BUCKETS} numbers; {_REMEDY}")
     entries = value.get("entries")
-    if not isinstance(entries, list) or len(entries) > MAX_ENTRIES:
-        raise LedgerError(f"data.{KEY}.entries: must be a list of at most {MAX_ENTRIES}; {_REMEDY}")
+    if not isinstance(entries, list):
+        raise LedgerError(f"data.{KEY}.entries: must be a list; {_REMEDY}")
     ledger = Ledger(
         serial=_count(value.get("serial"), "serial"),
         buckets=tuple(_count(bucket, f"buckets[{index}]") for index, bucket in enumerate(buckets)),
@@ -243,23 +258,28 @@ def _body(ledger: Ledger) -> dict[str, Any]:
         "buckets": list(ledger.buckets),
         "bucketAgeNanoseconds": ledger.bucket_age_ns,
         "quarantineNanoseconds": ledger.quarantine_ns,
-        "entries": [
-            {
-                "node": entry.node,
-                "incarnation": entry.incarnation,
-                "ceiling": entry.ceiling,
-                "counted": entry.counted,
-                "beat": entry.beat,
-                "grantSeconds": entry.grant_seconds,
-                "lost": entry.lost,
-            }
-            for entry in ledger.entries
-        ],
+        "entries": [_entry_body(entry) for entry in ledger.entries],
     }
 
 
+def _entry_body(entry: Entry) -> dict[str, Any]:
+    return {
+        "node": entry.node,
+        "incarnation": entry.incarnation,
+        "ceiling": entry.ceiling,
+        "counted": entry.counted,
+        "beat": entry.beat,
+        "grantSeconds": entry.grant_seconds,
+        "lost": entry.lost,
+    }
+
+
+def _text_of(body: Mapping[str, Any]) -> str:
+    return json.dumps(body, sort_keys=True, separators=(",", ":"))
+
+
 def _digest(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+    return hashlib.sha256(_text_of(body).encode()).hexdigest()[:32]
 
 
 def _entry(value: Any, path: str) -> Entry:

@@ -84,6 +84,7 @@ class Reason(StrEnum):
     LEDGER_INVALID = "LedgerInvalid"
     KILL_NOT_COUNTED = "KillNotCounted"
     LEDGER_QUARANTINE = "LedgerQuarantine"
+    LEDGER_FULL = "LedgerFull"
 
     # What was done, and how it ended.
     KILLED = "Killed"

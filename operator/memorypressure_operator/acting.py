@@ -214,7 +214,7 @@ class Actor:
             if pod is None or pod.terminating:
                 continue
             allowed = situation.workload_allowance(pod.workload)
-            if evicted[pod.workload] >= allowed:
+            if evicted[evictions.workload_key(pod.workload)] >= allowed:
                 last = Denied(
                     Reason.WORKLOAD_LIMIT, f"{allowed} pods of {pod.workload} were evicted in 10 minutes", 30.0
                 )

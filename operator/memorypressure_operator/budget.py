@@ -6,6 +6,7 @@ write no ceiling rises and no pod is evicted. What cannot be read disarms the po
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,9 @@ POLL_SECONDS = 10.0
 """Age beyond which the ConfigMap is read again, to notice edits and other writers."""
 LAZY_SECONDS = 30.0
 """Age beyond which counted kills and released allowances are written although no ceiling rises."""
+AGES_SECONDS = 300.0
+"""The same for what only grows older. A reader takes ages to be what they were when they were written: with operators
+that each end within the hour a kill would never be an hour old."""
 
 
 @dataclass(slots=True)
@@ -39,6 +43,7 @@ class Store:
     version: str = ""  # resourceVersion; "" = there is no ConfigMap
     written: Ledger | None = None
     problem: str = ""
+    told: str = ""  # the problem that the log has told last
     checked_at: float | None = None
     written_at: float = 0.0
 
@@ -129,7 +134,7 @@ class Budgets:
             return
         store.desk, store.written = opened(ledger, int(now * 1e9)), ledger
         store.evictions, store.evictions_at = record, now
-        store.version, store.problem = version, ""
+        store.version, store.problem, store.written_at = version, "", now
 
     def current_evictions(self, store: Store) -> EvictionLog:
         """The evictions of the last hour as of now."""
@@ -139,15 +144,23 @@ class Budgets:
         return store.evictions
 
     def write(self, store: Store, ledger: Ledger, record: EvictionLog) -> bool:
-        """True if the ConfigMap now holds exactly this. Otherwise the store is unusable until it was read again."""
+        """True if the ConfigMap now holds exactly this. Otherwise the store is unusable until it was read again.
+
+        What does not fit into a ConfigMap is not sent: nothing rises, and no grant is renewed, until it does again.
+        """
         metadata: dict[str, Any] = {"name": store.name, "namespace": self._namespace, "labels": {LABEL: "true"}}
         if ledger == store.written:
             ledger = dataclasses.replace(ledger, serial=ledger.serial + 1)
+        data = ledger_module.encode(ledger) | {evictions.KEY: evictions.encode(record)}
+        size = sum(len(text.encode()) for text in data.values())
+        if size > ledger_module.CONFIG_MAP_BYTES:
+            self._too_large(store, ledger, size)
+            return False
         body = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": metadata | ({"resourceVersion": store.version} if store.version else {}),
-            "data": ledger_module.encode(ledger) | {evictions.KEY: evictions.encode(record)},
+            "data": data,
         }
         try:
             if store.version:
@@ -168,14 +181,29 @@ class Budgets:
             store.desk = dataclasses.replace(store.desk, ledger=ledger)
         return True
 
+    def _too_large(self, store: Store, ledger: Ledger, size: int) -> None:
+        """Nodes report allowances that were never given, more than any ledger can have held."""
+        nodes = Counter(entry.node for entry in ledger.entries).most_common(3)
+        most = ", ".join(f"{node} ({count})" for node, count in nodes)
+        problem = (
+            f"ConfigMap {self._namespace}/{store.name}: {len(ledger.entries)} allowances take {size} bytes, "
+            f"{ledger_module.CONFIG_MAP_BYTES} fit; nodes with the most of them: {most}; restart the agents there"
+        )
+        if problem != store.told:
+            log.error("policy %s is disarmed: %s", store.policy, problem)
+        self._invalidate(store)
+        store.problem = store.told = problem
+
     def write_lazily(self, store: Store) -> None:
         """Writes what was only counted so far, from time to time."""
         desk = store.desk
         if desk is None or self._clock() - store.written_at < LAZY_SECONDS:
             return
-        before = store.written
-        if before is None or (before.entries, sum(before.buckets)) != (desk.ledger.entries, sum(desk.ledger.buckets)):
-            self.write(store, desk.ledger, self.current_evictions(store))
+        before, ledger, record = store.written, desk.ledger, self.current_evictions(store)
+        moved = before is None or (before.entries, sum(before.buckets)) != (ledger.entries, sum(ledger.buckets))
+        ageing = bool(ledger.spent or ledger.quarantine_ns or record.records)
+        if moved or (ageing and self._clock() - store.written_at >= AGES_SECONDS):
+            self.write(store, ledger, record)
 
     def discard(self, store: Store) -> None:
         """Deletes the ConfigMap of a policy that is gone and has nothing left to remember."""

@@ -20,8 +20,13 @@ KEY = "evictions"
 VERSION = 2
 HOUR_SECONDS = 3600.0
 WORKLOAD_SECONDS = 600.0
-MAX_RECORDS = 2000
-"""More evictions an hour are not done, whatever evictionsPerHour says: the record has to fit into the ConfigMap."""
+RECORDS_BYTES = 360 << 10
+"""What the record may take of the ConfigMap, beside the ledger's 600 KiB: some 2,100 evictions with names of 63
+characters. More an hour are not done, whatever evictionsPerHour says."""
+RECORD_BYTES = 1 << 10
+"""Beyond what any record takes."""
+WORKLOAD_CHARACTERS = 400
+"""Names of workloads beyond it, or that JSON would escape, are recorded as a digest: owners' names have no limit."""
 FUTILE_WITHIN_SECONDS = 600.0
 FUTILE_PAUSE_SECONDS = 1800.0
 """As the node's own rule for kills (DESIGN 4)."""
@@ -70,7 +75,7 @@ class EvictionLog:
 
     def with_record(self, node: str, workload: str, uid: str, *, cleanup: bool = False) -> "EvictionLog":
         """The log with an eviction that is about to be sent."""
-        return EvictionLog((*self.records, Record(0.0, node, workload, uid, cleanup)))
+        return EvictionLog((*self.records, Record(0.0, node, workload_key(workload), uid, cleanup)))
 
     def without(self, uid: str) -> "EvictionLog":
         """The log without the newest record of a pod: the API server refused."""
@@ -80,7 +85,7 @@ class EvictionLog:
         return self
 
     def workloads(self) -> Iterator[str]:
-        """The workload of each eviction of the last 10 minutes, clean-ups too: each took a pod."""
+        """`workload_key` of each eviction of the last 10 minutes, clean-ups too: each took a pod."""
         return (record.workload for record in self.records if record.age_seconds < WORKLOAD_SECONDS)
 
     def on_node(self, node: str, older_than_seconds: float = 0.0) -> int:
@@ -107,6 +112,22 @@ class EvictionLog:
     def since_on(self, node: str) -> float | None:
         """Seconds since the last eviction on a node."""
         return min((r.age_seconds for r in self.records if r.node == node), default=None)
+
+    def is_full(self) -> bool:
+        """Whether there is no room for a further record, whatever its names."""
+        names = sum(len(record.node) + len(record.workload) + len(record.uid) for record in self.records)
+        return names + _FIGURES_BYTES * len(self.records) + RECORD_BYTES > RECORDS_BYTES
+
+
+_FIGURES_BYTES = len('[3599.9, "", "", "", false], ')
+
+
+def workload_key(workload: str) -> str:
+    """What a workload is called in a record."""
+    plain = workload.isascii() and workload.isprintable() and not {'"', "\\"} & set(workload)
+    if plain and len(workload) <= WORKLOAD_CHARACTERS:
+        return workload
+    return f"sha256/{hashlib.sha256(workload.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 def encode(log: EvictionLog) -> str:
@@ -177,10 +198,14 @@ def limits_allow(policy: Policy, room: Room) -> Denied | None:
     if room.since_action is not None and room.since_action < limits.cooldown_seconds:
         left = limits.cooldown_seconds - room.since_action
         return Denied(Reason.COOLDOWN, f"cool-down for {left:.0f} s more", again_seconds=left)
-    if room.log.evictions >= room.evictions_per_hour or len(room.log.records) >= MAX_RECORDS:
+    if room.log.evictions >= room.evictions_per_hour:
         oldest = max((record.age_seconds for record in room.log.records if not record.cleanup), default=0.0)
         message = f"{room.log.evictions} evictions in the last hour, evictionsPerHour is {room.evictions_per_hour}"
         return Denied(Reason.BUDGET_EXHAUSTED, message, again_seconds=max(1.0, HOUR_SECONDS - oldest))
+    if room.log.is_full():
+        oldest = max(record.age_seconds for record in room.log.records)
+        message = f"no more than the {len(room.log.records)} evictions of the last hour fit into the ledger's ConfigMap"
+        return Denied(Reason.LEDGER_FULL, message, again_seconds=max(1.0, HOUR_SECONDS - oldest))
     if not room.has_slot and room.concurrent_nodes >= room.concurrent_limit:
         message = f"evictions run on {room.concurrent_nodes} nodes, maxConcurrentNodes is {room.concurrent_limit}"
         return Denied(Reason.CONCURRENT_NODES, message, again_seconds=10.0)
@@ -204,7 +229,7 @@ def cleanup_allowed(log: EvictionLog, spent: int, most: int) -> bool:
     `spent`: kills of the last hour by the ledger, `most`: the kills that the policy's limits allow an hour. A report is
     one node's word: it never has more pods evicted than could have been killed, and the ledger counts each.
     """
-    return log.cleanups < min(spent, most) and len(log.records) < MAX_RECORDS
+    return log.cleanups < min(spent, most) and not log.is_full()
 
 
 def ranked(policy: Policy, candidates: Iterable[Candidate], status: StateStatus, ages: Mapping[str, float]) -> Ranking:

@@ -52,6 +52,8 @@ class Facts:
     kills_limit: int = 0
     last_action_time: str = ""
     ledger_problem: str = ""
+    ledger_full: bool = False  # a node is given no allowance because the ConfigMap has no room to count it
+    record_full: bool = False  # the same for evictions
     quarantine_seconds: float = 0.0
     hints: tuple[str, ...] = ()
     conflict: str = ""  # with whom it ties, and where; "" = with nobody
@@ -154,6 +156,10 @@ def _budget(facts: Facts) -> Row:
         used_up.append(f"all {facts.evictions_limit} evictions of this hour are used")
     if facts.actions_used.get("Kill") and facts.kills_left <= 0:
         used_up.append(f"all {facts.kills_limit} kills of this hour are used or outstanding")
+    if facts.record_full:
+        used_up.append("the ledger's ConfigMap has no room for a further eviction of this hour")
+    if facts.ledger_full:
+        used_up.append("the ledger's ConfigMap has no room for a further node's allowance (lower maxStandingKills)")
     if used_up:
         return ("BudgetAvailable", "False", Reason.BUDGET_EXHAUSTED, "; ".join(used_up))
     message = f"{max(0, facts.evictions_left)} evictions and {max(0, facts.kills_left)} kills are left in this hour"

@@ -15,6 +15,7 @@ from memorypressure_operator.budget import Budgets
 from memorypressure_operator.caps import for_nodes
 from memorypressure_operator.errors import ApiRefused
 from memorypressure_operator.events import Event, EventWriter, policy_subject
+from memorypressure_operator.evictions import EvictionLog
 from memorypressure_operator.health import Health
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.metrics import Metrics
@@ -173,21 +174,23 @@ class Surveyor:
         if desk is None and enforced:  # not readable: what was last known may still be out
             known = entry.status.get("exposure") or {}
             shown = (int(known.get("standingKills") or 0), int(known.get("worstCaseHour") or worst))
-        evicted = self._budgets.current_evictions(store).evictions if store is not None else 0
+        record = self._budgets.current_evictions(store) if store is not None else EvictionLog()
         return Facts(
             counts=counts,
             dry_run=tally.count("dryRun"),
-            evictions=evicted,
+            evictions=record.evictions,
             kills=tally.count("kills"),
             denied=tally.count("denied"),
             standing_kills=shown[0],
             worst_case_hour=shown[1],
-            evictions_left=limits.evictions_per_hour - evicted,
+            evictions_left=limits.evictions_per_hour - record.evictions,
             evictions_limit=limits.evictions_per_hour,
             kills_left=limits.kills_per_hour - ledger.spent,
             kills_limit=limits.kills_per_hour,
             last_action_time=tally.last_action_time,
             ledger_problem=store.problem if store is not None else "",
+            ledger_full=result is not None and any(why is Reason.LEDGER_FULL for why, _ in result.waiting.values()),
+            record_full=record.is_full(),
             quarantine_seconds=ledger.quarantine_ns / pressure.NS,
             hints=tuple(str(hint) for hint in policy_hints(entry.policy or policy)),
             conflict=standing.message if standing.conflicted else "",

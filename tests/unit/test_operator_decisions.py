@@ -264,6 +264,8 @@ def test_every_count_is_written_from_the_start() -> None:
         (dataclasses.replace(GOOD, ledger_problem="x"), {"Ready": ("False", "LedgerInvalid")}),
         (dataclasses.replace(GOOD, conflict="tied"), {"Conflicted": ("True", "EqualPriorityOverlap")}),
         (dataclasses.replace(GOOD, evictions_left=0), {"BudgetAvailable": ("False", "BudgetExhausted")}),
+        (dataclasses.replace(GOOD, ledger_full=True), {"BudgetAvailable": ("False", "BudgetExhausted")}),
+        (dataclasses.replace(GOOD, record_full=True), {"BudgetAvailable": ("False", "BudgetExhausted")}),
         (dataclasses.replace(GOOD, kills_left=0), {"BudgetAvailable": ("False", "BudgetExhausted")}),
         (dataclasses.replace(GOOD, kills_left=0, actions_used={}), {"BudgetAvailable": ("True", "BudgetLeft")}),
     ],

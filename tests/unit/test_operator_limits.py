@@ -40,6 +40,7 @@ def room(**changes: Any) -> Room:
 
 FULL = EvictionLog((Record(3000.0, "a", "w", "u1"), Record(10.0, "b", "w", "u2")))
 CLEANED = EvictionLog((Record(10.0, "a", "w", "u1", cleanup=True), Record(10.0, "b", "w", "u2", cleanup=True)))
+LARGE = EvictionLog(tuple(Record(9.0, "n" * 253, "w" * 400, f"{number}", cleanup=True) for number in range(600)))
 ROOM_CASES = {
     "nothing in the way": ({}, None),
     "the hour is used up": ({"log": FULL}, Reason.BUDGET_EXHAUSTED),
@@ -50,6 +51,7 @@ ROOM_CASES = {
     "it is one of those nodes": ({"concurrent_nodes": 1, "has_slot": True}, None),
     "none an hour": ({"evictions_per_hour": 0}, Reason.BUDGET_EXHAUSTED),
     "clean-ups are no evictions": ({"log": CLEANED}, None),
+    "the record is full": ({"log": LARGE}, Reason.LEDGER_FULL),
     "two victims did not help": ({"since_action": 70.0, "unrelieved": (70.0, 600.0)}, Reason.FUTILE),
     "the pause is over": ({"since_action": 1800.0, "unrelieved": (1800.0, 1900.0)}, None),
     "they were too far apart": ({"since_action": 70.0, "unrelieved": (70.0, 671.0)}, None),
