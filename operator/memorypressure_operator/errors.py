@@ -1,5 +1,10 @@
 """What can go wrong in the operator, as types: a caller decides by class, never by text."""
 
+import msgspec
+
+NOT_UNDERSTOOD = (msgspec.MsgspecError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+"""What the making of a view may raise for an object of the API server that it does not understand."""
+
 
 class OperatorError(Exception):
     """Base of every error that this package raises on purpose."""

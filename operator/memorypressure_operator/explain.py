@@ -4,26 +4,28 @@ Reads only. It decides anew, by the operator's own rules, from what the API serv
 plan differs from that.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from memorypressure.plans import build_plan
+from memorypressure.protections import DisruptionBudget
 from memorypressure.reasons import Reason
 from memorypressure.selection import Selection, select
 from memorypressure.spec import Mode, Policy
 from memorypressure_operator import tainter
 from memorypressure_operator.api import Api, node_path, own_path
 from memorypressure_operator.caps import capped
-from memorypressure_operator.errors import ApiRefused, OperatorError
+from memorypressure_operator.errors import NOT_UNDERSTOOD, ApiRefused, OperatorError
 from memorypressure_operator.paging import pages
 from memorypressure_operator.planning import Planner
 from memorypressure_operator.pods import PodView, decode_pod
 from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import StateView, decode_state
 from memorypressure_operator.settings import Settings
-from memorypressure_operator.views import NodeView, decode_budget, decode_namespace, decode_node
+from memorypressure_operator.views import NodeView, decode_budget, decode_namespace, decode_node, unknown_budget
 
 YES, SOON, NO = "yes", "soon", "no"
 
@@ -141,16 +143,24 @@ def _pods(api: Api, registry: Registry, node: str) -> list[PodView]:
     for raw in pages(api, "/api/v1/namespaces"):
         name = json.loads(raw)["metadata"]["name"]
         if name in namespaces:
-            registry.put_namespace(name, decode_namespace(raw))
+            with contextlib.suppress(*NOT_UNDERSTOOD):  # as one that is not known
+                registry.put_namespace(name, decode_namespace(raw))
     for raw in pages(api, "/apis/policy/v1/poddisruptionbudgets"):
         meta = json.loads(raw)["metadata"]
         if meta["namespace"] in namespaces:
-            registry.put_budget((meta["namespace"], meta["name"]), decode_budget(raw))
+            registry.put_budget((meta["namespace"], meta["name"]), _budget(meta["namespace"], raw))
     for namespace in sorted(namespaces):
         for raw in pages(api, f"/api/v1/namespaces/{namespace}/pods"):
             pod = decode_pod(raw)
             registry.put_pod(pod.uid, pod)
     return here
+
+
+def _budget(namespace: str, raw: bytes) -> DisruptionBudget:
+    try:
+        return decode_budget(raw)
+    except NOT_UNDERSTOOD:
+        return unknown_budget(namespace)
 
 
 def _judged(

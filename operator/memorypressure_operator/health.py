@@ -15,6 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 log = logging.getLogger(__name__)
 
+NAMED = 20
+"""Objects of a kind that the probes name, where more are not understood."""
+
 
 @dataclass(slots=True)
 class Health:
@@ -33,6 +36,7 @@ class Health:
     policy_echo_due: float | None = None  # a status write that the policy watch has not shown yet, by its time
     threads: dict[str, Callable[[], bool]] = field(default_factory=dict)
     streams: dict[str, Callable[[], bool]] = field(default_factory=dict)
+    misread: dict[str, Callable[[], list[str]]] = field(default_factory=dict)  # objects that are not understood
     heard: dict[str, float] = field(default_factory=dict)  # stream -> when the server last sent an event or a bookmark
     silence_seconds: float = math.inf  # a stream that was not heard for so long is broken
     unready_seconds: float = 10.0  # failures that go on for so long make it unready
@@ -81,6 +85,7 @@ class Health:
             "last_node_report_seconds": age(self.last_node_report),
             "last_event_seconds": {name: age(heard) for name, heard in sorted(self.heard.items())},
             "failing": self.troubles(0.0),
+            "not_understood": [says for misread in self.misread.values() for says in misread()[:NAMED]],
         }
 
 

@@ -28,7 +28,15 @@ from memorypressure_operator.registry import Registry, TableSink
 from memorypressure_operator.reports import PlanModel, StateModel, plan_view, state_view
 from memorypressure_operator.settings import Settings
 from memorypressure_operator.streams import Source, Stream
-from memorypressure_operator.views import BudgetModel, NamespaceModel, NodeModel, budget_view, namespace_view, node_view
+from memorypressure_operator.views import (
+    BudgetModel,
+    NamespaceModel,
+    NodeModel,
+    budget_view,
+    namespace_view,
+    node_view,
+    unknown_budget,
+)
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +55,14 @@ SOURCES = (
         view=state_view,
     ),
     Source("nodememoryplans", api_module.own_path("nodememoryplans"), key=_by_name, model=PlanModel, view=plan_view),
-    Source("namespaces", "/api/v1/namespaces", key=_by_name, model=NamespaceModel, view=namespace_view, strict=True),
+    Source("namespaces", "/api/v1/namespaces", key=_by_name, model=NamespaceModel, view=namespace_view),
     Source(
         "poddisruptionbudgets",
         "/apis/policy/v1/poddisruptionbudgets",
         key=lambda meta: (meta.namespace, meta.name),
         model=BudgetModel,
         view=budget_view,
-        strict=True,
+        stand_in=lambda meta: unknown_budget(meta.namespace),
     ),
     Source("pods", "/api/v1/pods", key=lambda meta: meta.uid, model=PodModel, view=pod_view),
 )
@@ -118,7 +126,7 @@ class Operator:
             restarts.labels(name, why).inc()
             self.loop.recheck_policies()  # kopf does not tell of objects deleted while its watch was broken
 
-        return Stream(
+        stream = Stream(
             self.api,
             source,
             TableSink(self.registry, name, on_synced=synced, on_heard=heard),
@@ -129,6 +137,9 @@ class Operator:
             backoff_limit_seconds=settings.backoff_limit_seconds,
             on_restart=restarted,
         )
+        self.health.misread[name] = stream.misread
+        self.metrics.misread.labels(name).set_function(lambda: len(stream.misread()))
+        return stream
 
     def _loop_goes_on(self) -> None:
         self.health.loop_progress = self.clock()

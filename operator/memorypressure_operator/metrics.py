@@ -183,6 +183,11 @@ class Metrics:
             "Streams of the resource that were opened anew after a failure, by cause.",
             "resource reason",
         )
+        self.misread = self._gauge(
+            "memorypressure_operator_objects_not_understood",
+            "Objects of the resource that are not understood: what they concern is protected; the probes name them.",
+            "resource",
+        )
         self.events_failed = self._counter(
             "memorypressure_operator_events_failed", "Kubernetes Events given up after several tries.", ""
         )
@@ -213,6 +218,7 @@ class Metrics:
             self.denied.labels("Evict", reason)
         for stream in STREAMS:
             self.stream_up.labels(stream)
+            self.misread.labels(stream)
             for why in ("ApiUnreachable", "ApiRefused", "Expired"):
                 self.stream_restarts.labels(stream, why)
         for cause in ("ApiUnreachable", "ApiRefused", "Unexpected"):

@@ -299,9 +299,10 @@ class Registry:
                 self._touch_namespace(name)
 
     def remove_namespace(self, name: str) -> None:
-        """A namespace is gone."""
+        """A namespace is gone, or it is not known any more what it says."""
         with self.lock:
-            self.tables.namespaces.pop(name, None)
+            if self.tables.namespaces.pop(name, None) is not None:
+                self._touch_namespace(name)
 
     def put_budget(self, key: tuple[str, str], view: DisruptionBudget) -> None:
         """A PodDisruptionBudget appeared or changed."""

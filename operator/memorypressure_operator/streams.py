@@ -4,6 +4,9 @@ A stream is opened with `sendInitialEvents` (Kubernetes 1.34 and newer, KEP-3157
 events, closed by a bookmark, and changes follow on the same connection; nothing is ever held as one big list. A server
 that refuses it gets paged lists and a plain watch. A stream that ends is resumed from the last resourceVersion; after
 410 Gone it starts anew, and objects that are not sent again are removed. Silence beyond the read timeout is an end.
+
+An object that is not understood concerns nobody but itself: the others go on. What stands for it meanwhile is its
+source's to say, and it is named until it is understood or gone.
 """
 
 import logging
@@ -16,7 +19,7 @@ from typing import Any, Protocol
 import msgspec
 
 from memorypressure_operator.api import Api
-from memorypressure_operator.errors import ApiRefused, ApiUnreachable
+from memorypressure_operator.errors import NOT_UNDERSTOOD, ApiRefused, ApiUnreachable
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +92,11 @@ class _Page(msgspec.Struct):
 
 
 class Source:
-    """What a stream lists: the path, how metadata becomes a key and an object a view, and what one bad object spoils.
+    """What a stream lists: the path, how metadata becomes a key and an object a view.
 
     `model` is a msgspec.Struct with a `metadata` like `Meta`; it names what is decoded. `view` makes of it what the
-    table holds. Both may refuse an object (msgspec.MsgspecError, ValueError). With `strict` that ends the stream, so
-    that the table counts as not synced: a PodDisruptionBudget not seen would be a protection lost. Without it the
-    object alone is left out: a pod not seen is never a victim.
+    table holds. Both may refuse an object. It is left out then (a pod not seen is never a victim), unless `stand_in`
+    makes a view of its `Meta` alone: a PodDisruptionBudget left out would be a protection lost.
     """
 
     def __init__(
@@ -105,13 +107,13 @@ class Source:
         key: Callable[[Any], Any],
         model: type[Any],
         view: Callable[[Any], Any],
-        strict: bool = False,
+        stand_in: Callable[[Meta], Any] | None = None,
     ) -> None:
         self.name = name
         self.path = path
         self.key = key
         self.view = view
-        self.strict = strict
+        self.stand_in = stand_in
         self.objects = msgspec.json.Decoder(model)
         self.events: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
             msgspec.defstruct("_ObjectEvent", [("type", str), ("object", model)])
@@ -120,10 +122,6 @@ class Source:
 
 class _Expired(Exception):  # noqa: N818  a signal between methods
     """410 Gone: the resourceVersion is too old, the state must be sent anew."""
-
-
-class _Undecodable(Exception):  # noqa: N818  same
-    """A strict source sent an object that is not understood."""
 
 
 class Stream(threading.Thread):
@@ -158,6 +156,12 @@ class Stream(threading.Thread):
         self._version = ""  # "" = the state must be sent anew
         self._streaming_lists = True
         self._expected: set[Any] | None = None  # keys that the initial state has not named yet
+        self._misread: dict[Any, str] = {}  # key -> which object is not understood, and why
+        self._garbage = False  # what the server sent last was no event
+
+    def misread(self) -> list[str]:
+        """Objects that are not understood now, and why. Safe from any thread."""
+        return sorted(self._misread.values())
 
     def stop(self) -> None:
         """Ends the thread, also while it waits for the server."""
@@ -180,9 +184,12 @@ class Stream(threading.Thread):
                 self._asked_at = time.monotonic()
                 self._on_restart("Expired")
                 wait = max(wait, 0.05)
-            except (ApiUnreachable, ApiRefused, _Undecodable, msgspec.MsgspecError) as error:
+            except (ApiUnreachable, ApiRefused, msgspec.MsgspecError) as error:
                 if self._stopping.is_set():
                     return
+                if isinstance(error, msgspec.MsgspecError):
+                    self._garbage = True
+                    self._api.troubles.failed("READ", self._source.path, f"what was sent is no event: {error}")
                 self._on_restart(type(error).__name__.lstrip("_"))
                 if isinstance(error, ApiRefused) and error.status in (400, 422) and self._streaming_lists:
                     log.info(
@@ -204,7 +211,7 @@ class Stream(threading.Thread):
             query["resourceVersion"] = self._version
         elif self._streaming_lists:
             query |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
-            self._expected = self._sink.keys()
+            self._expected = self._known()
         else:
             self._list()
             query["resourceVersion"] = self._version
@@ -220,7 +227,7 @@ class Stream(threading.Thread):
 
     def _list(self) -> None:
         self._expected = None
-        expected, token = self._sink.keys(), ""
+        expected, token = self._known(), ""
         while True:
             query = {"limit": str(self._page_size)} | ({"continue": token} if token else {})
             try:
@@ -231,9 +238,9 @@ class Stream(threading.Thread):
                 raise
             for raw in page.items:
                 data = bytes(raw)
-                key = self._source.key(msgspec.json.decode(data, type=_Object).metadata)
-                self._put(key, data)
-                expected.discard(key)
+                meta = msgspec.json.decode(data, type=_Object).metadata
+                self._put(meta, data)
+                expected.discard(self._source.key(meta))
             token = page.metadata.continue_
             if not token:
                 break
@@ -252,10 +259,12 @@ class Stream(threading.Thread):
             if event.type not in ("ADDED", "MODIFIED"):
                 return False
             view = source.view(event.object)
-        except (msgspec.MsgspecError, ValueError):
+        except NOT_UNDERSTOOD:
             return False
         meta = event.object.metadata
         key = source.key(meta)
+        if self._misread:
+            self._misread.pop(key, None)
         self._sink.put(key, view)
         self._reached(key, meta.resource_version)
         return True
@@ -263,6 +272,7 @@ class Stream(threading.Thread):
     def _reached(self, key: Any, version: str) -> None:
         if self._expected is None:
             self._version = version  # within the initial state no version is a place to resume from
+            self._goes_on()
         else:
             self._expected.discard(key)
 
@@ -276,6 +286,7 @@ class Stream(threading.Thread):
                 self._complete(expected, mark.resource_version)
             elif self._expected is None:
                 self._version = mark.resource_version
+                self._goes_on()
         elif event.type == "ERROR":
             status = msgspec.json.decode(raw, type=_Status)
             if status.code == 410:
@@ -285,15 +296,16 @@ class Stream(threading.Thread):
             meta = msgspec.json.decode(raw, type=_Object).metadata
             key = self._source.key(meta)
             if event.type == "DELETED":
-                self._sink.remove(key)
+                self._remove(key)
             else:
-                self._put(key, raw)
+                self._put(meta, raw)
             self._reached(key, meta.resource_version)
 
     def _complete(self, missing: set[Any], version: str) -> None:
         for key in missing:
-            self._sink.remove(key)
+            self._remove(key)
         self._version = version
+        self._goes_on()
         log.info(
             "%s: complete, %d objects, %.1f s after the first request",
             self._source.name,
@@ -302,13 +314,37 @@ class Stream(threading.Thread):
         )
         self._sink.synced()
 
-    def _put(self, key: Any, raw: bytes) -> None:
+    def _known(self) -> set[Any]:
+        """Keys of all that a new initial state has to name again, or it is gone."""
+        return self._sink.keys() | self._misread.keys()
+
+    def _goes_on(self) -> None:
+        if self._garbage:
+            self._garbage = False
+            self._api.troubles.succeeded("READ", self._source.path)
+
+    def _remove(self, key: Any) -> None:
+        self._misread.pop(key, None)
+        self._sink.remove(key)
+
+    def _put(self, meta: Meta, raw: bytes) -> None:
+        source, key = self._source, self._source.key(meta)
         try:
-            view = self._source.view(self._source.objects.decode(raw))
-        except (msgspec.MsgspecError, ValueError) as error:
-            if self._source.strict:
-                raise _Undecodable(f"{key} is not understood: {error}") from None
-            log.error("%s: %s is left out, it is not understood: %s", self._source.name, key, error)
-            self._sink.remove(key)
+            view = source.view(source.objects.decode(raw))
+        except NOT_UNDERSTOOD as error:
+            self._put_stand_in(meta, error)
             return
+        self._misread.pop(key, None)
         self._sink.put(key, view)
+
+    def _put_stand_in(self, meta: Meta, error: Exception) -> None:
+        source, key = self._source, self._source.key(meta)
+        name = f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name
+        says = f"{source.name}: {name} is not understood: {type(error).__name__}: {error}"
+        if self._misread.get(key) != says:
+            self._misread[key] = says
+            log.error("%s", says)
+        if source.stand_in is None:
+            self._sink.remove(key)
+        else:
+            self._sink.put(key, source.stand_in(meta))

@@ -143,6 +143,11 @@ def decode_budget(raw: bytes) -> DisruptionBudget:
     return budget_view(_budget_decoder.decode(raw))
 
 
+def unknown_budget(namespace: str) -> DisruptionBudget:
+    """What a PodDisruptionBudget that is not understood counts as: it covers the namespace, and allows nothing."""
+    return DisruptionBudget(namespace, LabelSelector(), disruptions_allowed=0, current=False)
+
+
 def budget_view(budget: BudgetModel) -> DisruptionBudget:
     """The core's value for a decoded PodDisruptionBudget: one whose selector is not understood covers its namespace."""
     meta, status = budget.metadata, budget.status or _BudgetStatus()

@@ -1,5 +1,6 @@
 """Whose pods are on a node's plan, and how fast plans are written."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,10 +8,12 @@ from support.fakecluster import Clock
 from support.operatorpolicy import policy
 
 from memorypressure.spec import Policy
+from memorypressure_operator.main import SOURCES
 from memorypressure_operator.planning import Planner, TokenBucket
 from memorypressure_operator.pods import PodTraits, PodView
-from memorypressure_operator.registry import Registry
+from memorypressure_operator.registry import SINKS, Registry, TableSink
 from memorypressure_operator.reports import PlanView
+from memorypressure_operator.streams import Stream
 from memorypressure_operator.views import NodeView
 
 
@@ -104,6 +107,42 @@ def test_a_pod_under_a_used_up_budget_is_vetoed_for_kills_but_left_to_the_evicti
     plans.registry.put_budget(("ns", "b"), DisruptionBudget("ns", LabelSelector(), 0))
     assert planned(plans, rules, "a") == []
     assert plans.veto(rules, plans.registry.tables.pods["a1"]) is None
+
+
+LINES = {
+    "namespaces": {"metadata": {"name": "ns", "uid": "u", "resourceVersion": "5", "labels": {"a": 5}}},
+    "poddisruptionbudgets": {"metadata": {"name": "b", "namespace": "ns", "resourceVersion": "5"}, "spec": "new"},
+}
+
+
+@pytest.mark.parametrize("resource", LINES)
+def test_pods_that_an_object_which_is_not_understood_concerns_are_on_no_plan(resource: str) -> None:
+    """The object comes in the middle of a stream, and the plans are thought over."""
+    nothing: Any = None
+    rules = policy(limits={"maxVictimsPerWorkload": "100%"})
+    plans = planner(pod("a1", "a"), pod("a2", "a"))
+    for table in SINKS:
+        plans.registry.mark_synced(table)
+    while plans.registry.dirty.take():
+        pass
+    assert planned(plans, rules, "a") == ["a1", "a2"]
+    source = next(each for each in SOURCES if each.name == resource)
+    sink = TableSink(plans.registry, resource, nothing)
+    stream = Stream(
+        nothing,
+        source,
+        sink,
+        lifetime_seconds=0,
+        read_timeout_seconds=0,
+        page_size=0,
+        backoff_seconds=0,
+        backoff_limit_seconds=0,
+        on_restart=nothing,
+    )
+    stream._event(json.dumps({"type": "MODIFIED", "object": LINES[resource]}).encode())
+    assert plans.registry.dirty.take() == ("a", False)
+    assert planned(plans, rules, "a") == []
+    assert len(stream.misread()) == 1
 
 
 def test_more_pods_than_a_plan_holds_are_counted() -> None:

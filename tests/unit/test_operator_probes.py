@@ -98,6 +98,15 @@ def test_a_table_that_is_not_complete_is_named(health: Health) -> None:
     assert health.live()[0]
 
 
+def test_objects_that_are_not_understood_are_named_some_of_each_kind(health: Health) -> None:
+    health.misread = {"pods": lambda: [f"pods: p{number}" for number in range(100)], "nodes": lambda: ["nodes: n"]}
+    ready, facts = health.ready()
+    assert ready, "they stop nothing else"
+    named = facts["not_understood"]
+    assert isinstance(named, list)
+    assert (len(named), named[0], named[-1]) == (21, "pods: p0", "nodes: n")
+
+
 def test_a_start_that_waits_says_for_what(health: Health) -> None:
     health.phase, health.waiting_for = "starting", "waiting for CustomResourceDefinitions"
     assert health.ready()[1]["not_ready"] == ["waiting for CustomResourceDefinitions"]

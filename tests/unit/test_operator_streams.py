@@ -61,6 +61,8 @@ class Server:
 
 
 class Sink:
+    stream: Stream
+
     def __init__(self) -> None:
         self.rows: dict[str, str] = {}
         self.complete = 0
@@ -95,7 +97,11 @@ def streaming(tmp_path: Path) -> Iterator[Callable[..., tuple[Server, Sink, list
     closing: list[Callable[[], None]] = []
 
     def start(
-        scripts: list[Any], *, strict: bool = False, rows: dict[str, str] | None = None, read_timeout_seconds: float = 2
+        scripts: list[Any],
+        *,
+        stand_in: Callable[[Meta], str] | None = None,
+        rows: dict[str, str] | None = None,
+        read_timeout_seconds: float = 2,
     ) -> Any:
         server, sink, restarts = Server(scripts), Sink(), []
         sink.rows.update(rows or {})
@@ -116,13 +122,13 @@ def streaming(tmp_path: Path) -> Iterator[Callable[..., tuple[Server, Sink, list
             metadata: Meta
 
         def view(thing: Thing) -> str:
-            if thing.metadata.name.startswith("bad"):
-                raise ValueError("not understood")
+            if thing.metadata.uid.startswith("bad"):
+                raise {"bad": ValueError, "bad type": TypeError, "bad key": KeyError}[thing.metadata.uid]("no thing")
             return thing.metadata.name.upper()
 
         stream = Stream(
             api,
-            Source("things", "/things", key=lambda meta: meta.name, model=Thing, view=view, strict=strict),
+            Source("things", "/things", key=lambda meta: meta.name, model=Thing, view=view, stand_in=stand_in),
             sink,
             lifetime_seconds=60,
             read_timeout_seconds=read_timeout_seconds,
@@ -151,6 +157,7 @@ def streaming(tmp_path: Path) -> Iterator[Callable[..., tuple[Server, Sink, list
                 break
             deadline.wait(0.02)
         deadline.wait(0.1)
+        sink.stream = stream
         return server, sink, restarts
 
     yield start
@@ -227,22 +234,65 @@ def test_a_server_without_streaming_lists_is_listed_in_pages(streaming: Any) -> 
     assert "resourceVersion=30" in server.queries[3]
 
 
-def test_an_object_that_is_not_understood_is_left_out_alone(streaming: Any) -> None:
-    _, sink, _ = streaming(
-        [[event("ADDED", "bad", 1), event("ADDED", "a", 2), bookmark(5, end=True)]], rows={"bad": "OLD"}
+@pytest.mark.parametrize("why", ["bad", "bad type", "bad key"])
+def test_an_object_that_is_not_understood_is_left_out_alone_and_named(streaming: Any, why: str) -> None:
+    _, sink, restarts = streaming(
+        [[event("ADDED", "x", 1, uid=why, namespace="ns"), event("ADDED", "a", 2), bookmark(5, end=True)]],
+        rows={"x": "OLD"},
     )
     assert sink.rows == {"a": "A"}
     assert sink.complete == 1
+    assert restarts[:1] != ["MsgspecError"]
+    assert [says.partition(" is not understood: ")[0] for says in sink.stream.misread()] == ["things: ns/x"]
 
 
-def test_a_strict_stream_is_not_complete_while_an_object_is_not_understood(streaming: Any) -> None:
-    _, sink, restarts = streaming([[event("ADDED", "bad", 1), bookmark(5, end=True)]], strict=True)
-    assert sink.complete == 0
-    assert "Undecodable" in restarts
+def test_what_is_sent_after_an_object_that_is_not_understood_is_taken_in(streaming: Any) -> None:
+    """It must not hold the others up: neither in the initial state nor after it, nor where a stream is resumed."""
+    bad = event("MODIFIED", "a", 7, uid="bad")
+    server, sink, _ = streaming(
+        [
+            [event("ADDED", "a", 1), event("ADDED", "b", 2), bookmark(5, end=True), bad, event("DELETED", "b", 8)],
+            [event("ADDED", "c", 9)],
+        ],
+        stand_in=lambda meta: f"{meta.name} is protected",
+    )
+    assert sink.rows == {"a": "a is protected", "c": "C"}
+    assert "resourceVersion=8" in server.queries[1]
+    assert len(sink.stream.misread()) == 1
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        [event("MODIFIED", "x", 9)],
+        [event("DELETED", "x", 9, uid="bad")],
+        [json.dumps({"type": "ERROR", "object": {"code": 410}}).encode()],
+    ],
+    ids=["understood", "deleted", "gone while the stream was broken"],
+)
+@pytest.mark.parametrize("stand_in", [None, lambda meta: "protected"], ids=["left out", "with a stand-in"])
+def test_it_is_named_until_it_is_understood_or_gone(streaming: Any, later: list[bytes], stand_in: Any) -> None:
+    _, sink, _ = streaming(
+        [
+            [event("ADDED", "x", 1, uid="bad"), bookmark(5, end=True), *later],
+            [event("ADDED", "a", 12), bookmark(15, end=True)],
+        ],
+        stand_in=stand_in,
+    )
+    assert sink.stream.misread() == []
+    assert sink.rows.get("x") in (None, "X")
 
 
 @pytest.mark.parametrize("line", [b"{", b"[]", b'{"type": 5}', b"\xff\xfe"])
 def test_garbage_on_a_stream_is_a_failure_not_an_end(streaming: Any, line: bytes) -> None:
-    _, sink, restarts = streaming([[line]])
+    _, sink, restarts = streaming([[line], [line]])
     assert restarts
     assert sink.complete == 0
+    troubles = sink.stream._api.troubles
+    assert any("what was sent is no event" in says for says in troubles.lasting(0.0))
+
+
+def test_a_stream_that_goes_on_after_garbage_is_no_trouble_any_more(streaming: Any) -> None:
+    _, sink, restarts = streaming([[b"{"], [event("ADDED", "a", 1), bookmark(5, end=True)]])
+    assert "DecodeError" in restarts
+    assert not any("is no event" in says for says in sink.stream._api.troubles.lasting(0.0))
