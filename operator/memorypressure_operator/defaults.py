@@ -2,8 +2,13 @@
 
 A policy in the chart itself would fail a first install, before its CRD is served. The mark is an annotation of the
 ConfigMap, so a user may delete the policy and keep it deleted.
+
+Whoever ends between creating and marking leaves another annotation, written before: from which resourceVersion on the
+API server's own history says whether the policy was made. It remembers that for some minutes; where it does not any
+more the policy counts as made, and the log says what to do.
 """
 
+import json
 import logging
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -19,6 +24,8 @@ log = logging.getLogger(__name__)
 
 KEY = "policy.yaml"
 MARK = "memorypressure.dev/created"
+INTENT = "memorypressure.dev/creating"
+HISTORY_SECONDS = 1
 
 
 class Created(StrEnum):
@@ -49,26 +56,65 @@ def create_once(api: Api, namespace: str, name: str) -> Created:
             raise
         log.warning("no default policy: there is no ConfigMap %s/%s (--default-policy-configmap)", namespace, name)
         return Created.ABSENT
-    if MARK in (config_map["metadata"].get("annotations") or {}):
+    annotations = config_map["metadata"].get("annotations") or {}
+    if MARK in annotations:
         return Created.BEFORE
     policy, problem = _read(config_map)
     if problem:
         log.error("no default policy: ConfigMap %s/%s, key %s: %s", namespace, name, KEY, problem)
         return Created.INVALID
+    made = policy["metadata"]["name"]
+    if INTENT in annotations and _was_made(api, made, annotations[INTENT]):
+        _annotate(api, path, {MARK: _now(), INTENT: None})
+        return Created.BEFORE
+    first = api.get(own_path("memorypressurepolicies"), query={"limit": "1"}).json()
+    _annotate(api, path, {INTENT: first["metadata"]["resourceVersion"]})
     result = Created.CREATED
     try:
         api.request("POST", own_path("memorypressurepolicies"), body=policy)
-        log.info("default policy %s created from ConfigMap %s/%s", policy["metadata"]["name"], namespace, name)
+        log.info("default policy %s created from ConfigMap %s/%s", made, namespace, name)
     except ApiRefused as refusal:
-        if refusal.status in (400, 422):
+        if not refusal.conflict:
+            _annotate(api, path, {INTENT: None})  # nothing was made, for certain
+            if refusal.status not in (400, 422):
+                raise
             log.error("no default policy: ConfigMap %s/%s, key %s: %s", namespace, name, KEY, refusal.message)
             return Created.INVALID
-        if not refusal.conflict:
-            raise
         result = Created.EXISTS
-    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    api.request("PATCH", path, body={"metadata": {"annotations": {MARK: stamp}}}, content_type=MERGE_PATCH)
+    _annotate(api, path, {MARK: _now(), INTENT: None})
     return result
+
+
+def _annotate(api: Api, path: str, annotations: dict[str, str | None]) -> None:
+    api.request("PATCH", path, body={"metadata": {"annotations": annotations}}, content_type=MERGE_PATCH)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _was_made(api: Api, name: str, since: str) -> bool:
+    """Whether a policy of this name was made after `since`, also if it is gone again; True where nobody knows."""
+    query = {
+        "watch": "1",
+        "resourceVersion": since,
+        "timeoutSeconds": str(HISTORY_SECONDS),
+        "fieldSelector": f"metadata.name={name}",
+    }
+    try:
+        with api.stream(own_path("memorypressurepolicies"), query, 10.0 * HISTORY_SECONDS) as lines:
+            kinds = [json.loads(line)["type"] for line in lines]
+    except ApiRefused as refusal:
+        if refusal.status != 410:
+            raise
+        kinds = ["ERROR"]
+    if "ERROR" in kinds:
+        log.warning(
+            "default policy %s: an earlier operator ended while it made it, too long ago to know whether it was made; "
+            "it counts as made. If there never was one: kubectl create it from the chart's ConfigMap",
+            name,
+        )
+    return bool(kinds)
 
 
 def _read(config_map: dict[str, Any]) -> tuple[dict[str, Any], str]:

@@ -61,6 +61,14 @@ class ApiRefused(OperatorError):  # noqa: N818  same
         return self.status == 409
 
     @property
+    def test_failed(self) -> bool:
+        """422 to a JSON patch because a test did not hold: the server drops the words of it.
+
+        What is not valid has causes, one a field (NewGenericServerResponse and NewInvalid in apimachinery).
+        """
+        return self.status == 422 and not self.causes
+
+    @property
     def credentials(self) -> bool:
         """401 or 403: the token is not accepted, or its role lacks the verb."""
         return self.status in (401, 403)

@@ -41,7 +41,7 @@ def write_plan(api: Api, node: NodeView, before: PlanView | None, spec: dict[str
         path = own_path("nodememoryplans", node.name)
         return _plan(api.request("PATCH", path, body=operations, content_type=JSON_PATCH).body)
     except ApiRefused as refusal:
-        if refusal.conflict or refusal.not_found or _test_failed(refusal):
+        if refusal.conflict or refusal.not_found or refusal.test_failed:
             return None
         raise
 
@@ -71,11 +71,6 @@ def write_state(api: Api, node: NodeView, before: StateView | None, spec: dict[s
         if refusal.conflict or refusal.not_found:
             return None
         raise
-
-
-def _test_failed(refusal: ApiRefused) -> bool:
-    """Whether a JSON patch was refused because a test did not hold (422), not because the result is invalid."""
-    return refusal.status == 422 and "test" in refusal.message.lower()
 
 
 def _plan(body: bytes) -> PlanView:

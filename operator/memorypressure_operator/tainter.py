@@ -135,7 +135,7 @@ def apply(api: Api, node: NodeView, effect: str | None) -> TaintOutcome:
         except ApiRefused as refusal:
             if refusal.not_found:
                 return TaintOutcome.GONE
-            if refusal.status not in (409, 422):  # 422: a test failed, the list has changed
+            if not refusal.conflict and not refusal.test_failed:  # else the list has changed
                 raise
         try:
             seen = decode_node(api.get(node_path(node.name)).body)

@@ -10,10 +10,13 @@ import msgspec
 import pytest
 from support.operator_lab import Lab, wait_for
 
-from memorypressure_operator import evictor
-from memorypressure_operator.api import Api, Credentials
+from memorypressure.plans import empty_plan
+from memorypressure_operator import evictor, objects
+from memorypressure_operator.api import Api, Credentials, node_path
+from memorypressure_operator.errors import ApiRefused
 from memorypressure_operator.evictor import Outcome
 from memorypressure_operator.pods import PodView, decode_pod
+from memorypressure_operator.views import decode_node
 from memorypressure_tools.apiclient import MERGE_PATCH
 from memorypressure_tools.controlplane import ControlPlane, Options
 
@@ -58,6 +61,25 @@ def test_every_answer_to_an_eviction_has_its_outcome_and_its_next_step(lab: Lab)
     assert done.outcome is Outcome.EVICTED
     assert done.outcome.spent
     assert not done.outcome.next_candidate
+
+
+def test_a_plan_is_not_written_over_another_writers_and_what_is_invalid_is_told(lab: Lab) -> None:
+    api = Api(Credentials(str(lab.plane.kubeconfig), 60, lambda: 0.0), 5.0)
+    name = lab.node("test")  # the word that a failed test is called by must not matter
+    node = decode_node(api.get(node_path(name)).body)
+    first = objects.write_plan(api, node, None, empty_plan(name))
+    assert first is not None
+    assert objects.write_plan(api, node, None, empty_plan(name)) is None, "it is there already"
+    policy = {"name": "p", "generation": 1}
+    later = objects.write_plan(api, node, first, {**empty_plan(name), "policy": policy})
+    assert later is not None
+    assert (later.uid, later.generation, later.policy) == (first.uid, first.generation + 1, "p")
+    assert objects.write_plan(api, node, first, empty_plan(name)) is None, "another writer's stays"
+    anew = msgspec.structs.replace(later, uid=str(uuid.uuid4()))
+    assert objects.write_plan(api, node, anew, empty_plan(name)) is None
+    with pytest.raises(ApiRefused, match="nodeName") as refused:
+        objects.write_plan(api, node, later, {**empty_plan(name), "nodeName": 5})
+    assert refused.value.status == 422
 
 
 def test_a_budget_that_nobody_has_judged_yet_asks_for_a_pause() -> None:

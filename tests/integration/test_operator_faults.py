@@ -5,7 +5,6 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.operator_lab import GROUP, Agent, Lab, OperatorProcess, wait_for
@@ -411,57 +410,7 @@ def test_an_edited_ledger_disarms_and_says_how_to_go_on(lab: Lab) -> None:
     assert lab.allowed(agent) <= 0
 
 
-# --- default policy, conflicts, deletion ---
-
-
-def config_map(lab: Lab, text: str) -> str:
-    path = f"/api/v1/namespaces/{lab.home}/configmaps"
-    lab.admin.must("POST", path, {"metadata": {"name": "default-policy"}, "data": {"policy.yaml": text}})
-    return f"{path}/default-policy"
-
-
-def policy_text(lab: Lab, mode: str = "DryRun") -> str:
-    body: dict[str, Any] = {
-        "apiVersion": "memorypressure.dev/v1alpha1",
-        "kind": "MemoryPressurePolicy",
-        "metadata": {"name": lab.prefix + "default"},
-        "spec": {
-            "mode": mode,
-            "nodeSelector": {"matchLabels": {"lab": "none"}},
-            "triggers": [{"name": "low", "type": "ZoneWatermark", "zoneWatermark": {"line": "Low"}}],
-            "ladder": [{"action": "Taint", "triggers": ["low"]}],
-        },
-    }
-    return json.dumps(body)
-
-
-def test_the_default_policy_is_made_once_and_stays_deleted(lab: Lab) -> None:
-    path = config_map(lab, policy_text(lab))
-    name = f"{GROUP}/memorypressurepolicies/{lab.prefix}default"
-    first = lab.running("--default-policy-configmap", "default-policy")
-    wait_for(lambda: lab.admin.request("GET", name).status == 200, "the policy")
-    wait_for(lambda: "memorypressure.dev/created" in str(lab.admin.must("GET", path)["metadata"]), "the mark")
-    lab.admin.must("DELETE", name)
-    assert first.stop() == 0
-    second = lab.running("--default-policy-configmap", "default-policy", identity="two")
-    wait_for(lambda: second.metric("memorypressure_operator_policies", mode="DryRun") >= 0, "running")
-    time.sleep(1)
-    assert lab.admin.request("GET", name).status == 404
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("{", "not YAML"), ('{"kind": "X"}', "apiVersion: must be"), ("BADMODE", "spec.mode")],
-)
-def test_a_wrong_default_policy_is_named_and_nothing_is_made(lab: Lab, text: str, expected: str) -> None:
-    config_map(lab, policy_text(lab, mode="Kill") if text == "BADMODE" else text)
-    operator = lab.running("--default-policy-configmap", "default-policy")
-    line = wait_for(
-        lambda: next((line for line in operator.text().splitlines() if "no default policy" in line), None),
-        "the message",
-    )
-    assert f"{lab.home}/default-policy" in line
-    assert expected in line
+# --- conflicts, deletion ---
 
 
 def test_tied_policies_are_told_and_run_dry(lab: Lab) -> None:
