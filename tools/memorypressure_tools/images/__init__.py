@@ -1,1 +1,1 @@
-"""The images of agent and operator: built from their Containerfiles by buildah, without a daemon, as OCI archives."""
+"""The images of agent and operator: built from one Containerfile by buildah, without a daemon, as OCI archives."""

@@ -1,4 +1,4 @@
-"""Builds the images with buildah, each once for the same inputs: sources, requirements, Containerfiles and base.
+"""Builds the images with buildah, each once for the same inputs: sources, requirements, Containerfile and base.
 
 No daemon and no registry are asked: the base where none is named is Debian's Python as mmdebstrap unpacks it, and the
 wheels are fetched by this machine's pip, with its configuration, and installed in the build by their hashes.
@@ -132,7 +132,8 @@ def _digest(paths: Sequence[Path], *words: str) -> str:
 
 
 def _key(name: str, base: str) -> str:
-    inputs = [REPOSITORY / f"images/{name}", REPOSITORY / "images/compile_all.py", REPOSITORY / "LICENSE"]
+    files = ("images/Containerfile", "images/compile_all.py", f"images/bin/memorypressure-{name}", "LICENSE")
+    inputs = [REPOSITORY / file for file in files]
     inputs += [REPOSITORY / f"requirements/{name}.txt", *(REPOSITORY / source for source in SOURCES[name])]
     inputs += [Path(__file__), Path(__file__).with_name("archive.py")]
     return _digest(inputs, base, VERSION, _epoch())
@@ -249,13 +250,13 @@ def _build_image(name: str, request: Request, base: Path | None, path: Path) -> 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as place:
         directory = Path(place)
         buildah = _Buildah(directory)
-        options = [f"--build-arg=VERSION={VERSION}"]
+        options = [f"--target={name}", f"--build-arg=NAME={name}", f"--build-arg=VERSION={VERSION}"]
         if base is None:
             options += [f"--build-arg=BASE={request.base}"]
             options += [f"--build-arg=BUILDER={request.builder}"] if request.builder else []
         else:
             options += _own_base(buildah, name, base, directory / "context")
-        buildah.build(f"{name}'s image", name, REPOSITORY / f"images/{name}/Containerfile", REPOSITORY, *options)
+        buildah.build(f"{name}'s image", name, REPOSITORY / "images/Containerfile", REPOSITORY, *options)
         layout = directory / "layout"
         buildah.export(name, layout)
         write_archive(layout, reference(name), directory / "archive")
