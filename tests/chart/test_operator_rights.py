@@ -12,8 +12,9 @@ from typing import Protocol
 import pytest
 import urllib3
 
-from memorypressure_tools.controlplane import ControlPlane, free_port
+from memorypressure_tools.controlplane import ControlPlane
 from memorypressure_tools.helm import NAMESPACE, Helm, find
+from memorypressure_tools.ports import free_port
 
 NAME = "memory-pressure-memory-pressure-operator"
 POLICY = "/apis/memorypressure.dev/v1alpha1/memorypressurepolicies/default"

@@ -19,7 +19,8 @@ import urllib3
 
 from memorypressure_tools import rundirectory
 from memorypressure_tools.apiclient import STRATEGIC_PATCH, ApiClient
-from memorypressure_tools.controlplane import ChildDiedError, ControlPlane, Options, free_port
+from memorypressure_tools.controlplane import ChildDiedError, ControlPlane, Options
+from memorypressure_tools.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GONE_SECONDS = 10.0

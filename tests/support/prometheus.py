@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from memorypressure_tools.controlplane import free_port
+from memorypressure_tools.ports import free_port
 from memorypressure_tools.processes import Child
 from memorypressure_tools.toolcache import ToolMissingError, cache_root
 

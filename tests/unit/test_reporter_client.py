@@ -19,7 +19,7 @@ from memorypressure_agent.cli import main
 from memorypressure_agent.reporter import client as client_module
 from memorypressure_agent.reporter.client import ApiClient, ApiError, Endpoint, SettingsError
 from memorypressure_tools.certificates import Authority
-from memorypressure_tools.controlplane import free_port
+from memorypressure_tools.ports import free_port
 
 
 class Api:

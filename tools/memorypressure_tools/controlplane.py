@@ -7,34 +7,28 @@ certificate authority that was made for this start. An open port shows nothing.
 
 import contextlib
 import functools
-import random
-import re
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 import urllib3
 
+from memorypressure_tools import controlplane_commands as commands
 from memorypressure_tools import toolcache
 from memorypressure_tools.apiclient import ApiClient
 from memorypressure_tools.certificates import Authority, Pair, write_signing_key
+from memorypressure_tools.controlplane_commands import Command, Files, Options
+from memorypressure_tools.ports import LOOPBACK, free_port, listening_ports
 from memorypressure_tools.processes import Child, ChildDiedError
 from memorypressure_tools.rundirectory import RunDirectory
 
-LOOPBACK: Final = "127.0.0.1"
 READY_SECONDS: Final = 90.0
 POLL_SECONDS: Final = 0.05
 START_ATTEMPTS: Final = 8
-# Below the kernel's range for outgoing connections (net.ipv4.ip_local_port_range begins at 32768): a port stays ours
-# while the API server is down for an outage test.
-PORTS: Final = range(20000, 32000)
-SERVICE_RANGE: Final = "10.96.0.0/16"
 SERVER_NAMES: Final = (
     "localhost",
     "kubernetes",
@@ -47,35 +41,6 @@ SERVER_NAMES: Final = (
 
 class ControlPlaneError(Exception):
     """The control plane could not be started; the text says which part and shows the end of its log."""
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nothing listens on at this moment."""
-    while True:
-        port = random.choice(PORTS)  # noqa: S311 -- no secret
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((LOOPBACK, port))
-            return port
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What may differ between control planes; the defaults are what the tests use."""
-
-    controller_manager: bool = True
-    scheduler: bool = True
-    #: further DNS names and addresses of the API server's certificate, for example 10.0.2.2 for a QEMU guest
-    server_names: Sequence[str] = ()
-    bind_address: str = LOOPBACK
-    #: seconds without a heartbeat until a node counts as gone; long, because the nodes of tests have no kubelet
-    node_grace_seconds: int = 3600
-    #: words before the API server's command; they have to `exec` it, so that its pid stays the child's
-    apiserver_wrapper: Sequence[str] = ()
-    apiserver_flags: Sequence[str] = ()
-    controller_manager_flags: Sequence[str] = ()
-    etcd_flags: Sequence[str] = ()
-    #: where the run directory is made; None for the system's temporary directory
-    parent: Path | None = None
 
 
 class ControlPlane:
@@ -114,9 +79,15 @@ class ControlPlane:
         self.logs.mkdir()
         self.authority = Authority(self.directory / "pki")
         names = [*SERVER_NAMES, self.options.bind_address, *self.options.server_names]
-        self._serving = self.authority.issue("server", "kube-apiserver", names=list(dict.fromkeys(names)))
         self._admin_identity = self.authority.issue("admin", "admin", ["system:masters"])
-        self._kubelet_client = self.authority.issue("kubelet-client", "kubelet-client", ["system:masters"])
+        self._files = Files(
+            tools=self._tools,
+            directory=self.directory,
+            authority=self.authority.certificate_file,
+            serving=self.authority.issue("server", "kube-apiserver", names=list(dict.fromkeys(names))),
+            admin=self._admin_identity,
+            kubelet_client=self.authority.issue("kubelet-client", "kubelet-client", ["system:masters"]),
+        )
         write_signing_key(self.directory / "pki/sa.key", self.directory / "pki/sa.pub")
 
     @property
@@ -170,85 +141,13 @@ class ControlPlane:
         for child in self._children.values():
             child.check()
 
-    # -- commands of the parts
-
-    def _etcd_command(self, port: int) -> list[str | Path]:
-        peer = self._pick_port()
-        tls = {
-            "trusted-ca-file": self.authority.certificate_file,
-            "cert-file": self._serving.certificate,
-            "key-file": self._serving.key,
-        }
-        return [
-            self._tools["etcd"],
-            f"--data-dir={self.directory / 'etcd'}",
-            f"--listen-client-urls=https://{LOOPBACK}:{port}",
-            f"--advertise-client-urls=https://{LOOPBACK}:{port}",
-            f"--listen-peer-urls=http://{LOOPBACK}:{peer}",
-            f"--initial-advertise-peer-urls=http://{LOOPBACK}:{peer}",
-            f"--initial-cluster=default=http://{LOOPBACK}:{peer}",
-            "--client-cert-auth",
-            *(f"--{name}={path}" for name, path in tls.items()),
-            "--unsafe-no-fsync",
-            "--log-level=warn",
-            *self.options.etcd_flags,
-        ]
-
-    def _apiserver_command(self, port: int) -> list[str | Path]:
-        keys = self.directory / "pki"
-        flags = {
-            "etcd-servers": self.etcd_url,
-            "etcd-cafile": self.authority.certificate_file,
-            "etcd-certfile": self._admin_identity.certificate,
-            "etcd-keyfile": self._admin_identity.key,
-            "bind-address": self.options.bind_address,
-            "advertise-address": LOOPBACK,
-            "secure-port": port,
-            "endpoint-reconciler-type": "none",
-            "authorization-mode": "Node,RBAC",
-            "enable-admission-plugins": "NodeRestriction",
-            "client-ca-file": self.authority.certificate_file,
-            "tls-cert-file": self._serving.certificate,
-            "tls-private-key-file": self._serving.key,
-            "service-account-issuer": "https://kubernetes.default.svc",
-            "service-account-key-file": keys / "sa.pub",
-            "service-account-signing-key-file": keys / "sa.key",
-            "kubelet-client-certificate": self._kubelet_client.certificate,
-            "kubelet-client-key": self._kubelet_client.key,
-            "service-cluster-ip-range": SERVICE_RANGE,
-            "allow-privileged": "true",
-            "profiling": "false",
-        }
-        words = [f"--{name}={value}" for name, value in flags.items()]
-        return [*self.options.apiserver_wrapper, self._tools["kube-apiserver"], *words, *self.options.apiserver_flags]
-
-    def _component_command(self, name: str, port: int) -> list[str | Path]:
-        kubeconfig = self.directory / f"{name}.kubeconfig"
-        flags: dict[str, object] = {
-            "kubeconfig": kubeconfig,
-            "authentication-kubeconfig": kubeconfig,
-            "authorization-kubeconfig": kubeconfig,
-            "bind-address": LOOPBACK,
-            "secure-port": port,
-            "tls-cert-file": self._serving.certificate,
-            "tls-private-key-file": self._serving.key,
-            "leader-elect": "false",
-        }
-        extra: Sequence[str] = ()
-        if name == "kube-controller-manager":
-            flags |= {
-                "service-account-private-key-file": self.directory / "pki/sa.key",
-                "root-ca-file": self.authority.certificate_file,
-                "use-service-account-credentials": "true",
-                "allocate-node-cidrs": "true",
-                "cluster-cidr": "10.244.0.0/16",
-                "service-cluster-ip-range": SERVICE_RANGE,
-                "node-monitor-grace-period": f"{self.options.node_grace_seconds}s",
-            }
-            extra = self.options.controller_manager_flags
-        return [self._tools[name], *(f"--{flag}={value}" for flag, value in flags.items()), *extra]
-
     # -- starting
+
+    def _etcd_command(self, port: int) -> Command:
+        return commands.etcd(self._files, self.options, port, self._pick_port())
+
+    def _apiserver_command(self, port: int) -> Command:
+        return commands.apiserver(self._files, self.options, port, self.etcd_url)
 
     def _start_etcd(self) -> None:
         self._start_with_free_port("etcd", self._etcd_command)
@@ -264,7 +163,7 @@ class ControlPlane:
         for name in (name for name, on in wanted.items() if on):
             identity = self.authority.issue(name, f"system:{name}")
             self.authority.kubeconfig(self.directory / f"{name}.kubeconfig", self.url, identity=identity)
-            self._start_with_free_port(name, functools.partial(self._component_command, name))
+            self._start_with_free_port(name, functools.partial(commands.component, self._files, self.options, name))
         for name in (name for name, on in wanted.items() if on):
             address = f"https://{LOOPBACK}:{self._ports[name]}"
             with contextlib.closing(self._client(address, identity=self._admin_identity)) as client:
@@ -272,7 +171,7 @@ class ControlPlane:
         if self.options.controller_manager:
             self.wait_for_service_account("default")
 
-    def _start_with_free_port(self, name: str, command: Callable[[int], list[str | Path]]) -> None:
+    def _start_with_free_port(self, name: str, command: Callable[[int], Command]) -> None:
         """Starts a part on a port that it could bind; a port that somebody took in between costs another attempt."""
         for attempt in range(1, START_ATTEMPTS + 1):
             port = self._pick_port()
@@ -290,7 +189,7 @@ class ControlPlane:
         """True when the child itself listens on the port, False when it ended; found by its sockets, not by asking."""
         end = time.monotonic() + READY_SECONDS
         while child.alive():
-            if port in _listening_ports(child.pid):
+            if port in listening_ports(child.pid):
                 return True
             if time.monotonic() > end:
                 raise ControlPlaneError(f"{child.name} does not listen after {READY_SECONDS:.0f} s:\n{child.tail()}")
@@ -429,20 +328,4 @@ class ControlPlane:
         self.stop()
 
 
-def _listening_ports(pid: int) -> set[int]:
-    """TCP ports that the process listens on, by its sockets in /proc; empty when it is gone."""
-    inodes: set[str] = set()
-    try:
-        for entry in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                found = re.fullmatch(r"socket:\[(\d+)\]", str(entry.readlink()))
-                if found:
-                    inodes.add(found.group(1))
-        tables = [Path(f"/proc/{pid}/net/{name}").read_text(encoding="ascii") for name in ("tcp", "tcp6")]
-    except OSError:
-        return set()
-    rows = [line.split() for table in tables for line in table.splitlines()[1:]]
-    return {int(row[1].rsplit(":", 1)[1], 16) for row in rows if row[3] == "0A" and row[9] in inodes}
-
-
-__all__ = ["ChildDiedError", "ControlPlane", "ControlPlaneError", "Options", "free_port"]
+__all__ = ["ChildDiedError", "ControlPlane", "ControlPlaneError", "Options"]
