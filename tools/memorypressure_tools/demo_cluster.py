@@ -1,37 +1,20 @@
 """The demo's full form: a real API server, the chart by Helm, operator and agents as processes, a flood, a kill.
 
-What is real: API server, controller manager, scheduler, Helm, the chart's rights and admission policies, node-bound
-tokens, operator, reporters, sentinels, the victim and its cgroup. What is not, and is said so in the output: the
-flooded node's kernel files, which follow a recording, and the kubelets, for which a stand-in renews Leases and ends
-pods.
+What is set up, and what of it is real, is in `demo_stage`; here is the story that is told on it.
 """
 
 import contextlib
 import os
-import re
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from memorypressure_tools import demo_objects as objects
 from memorypressure_tools import toolcache
-from memorypressure_tools.controlplane import ControlPlane, Options
-from memorypressure_tools.demo_node import DemoNodeError, FloodNode, Victim, cgroup_mount
-from memorypressure_tools.helm import CHART, NAMESPACE, RELEASE, Helm, values_words
-from memorypressure_tools.processes import Child
-from memorypressure_tools.standin import KubeletStandIn
+from memorypressure_tools.demo_node import DemoNodeError, cgroup_mount
+from memorypressure_tools.demo_stage import REPOSITORY, NotSeenError, Stage
 
-REPOSITORY: Final = Path(__file__).resolve().parents[2]
-CAPTURES: Final = REPOSITORY / "tests/fixtures/captures"
-IDLE: Final = CAPTURES / "zoneinfo-6.1-guest-1node-idle.txt"
-FLOOD: Final = CAPTURES / "timeline-6.1-1node-flood.csv"
 SLOWDOWN: Final = 2.0
 SKIP_SECONDS: Final = 5.0
 """The recording's first seconds, before the flood reaches the reserve, are not played."""
@@ -41,27 +24,8 @@ FIRST_COOLDOWN_SECONDS: Final = 60.0
 KILL_AFTER_SECONDS: Final = 12.0
 """From the start of the flood to a due Kill step: 10 s of afterSeconds, and the way down."""
 TOOLS: Final = [*toolcache.CONTROL_PLANE, "helm"]
-STATES: Final = "/apis/memorypressure.dev/v1alpha1/nodememorystates"
 
 _builder: subprocess.Popen[bytes] | None = None
-
-
-class NotSeenError(Exception):
-    """Something that had to be seen in the API did not come."""
-
-
-@dataclass(slots=True)
-class Seen:
-    """The steps that were seen, with the time from the start of the flood and what was read."""
-
-    began: float = 0.0
-    rows: list[tuple[float, str, str]] = field(default_factory=list)
-
-    def note(self, what: str, why: str) -> None:
-        """A line of the story, and of the table at the end."""
-        seconds = time.monotonic() - self.began
-        self.rows.append((seconds, what, why))
-        print(f"  {seconds:+7.2f} s  {what:<34} {why}", flush=True)
 
 
 def start_preparation() -> None:
@@ -92,13 +56,13 @@ def run() -> int:
     keep = os.environ.get("KEEP", "") not in ("", "0")
     with contextlib.ExitStack() as stack:
         try:
-            demo = _Demo(stack)
-            demo.tell()
+            stage = Stage(stack)
+            _tell(stage)
         except (NotSeenError, RuntimeError, OSError, subprocess.SubprocessError) as error:
             print(f"\n== FAILED: {type(error).__name__}: {error}", flush=True)
             return 1
         if keep:
-            demo.keep()
+            _keep(stage)
     return 0
 
 
@@ -127,318 +91,99 @@ def _wait_for_tools() -> None:
             print(f"   {time.monotonic() - began:4.0f} s  {shown}", flush=True)
 
 
-class _Demo:
-    """Everything that runs, in the order in which it is started; the stack ends it in the opposite order."""
+def _tell(stage: Stage) -> None:
+    """From calm to calm; NotSeenError for what does not come."""
+    seen, name = stage.seen, {app: pod["metadata"]["name"] for app, pod in stage.pods.items()}
+    stage.until(
+        "both nodes report",
+        lambda: all(
+            stage.condition(node, "Ready").get("status") == "True" for node in (stage.node, objects.FLOOD_NODE)
+        ),
+    )
+    grant = stage.until("a grant for flood-demo that its sentinel has seen", stage.armed)
+    seen.note("armed", f"flood-demo may kill up to {grant['killsCeiling']}, beat {grant['beat']} echoed")
+    _print_objects(stage)
 
-    def __init__(self, stack: contextlib.ExitStack) -> None:
-        print("\n== 4. a cluster: real control plane, the chart by Helm, operator and agents as processes")
-        print("   not real: kubelets (a stand-in renews Leases and ends pods) and the files of node flood-demo,")
-        print("   which follow the recorded flood. Its victim is a real process in a real cgroup.", flush=True)
-        self.seen = Seen(time.monotonic())
-        self.directory = Path(tempfile.mkdtemp(prefix="memory-pressure-demo-"))
-        stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
-        self.plane = stack.enter_context(ControlPlane(Options()))
-        self.seen.note("control plane", f"Kubernetes {self._version()} at {self.plane.url}")
-        self.node = _node_name(socket.gethostname())
-        self.stand_in = KubeletStandIn(self.plane.admin, [self.node, objects.FLOOD_NODE])
-        memory = _total_memory()
-        self.stand_in.register(self.node, memory=memory)
-        self.stand_in.register(objects.FLOOD_NODE, {"demo": "flood"}, memory="512Mi")
-        stack.enter_context(self.stand_in)
-        self._install()
-        self._workloads()
-        self.children: list[Child] = []
-        stack.callback(self._stop_children)
-        self._start_operator()
-        self.victim = stack.enter_context(contextlib.closing(self._victim()))
-        self.flood = stack.enter_context(contextlib.closing(FloodNode(self.directory / "flood-demo", IDLE, FLOOD)))
-        mount = cgroup_mount()
-        self._start_agent(self.node, Path("/proc"), Path("/sys"), mount)
-        self.sentinel_started = time.monotonic()
-        self._start_agent(objects.FLOOD_NODE, self.flood.files.proc, self.flood.files.sys, self.cgroup_root)
-
-    # --- what is set up ---
-
-    def _version(self) -> str:
-        return str(self.plane.admin.must("GET", "/version")["gitVersion"])
-
-    def _install(self) -> None:
-        helm = Helm(self.directory / "helm", self.plane.kubeconfig)
-        values = {"agent.profile": "Kill", "agent.cgroupDriver": "cgroupfs"}
-        words = values_words(values)
-        helm.run("install", RELEASE, CHART, "--namespace", NAMESPACE, "--create-namespace", *words)
-        self.seen.note(
-            "helm install", f"release {RELEASE} in namespace {NAMESPACE}, profile Kill, default policy DryRun"
+    wait_seconds = stage.sentinel_started + FIRST_COOLDOWN_SECONDS - KILL_AFTER_SECONDS - time.monotonic()
+    if wait_seconds > 0:
+        print(
+            f"   {wait_seconds:.0f} s of patience: a sentinel with a new journal begins with a full cool-down",
+            flush=True,
         )
+        time.sleep(wait_seconds)
 
-    def _workloads(self) -> None:
-        admin = self.plane.admin
-        admin.must("POST", "/api/v1/namespaces", {"metadata": {"name": objects.NAMESPACE}})
-        self.plane.wait_for_service_account(objects.NAMESPACE)
-        for name, class_name, value in objects.WORKLOADS:
-            admin.must("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", objects.priority_class(class_name, value))
-            path = f"/apis/apps/v1/namespaces/{objects.NAMESPACE}/deployments"
-            admin.must("POST", path, objects.deployment(name, class_name))
-        path = f"/apis/policy/v1/namespaces/{objects.NAMESPACE}/poddisruptionbudgets"
-        admin.must("POST", path, objects.BUDGET)
-        self.pods = {name: self._pod_of(name) for name, _, _ in objects.WORKLOADS}
-        self._until("the budget's status", self._budget_current)
-        self.seen.note("workloads", f"{', '.join(self.pods)} scheduled to {objects.FLOOD_NODE}")
+    print("\n== 5. the flood: times from its start", flush=True)
+    seen.began = time.monotonic()
+    stage.flood.flood(stage.victim, SLOWDOWN, SKIP_SECONDS)
+    pressure = stage.until("pressure", lambda: stage.true(objects.FLOOD_NODE, "UnderPressure"))
+    seen.note("pressure", f"{pressure['reason']}: {_short(pressure['message'])}")
+    taint = stage.until("our taint", stage.our_taint)
+    seen.note("taint", f"{taint['key']}={taint.get('value', '')}:{taint['effect']}")
+    guarded = name[objects.GUARDED]
+    refused = stage.until("a refused eviction", lambda: stage.event("DisruptionBudget", "Pod", guarded))
+    if stage.deleting(objects.GUARDED):
+        raise NotSeenError(f"{guarded} is being deleted although its budget allows nothing")
+    seen.note("eviction refused (429)", f"{guarded}: {_short(refused['note'])}")
+    movable = name[objects.MOVABLE]
+    evicted = stage.until("an eviction", lambda: stage.event("EvictedForMemory", "Pod", movable))
+    stage.until("the evicted pod's end", lambda: stage.deleting(objects.MOVABLE))
+    seen.note("evicted", f"{movable}: {_short(evicted['note'])}")
+    action = stage.until("the kill", stage.kill_reported)
+    if stage.victim.ended_by() != "SIGKILL":
+        raise NotSeenError(f"pid {stage.victim.pid} was to end by SIGKILL, it {stage.victim.ended_by() or 'runs'}")
+    seen.note("killed", f"{action['pod']['name']}, pid {stage.victim.pid}: {action['reason']}")
+    killed = name[objects.VICTIM]
+    event = stage.until("the Event of the kill", lambda: stage.event("Killed", "Pod", killed))
+    seen.note("Event on the pod", _short(event["note"]))
+    stage.until("the killed pod's eviction", lambda: stage.deleting(objects.VICTIM))
+    seen.note("killed pod evicted", f"{killed}, so that it does not come back in place")
+    stage.until("recovery", lambda: stage.condition(objects.FLOOD_NODE, "UnderPressure").get("status") == "False")
+    seen.note("recovery", "UnderPressure is False: above Low for 2 s")
+    stage.until("the taint's end", lambda: stage.our_taint() is None)
+    seen.note("taint lifted", "clear for holdSeconds (10)")
+    if stage.deleting(objects.GUARDED):
+        raise NotSeenError(f"{guarded} was to be left alone")
+    if stage.condition(stage.node, "UnderPressure").get("status") != "False":
+        raise NotSeenError(f"node {stage.node} was to be without pressure")
+    _print_end(stage)
 
-    def _budget_current(self) -> bool:
-        path = f"/apis/policy/v1/namespaces/{objects.NAMESPACE}/poddisruptionbudgets/{objects.GUARDED}"
-        status = self.plane.admin.must("GET", path).get("status", {})
-        return bool(status.get("currentHealthy") == 1 and status.get("observedGeneration", 0) >= 1)
 
-    def _pod_of(
-        self, app: str, namespace: str = objects.NAMESPACE, label: str = "app", node: str = ""
-    ) -> dict[str, Any]:
-        """The running pod with that label (on that node), as soon as there is one."""
+def _kubectl(stage: Stage, *words: str) -> None:
+    print(f"$ kubectl {' '.join(words)}")
+    print(stage.plane.kubectl(*words).stdout.rstrip(), flush=True)
 
-        def found() -> dict[str, Any] | None:
-            path = f"/api/v1/namespaces/{namespace}/pods?labelSelector={label}%3D{app}"
-            for pod in self.plane.admin.must("GET", path)["items"]:
-                running = pod.get("status", {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
-                if running and node in ("", pod["spec"].get("nodeName")):
-                    return dict(pod)
-            return None
 
-        pod: dict[str, Any] = self._until(f"a running pod of {app}", found)
-        return pod
+def _print_objects(stage: Stage) -> None:
+    _kubectl(stage, "get", "mpp,nmp,nms")
+    _kubectl(stage, "get", "nms", stage.node, "-o", "jsonpath={.status.lowest}")
 
-    def _token_file(self, component: str, node: str = "") -> tuple[Path, dict[str, Any]]:
-        """A token of the chart's service account, bound to the component's pod (on that node), and the pod."""
-        pod = self._pod_of(component, NAMESPACE, "app.kubernetes.io%2Fcomponent", node)
-        meta, account = pod["metadata"], pod["spec"]["serviceAccountName"]
-        path = self.directory / f"token-{component}-{node or 'any'}"
-        path.write_text(self.plane.token(NAMESPACE, account, meta["name"]), encoding="ascii")
-        path.chmod(0o600)
-        return path, pod
 
-    def _start_operator(self) -> None:
-        token, pod = self._token_file("operator")
-        kubeconfig = self.plane.write_kubeconfig("demo-operator", token=token.read_text())
-        arguments = [
-            argument.replace("$(POD_NAMESPACE)", NAMESPACE) for argument in pod["spec"]["containers"][0]["args"]
-        ]
-        arguments = [re.sub(r"^(--(?:metrics|health)-port=)\d+$", r"\g<1>0", argument) for argument in arguments]
-        self._child("operator", "memorypressure-operator", *arguments, f"--kubeconfig={kubeconfig}")
-        self._until("the default policy", lambda: self._get("memorypressurepolicies/default"))
-        self.plane.admin.must("POST", "/apis/memorypressure.dev/v1alpha1/memorypressurepolicies", objects.POLICY)
-        self.seen.note(
-            "operator", "created policy default (DryRun) from the chart's ConfigMap; flood-demo (Enforce) applied"
-        )
+def _print_end(stage: Stage) -> None:
+    _kubectl(stage, "get", "mpp,nms")
+    columns = "TIME:.eventTime,REASON:.reason,KIND:.regarding.kind,NAME:.regarding.name,NOTE:.note"
+    ours = "reportingController=memorypressure.dev/operator"
+    words = ["get", "events.events.k8s.io", "-A", "--sort-by=.eventTime", f"--field-selector={ours}"]
+    _kubectl(stage, *words, "-o", f"custom-columns={columns}")
+    print("\n== all of it was seen in API objects:")
+    for seconds, what, _ in stage.seen.rows[
+        stage.seen.rows.index(next(r for r in stage.seen.rows if r[1] == "pressure")) :
+    ]:
+        print(f"   {seconds:7.2f} s  {what}")
 
-    def _victim(self) -> Victim:
-        self.cgroup_root = cgroup_mount() / f"memorypressure-demo-{os.getpid()}"
-        victim = Victim(self.cgroup_root, self.pods[objects.VICTIM]["metadata"]["uid"])
-        self.seen.note("victim", f"pid {victim.pid}, a real process, plays pod {objects.VICTIM}")
-        return victim
 
-    def _start_agent(self, node: str, proc: Path, sys_root: Path, cgroup_root: Path) -> None:
-        token, pod = self._token_file("agent", node)
-        place = self.directory / f"agent-{node}"
-        place.mkdir()
-        orders, journal, uid = place / "orders.json", place / "journal", pod["metadata"]["uid"]
-        files = [f"--orders={orders}", f"--journal={journal}", f"--own-pod-uid={uid}"]
-        roots = [f"--proc-root={proc}", f"--sys-root={sys_root}", f"--cgroup-root={cgroup_root}"]
-        self._child(f"sentinel-{node}", "memorypressure-agent", "sentinel", *files, *roots)
-        link = [
-            f"--server={self.plane.url}",
-            f"--token-file={token}",
-            f"--ca-file={self.plane.authority.certificate_file}",
-        ]
-        self._child(
-            f"reporter-{node}",
-            "memorypressure-agent",
-            "reporter",
-            *files,
-            *link,
-            f"--node-name={node}",
-            "--metrics-port=0",
-        )
-
-    def _child(self, name: str, script: str, *arguments: str) -> None:
-        command: list[str | Path] = [Path(sys.executable).with_name(script), *arguments]
-        self.children.append(Child(name, command, self.plane.logs / f"{name}.log", self.directory))
-
-    def _stop_children(self) -> None:
-        for child in reversed(self.children):
-            child.stop()
-
-    # --- what is looked for ---
-
-    def _get(self, path: str) -> dict[str, Any] | None:
-        answer = self.plane.admin.request("GET", f"/apis/memorypressure.dev/v1alpha1/{path}")
-        return answer.body if answer.status == 200 else None
-
-    def _until(self, what: str, check: Callable[[], Any], seconds: float = 60.0) -> Any:
-        """The first true answer of `check`. NotSeenError after that long, or at once when a process of ours ended."""
-        end = time.monotonic() + seconds
+def _keep(stage: Stage) -> None:
+    """Leaves everything running until Ctrl-C."""
+    kubectl = toolcache.ensure(["kubectl"])["kubectl"]
+    print("\n== KEEP=1: everything goes on running until Ctrl-C. To look around, in another terminal:")
+    print(f"   export KUBECONFIG={stage.plane.kubeconfig}")
+    print(f"   alias kubectl={kubectl}")
+    print("   kubectl get mpp,nmp,nms; kubectl describe nms flood-demo; kubectl get events -A")
+    print(f"   logs: {stage.plane.logs}", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
         while True:
-            found = check()
-            if found:
-                return found
-            for child in getattr(self, "children", []):
+            time.sleep(1)
+            for child in stage.children:
                 child.check()
-            if time.monotonic() > end:
-                logs = "\n".join(f"--- {child.name}:\n{child.tail()}" for child in getattr(self, "children", []))
-                raise NotSeenError(f"not within {seconds:.0f} s: {what}\n{logs}")
-            time.sleep(0.1)
-
-    def _condition(self, node: str, kind: str) -> dict[str, Any]:
-        state = self._get(f"nodememorystates/{node}") or {}
-        found = (each for each in state.get("status", {}).get("conditions", []) if each["type"] == kind)
-        return next(found, {})
-
-    def _event(self, reason: str, kind: str, name: str) -> dict[str, Any] | None:
-        for event in self.plane.admin.must("GET", "/apis/events.k8s.io/v1/events")["items"]:
-            about = event.get("regarding", {})
-            if event["reason"] == reason and about.get("kind") == kind and about.get("name") == name:
-                return dict(event)
-        return None
-
-    def _our_taint(self) -> dict[str, Any] | None:
-        taints = self.plane.admin.must("GET", f"/api/v1/nodes/{objects.FLOOD_NODE}")["spec"].get("taints", [])
-        return next((dict(taint) for taint in taints if taint["key"].startswith("memorypressure.dev/")), None)
-
-    def _deleting(self, app: str) -> bool:
-        meta = self.pods[app]["metadata"]
-        answer = self.plane.admin.request("GET", f"/api/v1/namespaces/{objects.NAMESPACE}/pods/{meta['name']}")
-        return (
-            answer.status == 404
-            or answer.body["metadata"]["uid"] != meta["uid"]
-            or "deletionTimestamp" in answer.body["metadata"]
-        )
-
-    def _armed(self) -> dict[str, Any] | None:
-        state = self._get(f"nodememorystates/{objects.FLOOD_NODE}") or {}
-        grant, lease = state.get("spec", {}).get("grant"), state.get("status", {}).get("lease")
-        if (
-            grant
-            and lease
-            and grant["killsCeiling"] > lease["killsTotal"]
-            and lease["ceilingSeen"] >= grant["killsCeiling"]
-        ):
-            return dict(grant)
-        return None
-
-    # --- the story ---
-
-    def tell(self) -> None:
-        """From calm to calm."""
-        seen, name = self.seen, {app: pod["metadata"]["name"] for app, pod in self.pods.items()}
-        self._until(
-            "both nodes report",
-            lambda: all(
-                self._condition(node, "Ready").get("status") == "True" for node in (self.node, objects.FLOOD_NODE)
-            ),
-        )
-        grant = self._until("a grant for flood-demo that its sentinel has seen", self._armed)
-        seen.note("armed", f"flood-demo may kill up to {grant['killsCeiling']}, beat {grant['beat']} echoed")
-        self._print_objects()
-
-        wait_seconds = self.sentinel_started + FIRST_COOLDOWN_SECONDS - KILL_AFTER_SECONDS - time.monotonic()
-        if wait_seconds > 0:
-            print(
-                f"   {wait_seconds:.0f} s of patience: a sentinel with a new journal begins with a full cool-down",
-                flush=True,
-            )
-            time.sleep(wait_seconds)
-
-        print("\n== 5. the flood: times from its start", flush=True)
-        seen.began = time.monotonic()
-        self.flood.flood(self.victim, SLOWDOWN, SKIP_SECONDS)
-        pressure = self._until("pressure", lambda: self._true(objects.FLOOD_NODE, "UnderPressure"))
-        seen.note("pressure", f"{pressure['reason']}: {_short(pressure['message'])}")
-        taint = self._until("our taint", self._our_taint)
-        seen.note("taint", f"{taint['key']}={taint.get('value', '')}:{taint['effect']}")
-        guarded = name[objects.GUARDED]
-        refused = self._until("a refused eviction", lambda: self._event("DisruptionBudget", "Pod", guarded))
-        if self._deleting(objects.GUARDED):
-            raise NotSeenError(f"{guarded} is being deleted although its budget allows nothing")
-        seen.note("eviction refused (429)", f"{guarded}: {_short(refused['note'])}")
-        movable = name[objects.MOVABLE]
-        evicted = self._until("an eviction", lambda: self._event("EvictedForMemory", "Pod", movable))
-        self._until("the evicted pod's end", lambda: self._deleting(objects.MOVABLE))
-        seen.note("evicted", f"{movable}: {_short(evicted['note'])}")
-        action = self._until("the kill", self._kill_reported)
-        if self.victim.ended_by() != "SIGKILL":
-            raise NotSeenError(f"pid {self.victim.pid} was to end by SIGKILL, it {self.victim.ended_by() or 'runs'}")
-        seen.note("killed", f"{action['pod']['name']}, pid {self.victim.pid}: {action['reason']}")
-        killed = name[objects.VICTIM]
-        event = self._until("the Event of the kill", lambda: self._event("Killed", "Pod", killed))
-        seen.note("Event on the pod", _short(event["note"]))
-        self._until("the killed pod's eviction", lambda: self._deleting(objects.VICTIM))
-        seen.note("killed pod evicted", f"{killed}, so that it does not come back in place")
-        self._until("recovery", lambda: self._condition(objects.FLOOD_NODE, "UnderPressure").get("status") == "False")
-        seen.note("recovery", "UnderPressure is False: above Low for 2 s")
-        self._until("the taint's end", lambda: self._our_taint() is None)
-        seen.note("taint lifted", "clear for holdSeconds (10)")
-        if self._deleting(objects.GUARDED):
-            raise NotSeenError(f"{guarded} was to be left alone")
-        if self._condition(self.node, "UnderPressure").get("status") != "False":
-            raise NotSeenError(f"node {self.node} was to be without pressure")
-        self._print_end()
-
-    def _true(self, node: str, kind: str) -> dict[str, Any] | None:
-        condition = self._condition(node, kind)
-        return condition if condition.get("status") == "True" else None
-
-    def _kill_reported(self) -> dict[str, Any] | None:
-        state = self._get(f"nodememorystates/{objects.FLOOD_NODE}") or {}
-        uid = self.pods[objects.VICTIM]["metadata"]["uid"]
-        for action in state.get("status", {}).get("recentActions", []):
-            done = action["action"] == "Kill" and action["mode"] == "Enforce" and action["result"] == "Success"
-            if done and action.get("pod", {}).get("uid") == uid:
-                return dict(action)
-        return None
-
-    def _kubectl(self, *words: str) -> None:
-        print(f"$ kubectl {' '.join(words)}")
-        print(self.plane.kubectl(*words).stdout.rstrip(), flush=True)
-
-    def _print_objects(self) -> None:
-        self._kubectl("get", "mpp,nmp,nms")
-        self._kubectl("get", "nms", self.node, "-o", "jsonpath={.status.lowest}")
-
-    def _print_end(self) -> None:
-        self._kubectl("get", "mpp,nms")
-        columns = "TIME:.eventTime,REASON:.reason,KIND:.regarding.kind,NAME:.regarding.name,NOTE:.note"
-        ours = "reportingController=memorypressure.dev/operator"
-        words = ["get", "events.events.k8s.io", "-A", "--sort-by=.eventTime", f"--field-selector={ours}"]
-        self._kubectl(*words, "-o", f"custom-columns={columns}")
-        print("\n== all of it was seen in API objects:")
-        for seconds, what, _ in self.seen.rows[
-            self.seen.rows.index(next(r for r in self.seen.rows if r[1] == "pressure")) :
-        ]:
-            print(f"   {seconds:7.2f} s  {what}")
-
-    def keep(self) -> None:
-        """Leaves everything running until Ctrl-C."""
-        kubectl = toolcache.ensure(["kubectl"])["kubectl"]
-        print("\n== KEEP=1: everything goes on running until Ctrl-C. To look around, in another terminal:")
-        print(f"   export KUBECONFIG={self.plane.kubeconfig}")
-        print(f"   alias kubectl={kubectl}")
-        print("   kubectl get mpp,nmp,nms; kubectl describe nms flood-demo; kubectl get events -A")
-        print(f"   logs: {self.plane.logs}", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(1)
-                for child in self.children:
-                    child.check()
-
-
-def _node_name(host: str) -> str:
-    name = re.sub(r"[^a-z0-9-]", "-", host.lower().split(".")[0]).strip("-")
-    return name or "this-machine"
-
-
-def _total_memory() -> str:
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemTotal:"):
-            return f"{line.split()[1]}Ki"
-    raise RuntimeError("/proc/meminfo has no MemTotal")
 
 
 def _short(text: str, most: int = 150) -> str:
