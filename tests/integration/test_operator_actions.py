@@ -1,7 +1,7 @@
 """What the operator does to pods and nodes, and what it leaves alone, on the real API server.
 
-Most run at the same time, together with those of test_operator_path.py (support.operatorcases); those that count what
-one operator did, or start one with other options, have one of their own.
+Most run at the same time, together with those of test_operator_orders.py and test_operator_path.py, by
+support.operatorcases; those that count what one operator did, or start one with other options, have one of their own.
 """
 
 import json

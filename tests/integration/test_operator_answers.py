@@ -1,6 +1,5 @@
 """What the real API server answers to evictions, and what follows from each answer."""
 
-import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,10 @@ def lab(crds: ControlPlane, prefix: str, namespace: str, tmp_path: Path) -> Iter
     made = Lab(crds, prefix, namespace, tmp_path)
     yield made
     made.close()
+
+
+def named(pod: Any) -> dict[str, str]:
+    return {"uid": pod["metadata"]["uid"], "name": pod["metadata"]["name"]}
 
 
 def budget(lab: Lab, name: str, app: str, allowed: int) -> None:
@@ -102,10 +105,7 @@ def test_a_budget_that_nobody_has_judged_yet_asks_for_a_pause() -> None:
 
 def test_a_node_that_reports_kills_nobody_counts_does_not_get_pods_evicted(lab: Lab) -> None:
     operator = lab.running()
-    node = lab.node()
-    lab.policy()
-    agent = lab.agent(node)
-    wait_for(lambda: lab.allowed(agent) == 1, "an allowance")
+    node, agent = lab.armed_node()
     pods = lab.workload(node, "web", replicas=4)
     agent.press("reserve")
     agent.kill(pods[0])  # one that it was allowed, and counts
@@ -119,44 +119,3 @@ def test_a_node_that_reports_kills_nobody_counts_does_not_get_pods_evicted(lab: 
     passes = operator.metric("memorypressure_operator_reconcile_duration_seconds_count")
     wait_for(lambda: operator.metric("memorypressure_operator_reconcile_duration_seconds_count") > passes + 4, "passes")
     assert [lab.evicted(pod) for pod in pods] == [True, False, False, False]
-
-
-def test_a_kill_under_a_policy_that_another_has_replaced_since_is_cleaned_up_on_the_first_ones_ledger(lab: Lab) -> None:
-    lab.running()
-    node = lab.node()
-    lab.policy("first")
-    agent = lab.agent(node)
-    wait_for(lambda: lab.allowed(agent) == 1, "an allowance")
-    pods = lab.workload(node, "web")
-    lab.policy("second", priority=9)
-    second = lab.prefix + "second"
-    wait_for(lambda: (lab.state(node) or {"spec": {}})["spec"].get("policyName") == second, "the second is in force")
-    agent.press("reserve")
-    agent.kill(pods[0])
-    wait_for(lambda: lab.evicted(pods[0]), "its clean-up")
-    records = json.loads(lab.admin.must("GET", lab.ledger_path("first"))["data"]["evictions"])["records"]
-    assert [(record[3], record[4]) for record in records] == [(pods[0]["metadata"]["uid"], True)]
-    assert not lab.evicted(pods[1])
-
-
-def named(pod: Any) -> dict[str, str]:
-    return {"uid": pod["metadata"]["uid"], "name": pod["metadata"]["name"]}
-
-
-def test_objects_of_a_deleted_node_go_and_a_node_of_the_same_name_gets_its_own(lab: Lab) -> None:
-    lab.running()
-    lab.policy()
-    name = lab.prefix + "again"
-    body = {"metadata": {"name": name, "labels": {"lab": lab.prefix.rstrip("-")}}}
-    lab.admin.must("POST", "/api/v1/nodes", body)
-    wait_for(lambda: lab.plan(name) and lab.state(name), "plan and state")
-    lab.admin.must("DELETE", f"/api/v1/nodes/{name}")
-    wait_for(lambda: lab.plan(name) is None and lab.state(name) is None, "both are gone with the node", 60)
-    made = lab.admin.must("POST", "/api/v1/nodes", body)
-
-    def owners() -> set[str]:
-        found = (lab.plan(name), lab.state(name))
-        return {each["metadata"]["ownerReferences"][0]["uid"] if each else "" for each in found}
-
-    wait_for(lambda: owners() == {made["metadata"]["uid"]}, "both belong to the new node")
-    lab.admin.must("DELETE", f"/api/v1/nodes/{name}")

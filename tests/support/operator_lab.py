@@ -465,6 +465,14 @@ class Lab:
         agent.report()
         return agent
 
+    def armed_node(self) -> tuple[str, Agent]:
+        """A node with this lab's policy and an allowance, and its agent."""
+        node = self.node()
+        self.policy()
+        agent = self.agent(node)
+        wait_for(lambda: self.allowed(agent) == 1, "an allowance")
+        return node, agent
+
     def events(self, reason: str = "", *, kind: str = "") -> list[Object]:
         """Our Events about objects of this lab, by reason and kind of object."""
         items = []

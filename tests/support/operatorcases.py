@@ -1,4 +1,4 @@
-"""The cases of test_operator_actions.py and test_operator_path.py, which share an operator; `conftest` runs them."""
+"""The cases of test_operator_{actions,orders,path}.py, which share an operator; `conftest` runs them."""
 
 import contextlib
 import functools

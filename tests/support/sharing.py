@@ -13,7 +13,7 @@ TOGETHER: Final = {
     for files in (
         ("integration/test_grants", "integration/test_path_bad_input"),
         ("integration/test_reporter", "integration/test_reporter_pace"),
-        ("integration/test_operator_actions", "integration/test_operator_path"),
+        ("integration/test_operator_actions", "integration/test_operator_orders", "integration/test_operator_path"),
         ("chart/test_admission", "chart/test_agent_rights", "chart/test_operator_rights", "chart/test_type_checking"),
     )
     for file in files
@@ -22,7 +22,7 @@ TOGETHER: Final = {
 SECONDS: Final = {
     f"tests/{file}.py": seconds
     for file, seconds in {
-        "integration/test_operator_faults": 170,
+        "integration/test_operator_faults": 100,
         "integration/test_path_outages": 70,
         "integration/test_grants": 70,
         "integration/test_path_bad_input": 70,
@@ -33,6 +33,8 @@ SECONDS: Final = {
         "integration/test_kill": 57,
         "images/test_images": 80,
         "integration/test_operator_actions": 60,
+        "integration/test_operator_orders": 60,
+        "integration/test_operator_replicas": 60,
         "integration/test_operator_path": 60,
         "integration/test_reporter": 50,
         "integration/test_reporter_pace": 50,
