@@ -6,222 +6,22 @@ agents are simulated by patching `nodememorystates/status` as administrator.
 
 import contextlib
 import copy
-import datetime as dt
 import json
-import os
-import re
-import signal
-import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from memorypressure_tools.apiclient import MERGE_PATCH, ApiClient
+from support.operatorprocess import OperatorProcess
+from support.simulatedagent import GROUP, Agent, Object
+from support.waiting import WAIT_SECONDS, now, wait_for
+
 from memorypressure_tools.controlplane import ControlPlane
 from memorypressure_tools.standin import KubeletStandIn
 
-GROUP = "/apis/memorypressure.dev/v1alpha1"
-WAIT_SECONDS = 30.0
-PATIENCE_SECONDS = 30.0  # with an answer that is due at once: the machine may stand still for seconds
-Object = dict[str, Any]
-
-
-def now(offset_seconds: float = 0.0) -> str:
-    moment = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=offset_seconds)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def wait_for(check: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> Any:
-    """The first true result of `check`; fails with `what` after the limit."""
-    end = time.monotonic() + seconds
-    while True:
-        result = check()
-        if result:
-            return result
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {seconds:.0f} s: {what}")
-        time.sleep(0.05)
-
-
-class OperatorProcess:
-    """`memorypressure-operator run` as a child process, with its log."""
-
-    def __init__(self, log: Path, arguments: list[str], environment: dict[str, str] | None = None) -> None:
-        self.log = log
-        self._file = log.open("ab")
-        words = arguments if arguments[:1] == ["cleanup"] else ["run", *arguments]
-        command = [str(Path(sys.executable).parent / "memorypressure-operator"), *words]
-        clean = {k: v for k, v in os.environ.items() if k != "KUBECONFIG" and not k.startswith("MPO_")}
-        self.child = subprocess.Popen(
-            command, stdout=self._file, stderr=self._file, env=clean | (environment or {}), start_new_session=True
-        )
-
-    def text(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def ports(self) -> tuple[int, int]:
-        """(metrics, health)."""
-        found = wait_for(self._ports, f"the operator's ports in its log:\n{self.text()}")
-        return int(found.group(1)), int(found.group(2))
-
-    def _ports(self) -> re.Match[str] | None:
-        if self.child.poll() is not None:
-            raise AssertionError(f"the operator ended with {self.child.returncode}:\n{self.text()}")
-        return re.search(r"metrics port (\d+), health port (\d+)", self.text())
-
-    def probe(self, path: str) -> tuple[int, Object]:
-        url = f"http://127.0.0.1:{self.ports()[1]}{path}"
-        try:
-            with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.load(error)
-
-    def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports()[0]}/metrics", timeout=PATIENCE_SECONDS) as answer:
-            return str(answer.read().decode())
-
-    def metric(self, name: str, **labels: str) -> float:
-        for line in self.metrics().splitlines():
-            found = re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line)
-            if found and dict(re.findall(r'(\w+)="([^"]*)"', found.group(1) or "")) == labels:
-                return float(found.group(2))
-        raise AssertionError(f"no series {name}{labels}")
-
-    def ready(self, seconds: float = WAIT_SECONDS) -> None:
-        wait_for(lambda: self.probe("/readyz")[0] == 200, "the operator is ready", seconds)
-
-    def leads(self, seconds: float = WAIT_SECONDS) -> None:
-        wait_for(lambda: self.probe("/healthz")[1]["leader"], "the operator holds the Lease", seconds)
-
-    def kill(self) -> None:
-        if self.child.poll() is None:
-            self.child.kill()
-        self.child.wait(10)
-        self._file.close()
-
-    def stop(self, seconds: float = 20.0) -> int:
-        """Its exit code after SIGTERM."""
-        if self.child.poll() is None:
-            self.child.send_signal(signal.SIGTERM)
-        try:
-            code = self.child.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-            self.child.wait(10)
-            raise AssertionError(f"no end {seconds} s after SIGTERM:\n{self.text()[-3000:]}") from None
-        finally:
-            self._file.close()
-        return code
-
-
-class Agent:
-    """One simulated node agent: keeps a status and patches it as a whole."""
-
-    def __init__(self, admin: ApiClient, node: str) -> None:
-        self._admin = admin
-        self.node = node
-        self.incarnation = f"{int(time.time_ns()):032x}.{7:032x}"
-        self.beat = 1
-        self.kills_total = 0
-        self.ceiling_seen = 0
-        self.triggers: dict[str, str] = {}
-        self.actions: list[Object] = []
-        self.top: list[Object] = []
-        self.lowest = "250%"
-        sizes = {"managedBytes": 4 << 30, "freeBytes": 20 << 20, "minBytes": 45 << 20, "lowBytes": 56 << 20}
-        self.zone: Object = {"name": "Normal", "numaNode": 0, "reserveBytes": 0, **sizes}
-        self.obeys = True  # whether it reports to have taken the newest orders
-        self.observed = 0
-        self._pressed_since = now()
-        self._number = 0
-
-    def report(self, **changes: Any) -> Object:
-        """Patches the status; `changes` are attributes to set first."""
-        for name, value in changes.items():
-            setattr(self, name, value)
-        self._number += 1
-        pressed = bool(self.triggers)
-        if self.obeys:
-            found = self._admin.request("GET", f"{GROUP}/nodememorystates/{self.node}")
-            self.observed = found.body["metadata"]["generation"] if found.status == 200 else self.observed
-        status: Object = {
-            "observedGeneration": self.observed,
-            "lastReportTime": now(self._number),  # moves with every report
-            "agentVersion": "0.1.0",
-            "capabilities": ["CgroupKill", "PSI"],
-            "lease": {
-                "incarnation": self.incarnation,
-                "beat": self.beat,
-                "killsTotal": self.kills_total,
-                "ceilingSeen": self.ceiling_seen,
-            },
-            "conditions": [
-                {
-                    "type": "Ready",
-                    "status": "True",
-                    "reason": "Reconciled",
-                    "message": "",
-                    "lastTransitionTime": self._pressed_since,
-                },
-                {
-                    "type": "UnderPressure",
-                    "status": "True" if pressed else "False",
-                    "reason": "AtomicReserveBreached" if pressed else "NoPressure",
-                    "message": "reserve: 41% of AtomicReserve" if pressed else "",
-                    "lastTransitionTime": self._pressed_since,
-                },
-            ],
-            "activeTriggers": [{"name": name, "since": since} for name, since in self.triggers.items()],
-            "lowest": {"node": "0", "zone": "0/Normal", "line": "AtomicReserve", "usableToLine": self.lowest},
-            "zones": [self.zone] if pressed else None,
-            "recentActions": self.actions,
-            "topPods": self.top,
-        }
-        path = f"{GROUP}/nodememorystates/{self.node}/status"
-        return self._admin.must("PATCH", path, {"status": status}, MERGE_PATCH)
-
-    def press(self, *triggers: str, top: list[Object] | None = None) -> None:
-        """Pressure as a node reports it: first without, so that the operator sees a change, then with the triggers."""
-        self._pressed_since = now()
-        self.report(triggers={name: now() for name in triggers}, top=top or [], lowest="41%")
-
-    def clear(self) -> None:
-        self._pressed_since = now()
-        self.report(triggers={}, top=[], lowest="250%")
-
-    def obey(self, state: Object) -> None:
-        """What a node does on new orders: a lower ceiling begins a beat (the acknowledgement)."""
-        grant = state["spec"].get("grant") or {}
-        ceiling = grant.get("killsCeiling", 0) if grant.get("incarnation") == self.incarnation else self.kills_total
-        if ceiling < self.ceiling_seen:
-            self.beat += 1
-        self.ceiling_seen = ceiling
-        self.report()
-
-    def kill(self, pod: Object, *, mode: str = "Enforce", identity: str = "") -> None:
-        """A kill as a node reports it."""
-        if mode == "Enforce":
-            self.kills_total += 1
-        meta = pod["metadata"]
-        action = {
-            "id": identity or f"a{len(self.actions) + 1}-{self.beat}",
-            "time": now(),
-            "action": "Kill",
-            "mode": mode,
-            "result": "Success",
-            "reason": "AtomicReserveBreached",
-            "message": "0/Normal at 41% of AtomicReserve for 40 ms",
-            "pod": {"uid": meta["uid"], "namespace": meta["namespace"], "name": meta["name"]},
-            "freedBytes": 123456789,
-        }
-        self.report(actions=[action, *self.actions][:10])
+__all__ = ["GROUP", "WAIT_SECONDS", "Agent", "Corner", "Lab", "Object", "OperatorProcess", "now", "wait_for"]
 
 
 class Lab:
