@@ -233,6 +233,7 @@ class DecisionLoop(threading.Thread):
         if node is None:
             self.memories.pop(name, None)
             self._behind.pop(name, None)
+            self.rounds.gone(name)
             self._registry.dirty.thorough(name)
             return None
         memory = self.memories.get(name)

@@ -86,6 +86,12 @@ class Rounds:
             self._chosen[node] = choice
             self._in_force_of.clear()
 
+    def gone(self, node: str) -> None:
+        """The node is gone: what its ledgers name is looked at in any case."""
+        self._chosen.pop(node, None)
+        for moved in self._moved.values():
+            moved.discard(node)
+
     def touch(self, policy: str, node: str, *, calm: bool = False) -> None:
         """A node of the policy was looked at: its round, and that of every ledger that names the node, is due.
 

@@ -1,6 +1,7 @@
 """When a node's plan is thought over, when it is written, and how old what is not in it yet may be."""
 
 import json
+from collections import deque
 from typing import Any
 
 import pytest
@@ -171,3 +172,33 @@ def test_the_metric_tells_how_old_the_oldest_change_is_that_no_plan_shows(world:
     world.run(8)
     assert len(world.cluster.plans) == 100
     assert world.staleness() == 0
+
+
+def test_of_nodes_that_come_and_go_nothing_is_kept(world: World) -> None:
+    """An autoscaled cluster has thousands of them a day, and no policy of it may ever be enforced."""
+    for number in range(30):
+        world.nodes(1, pressed="n000" if number % 3 else "")
+        world.run(0.5)
+        world.registry.remove_node("n000")
+        world.registry.remove_plan("n000")
+        world.registry.remove_state("n000")
+        world.cluster.plans.clear()
+    world.run(RESYNC_SECONDS, step=1)
+    holders: list[Any] = [world.registry, world.registry.tables, world.registry.slots, world.registry.dirty]
+    holders += [world.loop, world.loop.rounds, world.loop._policies, world.loop._moves]
+    assert {where for holder in holders for where in named(holder, "n000")} == set()
+
+
+def named(holder: Any, node: str) -> list[str]:
+    """The attributes in which a node's name is a key or an element, at any depth of plain containers."""
+
+    def has(value: Any) -> bool:
+        if isinstance(value, dict):
+            return node in value or any(map(has, value.values()))
+        if isinstance(value, (set, frozenset, list, tuple, deque)):
+            return node in value or any(map(has, value))
+        return False
+
+    slots = [name for kind in type(holder).__mro__ for name in getattr(kind, "__slots__", ())]
+    found = {name: getattr(holder, name) for name in [*slots, *getattr(holder, "__dict__", {})]}
+    return [f"{type(holder).__name__}.{name}" for name, value in found.items() if has(value)]
