@@ -73,10 +73,9 @@ def test_a_plan_is_not_written_over_another_writers_and_what_is_invalid_is_told(
     first = objects.write_plan(api, node, None, empty_plan(name))
     assert first is not None
     assert objects.write_plan(api, node, None, empty_plan(name)) is None, "it is there already"
-    policy = {"name": "p", "generation": 1}
-    later = objects.write_plan(api, node, first, {**empty_plan(name), "policy": policy})
+    later = objects.write_plan(api, node, first, {**empty_plan(name), "pods": []})
     assert later is not None
-    assert (later.uid, later.generation, later.policy) == (first.uid, first.generation + 1, "p")
+    assert (later.uid, later.generation) == (first.uid, first.generation + 1)
     assert objects.write_plan(api, node, first, empty_plan(name)) is None, "another writer's stays"
     anew = msgspec.structs.replace(later, uid=str(uuid.uuid4()))
     assert objects.write_plan(api, node, anew, empty_plan(name)) is None
