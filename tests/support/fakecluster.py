@@ -73,7 +73,7 @@ class FakeCluster:
                 200, json.dumps({"apiVersion": "memorypressure.dev/v1alpha1", "items": self.policies}).encode()
             )
         if "/memorypressurepolicies/" in path:
-            return Answer(200, json.dumps({"status": body["status"]}).encode())
+            return self._policy_status(path.split("/")[-2], body["status"])
         if "/nodememoryplans" in path:
             return self._plan(body)
         if "/nodememorystates/" in path and method == "GET":
@@ -108,6 +108,16 @@ class FakeCluster:
         spec = {key: value for key, value in patch["spec"].items() if value is not None}
         meta = {**patch["metadata"], "name": name, "uid": "s", "generation": 2, "resourceVersion": str(self.version)}
         return Answer(200, json.dumps({"metadata": meta, "spec": spec}).encode())
+
+    def _policy_status(self, name: str, status: Any) -> Answer:
+        """The policy as it is listed, with that status."""
+        self.version += 1
+        listed = next((each for each in self.policies if each["metadata"]["name"] == name), None)
+        if listed is None:
+            raise ApiRefused(404, "NotFound", "none")
+        listed["metadata"]["resourceVersion"], listed["status"] = str(self.version), status
+        kind = {"apiVersion": "memorypressure.dev/v1alpha1", "kind": "MemoryPressurePolicy"}
+        return Answer(200, json.dumps({**kind, **listed}).encode())
 
     def _plan(self, body: Any) -> Answer:
         """A plan as created, or as changed by a JSON patch that replaces its spec."""

@@ -213,7 +213,7 @@ def test_a_kill_is_looked_for_in_the_ledgers_that_named_the_node_within_the_hour
 def shown(world: World, worst: int | None) -> Limits:
     """The limits of the next round, where the policy's status shows this worst hour."""
     status = {} if worst is None else {"exposure": {"standingKills": 0, "worstCaseHour": worst}}
-    world.registry.tables.policies["p"] = PolicyEntry("p", "u", 1, world.policy, "", status)
+    world.registry.tables.policies["p"] = PolicyEntry("p", "u", 1, "1", world.policy, "", status)
     world.run("n35")
     return world.granting.limits[-1]
 
