@@ -51,7 +51,8 @@ class Health:
         beat = max((each for each in beats if each is not None), default=None)
         if beat is not None and now - beat > self.stuck_seconds:
             problems.append(f"the decision loop made no pass for {now - beat:.0f} s, and ended no request")
-        if self.policy_echo_due is not None and now - self.policy_echo_due > 2.5 * self.stuck_seconds:
+        due = self.policy_echo_due if self.leader else None  # nobody's write comes back while the server is away
+        if due is not None and now - due > 2.5 * self.stuck_seconds:
             problems.append("the policy watch did not show a status that was written: it is silent")
         return not problems, self._facts(now) | {"problems": problems}
 

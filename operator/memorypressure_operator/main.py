@@ -145,6 +145,7 @@ class Operator:
         self.health.loop_progress = self.clock()
 
     def _leadership(self, held: bool) -> None:
+        self.health.policy_echo_due = None  # what was written before may have come back while nobody listened
         self.health.leader = held
         self.metrics.leader.set(held)
         self.registry.dirty.add(list(self.registry.tables.nodes))
