@@ -114,6 +114,16 @@ def test_a_root_without_pods_says_what_to_give_instead(tmp_path: Path) -> None:
     assert "No such file" in PodsTree(str(tmp_path / "missing")).failure
 
 
+def test_cgroup_v1_is_named_as_what_cannot_kill_and_the_tree_beside_it_is_found(tmp_path: Path) -> None:
+    for controller in ("memory", "cpu,cpuacct", "systemd"):
+        (tmp_path / controller / "kubepods" / f"pod{UID}" / "c0de").mkdir(parents=True)
+    tree = PodsTree(str(tmp_path))
+    assert tree.scan() == ()
+    assert tree.failure == f"{tmp_path}: is cgroup v1, a tree for each controller; cgroup.kill is in cgroup v2 only"
+    CgroupTree(tmp_path / "unified").add_pod(UID)
+    assert [pod.uid for pod in tree.scan()] == [UID]
+
+
 def test_a_crio_container_counts_the_processes_of_its_nested_cgroup(tmp_path: Path) -> None:
     tree = CgroupTree(tmp_path, systemd=True)
     tree.add_pod(UID, sandbox=False)

@@ -88,6 +88,9 @@ class PodsTree:
         ):
             self.path = self._root
             return True
+        if "memory" in names and "cgroup.controllers" not in names:
+            self.failure = f"{self._root}: is cgroup v1, a tree for each controller; cgroup.kill is in cgroup v2 only"
+            return False
         self.failure = (
             f"{self._root}: holds no kubepods or kubepods.slice directory; "
             "--cgroup-root must be the cgroup v2 tree of a Kubernetes node or its kubepods directory"
