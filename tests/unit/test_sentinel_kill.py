@@ -196,3 +196,11 @@ def test_a_wall_clock_set_forward_makes_no_pod_older(tmp_path: Path, monkeypatch
     new.wanted = frozenset((UID,))
     uptime_seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
     assert new.refresh(hold=False).usages[0].seen_seconds <= uptime_seconds + 1
+
+
+def test_a_helper_that_is_woken_again_and_again_sleeps_as_long_as_its_last_turn_took(candidates: Candidates) -> None:
+    helper = Helper(candidates, Log(as_json=False), lambda: None, lambda: "", can_release=False)
+    began = boot_ns()
+    helper.wake()
+    helper._wait(took_seconds=0.1)
+    assert boot_ns() - began >= 100_000_000
