@@ -101,6 +101,23 @@ def test_a_sample_comes_back_as_it_went_in(area: mmap.mmap) -> None:
     assert fourth.zones.zones[0].boost_pages == 0
 
 
+def test_who_holds_pages_comes_back_by_numa_node(area: mmap.mmap) -> None:
+    told = replace(DMA, held_pages=400_000, uses_told=True)
+    swap = replace(NORMAL, held_pages=90, compressed_pages=70)
+    recorder = FlightRecorder(area, 0)
+    machines = []
+    for step, (held, compressed) in enumerate(((400_000, 70), (400_123, 70), (300_000, 4_000_000_000))):
+        zones = replace(told, held_pages=held), replace(swap, compressed_pages=compressed), replace(NORMAL, node=1)
+        machines.append(ZoneInfo(zones, PAGE, 2))
+        recorder.add(full(START + step * 10 * MS, machines[-1], slow=not step))
+    found = [each.zones for each in rings(area[:]) if each.zones]
+    for machine, seen in zip(machines, found, strict=True):
+        assert [node.unclaimed_pages for node in seen.nodes] == [node.unclaimed_pages for node in machine.nodes]
+        assert [node.compressed_error_pages for node in seen.nodes] == [64, 0]
+        assert sum(zone.compressed_pages for zone in seen.zones) == machine.zones[1].compressed_pages
+    assert found[0].nodes[1].unclaimed_pages is None
+
+
 def test_hidden_boost_and_absent_sources_come_back_as_such(area: mmap.mmap) -> None:
     hidden = [replace(zone, boost_known=False, cma_known=False) for zone in MACHINE.zones]
     recorder = FlightRecorder(area, 0)

@@ -1,4 +1,4 @@
-"""The flight recorder's bytes: blocks of 4 KiB, each whole by itself, with samples of 7 to 60 bytes. Little-endian.
+"""The flight recorder's bytes: blocks of 4 KiB, each whole by itself, with samples of 7 to 70 bytes. Little-endian.
 
     fast      512 blocks (2 MiB), a ring: samples less than a second after the one before
     slow     1280 blocks (5 MiB), a ring: one sample a second (`slow_every_ns`: rarer on machines of many zones)
@@ -9,13 +9,15 @@ samples. What seldom changes (sizes, watermarks without boost, protection, total
 another block. A sample is `RECORD`, then by its flags:
 
     free pages   of each zone (full), or of each judged NUMA node (gate): differences to the last such sample of the
-                 block as 2 bytes each, or (WIDE) the numbers themselves as 4
+                 block as 2 bytes each, or (WIDE) the numbers themselves as 4. Behind those of the zones stand, for
+                 each NUMA node that tells, the pages that nobody claims and those of compressed swap (`USES_TOLD`)
     boost, CMA   4 bytes a zone, when one of them changed; where the kernel hides boost (before 5.16) min stands there
     memory       MemAvailable and SwapFree, 4 bytes each, in pages
     PSI          averages of some and full in hundredths of a percent, 12 bytes each scope, when one is not 0
 
-Bytes a sample, measured by `tests/unit/test_flight.py`: a gate 5 + 2 a NUMA node; all zones 5 + 2 a zone (+ 4 a zone
-with another boost); with memory and PSI of both scopes 32 more. So three populated zones: 7, 11 (23), 43.
+Bytes a sample, measured by `tests/unit/test_flight.py`: a gate 5 + 2 a NUMA node; all zones 5 + 2 a zone + 4 a NUMA
+node (+ 4 a zone with another boost); with memory and PSI of both scopes 32 more. So three populated zones of one
+node: 7, 15 (27), 47.
 """
 
 import struct
@@ -36,8 +38,8 @@ HEAD: Final = struct.Struct("<QQIIIIBBH")
 """Sequence in its ring (0: empty), boot-time ns of the block's begin, page size, pages of MemTotal, SwapTotal and huge
 pages, what there is (`HAS_*`), 0, number of zones."""
 ZONE: Final = struct.Struct("<hBBIIIIIIHH")
-"""NUMA node, index in ZONE_NAMES, `BOOST_KNOWN` and `CMA_KNOWN`, pages: raw min (0 where boost is hidden), low - min,
-high - low, managed, protection for class Normal, CMA; stat threshold, CPUs."""
+"""NUMA node, index in ZONE_NAMES, `BOOST_KNOWN`, `CMA_KNOWN` and `USES_TOLD`, pages: raw min (0 where boost is hidden),
+low - min, high - low, managed, protection for class Normal, CMA; stat threshold, CPUs."""
 CRC: Final = struct.Struct("<I")
 LIVE: Final = struct.Struct("<HHI")
 """Bytes used of the block, 0, number of the episode that the block is a copy for (0 in the rings)."""
@@ -68,6 +70,8 @@ HAS_PODS_FULL: Final = 16
 
 BOOST_KNOWN: Final = 1
 CMA_KNOWN: Final = 2
+USES_TOLD: Final = 4
+"""The zone's node tells who holds its pages."""
 
 ZONE_NAMES: Final = ("DMA", "DMA32", "Normal", "HighMem", "Movable", "Device")
 ZONE_INDEX: Final = {name: index for index, name in enumerate(ZONE_NAMES)}
@@ -75,14 +79,14 @@ ZONE_INDEX: Final = {name: index for index, name in enumerate(ZONE_NAMES)}
 AVERAGES: Final = struct.Struct("<6H")
 SLOW: Final = struct.Struct("<II")
 
-ZONES_A_SECOND: Final = 9
-"""Populated zones of a machine whose slow samples fill 24 hours at one a second."""
+VALUES_A_SECOND: Final = 9
+"""Populated zones, and two for each NUMA node that tells, of a machine of whose samples, one a second, 24 hours fit."""
 SECOND_NS: Final = 1_000_000_000
 
 
-def slow_every_ns(zones: int) -> int:
-    """Time between slow samples: 1 s, 2 s above 9 populated zones, 3 s above 18, so that 24 hours always fit."""
-    return SECOND_NS * max(1, -(-zones // ZONES_A_SECOND))
+def slow_every_ns(values: int) -> int:
+    """Time between slow samples: 1 s, 2 s above 9 values, 3 s above 18, so that 24 hours always fit."""
+    return SECOND_NS * max(1, -(-values // VALUES_A_SECOND))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ block. Nothing is guessed.
 
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memorypressure.signals import MemInfo, Psi, PsiLine
 from memorypressure.zone_values import Zone, ZoneInfo
@@ -66,14 +66,16 @@ def _decoded(block: Block) -> Iterator[FlightSample]:
     template = [_zone(zone) for zone in block.zones]
     shape = ZoneInfo(tuple(template), block.page_bytes, 0)
     nodes = [node.number for node in shape.counted_nodes]
-    full = [0] * len(template)
+    told = tuple(dict.fromkeys(packed[0] for packed in block.zones if packed[2] & layout.USES_TOLD))
+    values_of_full = len(template) + 2 * len(told)
+    full = [0] * values_of_full
     gate = [0] * len(nodes)
     boost, cma = [0] * len(template), [0] * len(template)
     offset, time_ns = block.start, block.begin_ns
     while offset + layout.RECORD.size <= block.used:
         flags, check, ticks = layout.RECORD.unpack_from(block.data, offset)
         offset += layout.RECORD.size
-        count = len(template) if flags & layout.FULL else len(nodes)
+        count = values_of_full if flags & layout.FULL else len(nodes)
         free_bytes = 0 if flags & layout.UNKNOWN else count * (4 if flags & layout.WIDE else 2)
         size = free_bytes + sum(
             length
@@ -113,10 +115,26 @@ def _decoded(block: Block) -> Iterator[FlightSample]:
             at += 4 * len(template)
         zones = None
         if flags & layout.FULL:
-            zones = ZoneInfo(tuple(map(_zone_at, template, full, boost, cma)), block.page_bytes, 0)
+            free, uses = full[: len(template)], full[len(template) :]
+            read = _told(list(map(_zone_at, template, free, boost, cma)), told, uses)
+            zones = ZoneInfo(tuple(read), block.page_bytes, 0)
         is_gate = free_bytes and not flags & layout.FULL
         node_free = tuple(zip(nodes, gate, strict=True)) if is_gate else ()
         yield FlightSample(time_ns, block.page_bytes, zones, node_free, *_slow(block, flags, body, at))
+
+
+def _told(zones: list[Zone], told: tuple[int, ...], uses: list[int]) -> list[Zone]:
+    """The zones with what their nodes tell: all but what nobody claims in the first zone of each.
+
+    Compressed swap stands in the zone whose counters may be off by most, so that its lag is not made smaller.
+    """
+    for node, unclaimed, compressed in zip(told, uses[::2], uses[1::2], strict=True):
+        members = [place for place, zone in enumerate(zones) if zone.node == node]
+        in_use = sum(zones[place].managed_pages - zones[place].free_pages for place in members)
+        zones[members[0]] = replace(zones[members[0]], held_pages=in_use - unclaimed, uses_told=True)
+        last = max(members, key=lambda place: zones[place].error_pages)
+        zones[last] = replace(zones[last], compressed_pages=compressed)
+    return zones
 
 
 def _slow(block: Block, flags: int, body: bytes, at: int) -> tuple[MemInfo | None, Psi | None, Psi | None]:

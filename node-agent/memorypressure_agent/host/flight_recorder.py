@@ -33,15 +33,18 @@ class _Shape:
         self, key: tuple[object, ...], zones: tuple[Zone, ...], info: ZoneInfo, memory: MemInfo | None
     ) -> None:
         self.key = key
-        self.zones = b"".join(_packed(zone, info.normal_index) for zone in zones)
+        self.told = told_nodes(info)
+        self.zones = b"".join(_packed(zone, info.normal_index, told=zone.node in self.told) for zone in zones)
         self.page_bytes = info.page_size_bytes
         figures = (memory.total_bytes, memory.swap_total_bytes, memory.hugetlb_bytes) if memory else (0, 0, 0)
         total, swap, huge = [min(each // self.page_bytes, layout.MOST_PAGES) for each in figures]
         self.memory_pages = (total, swap, huge)
         self.live = layout.live_offset(len(zones))
-        self.narrow = struct.Struct(f"<{len(zones)}h")
-        self.wide = struct.Struct(f"<{len(zones)}I")
-        self.slow_every_ns = layout.slow_every_ns(len(zones))
+        values = len(zones) + 2 * len(self.told)
+        self.narrow = struct.Struct(f"<{values}h")
+        self.wide = struct.Struct(f"<{values}I")
+        self.of_zones = struct.Struct(f"<{len(zones)}I")
+        self.slow_every_ns = layout.slow_every_ns(values)
 
 
 class _Ring:
@@ -184,19 +187,19 @@ class FlightRecorder:
         if isinstance(zones, ZoneInfo):
             flags = layout.FULL
             populated = [zone for zone in zones.zones if zone.managed_pages]
-            free = tuple([min(zone.free_pages, layout.MOST_PAGES) for zone in populated])
-            wide, packed = _packed_free(free, ring.full, shape.narrow, shape.wide)
-            ring.full = free
+            values = (*[min(zone.free_pages, layout.MOST_PAGES) for zone in populated], *_uses(zones, shape.told))
+            wide, packed = _packed_free(values, ring.full, shape.narrow, shape.wide)
+            ring.full = values
             flags |= wide
             parts.append(packed)
             boost = tuple([zone.boost_pages if zone.boost_known else zone.min_pages for zone in populated])
             cma = tuple([zone.free_cma_pages for zone in populated])
             if boost != ring.boost and (ring.boost or any(boost)):
                 flags |= layout.BOOST
-                parts.append(shape.wide.pack(*[min(each, layout.MOST_PAGES) for each in boost]))
+                parts.append(shape.of_zones.pack(*[min(each, layout.MOST_PAGES) for each in boost]))
             if cma != ring.cma and (ring.cma or any(cma)):
                 flags |= layout.CMA
-                parts.append(shape.wide.pack(*[min(each, layout.MOST_PAGES) for each in cma]))
+                parts.append(shape.of_zones.pack(*[min(each, layout.MOST_PAGES) for each in cma]))
             ring.boost, ring.cma = boost, cma
         elif isinstance(zones, GateShut):
             flags, packed = self._gate(ring, tuple([pages for _, pages in zones.node_free_pages]))
@@ -233,6 +236,7 @@ class FlightRecorder:
         memory = self._memory
         key = (
             memory and (memory.total_bytes, memory.swap_total_bytes, memory.hugetlb_bytes),
+            told_nodes(info),
             *[
                 (
                     zone.node,
@@ -323,8 +327,27 @@ def _packed_free(
     return layout.WIDE, wide.pack(*free)
 
 
-def _packed(zone: Zone, normal_index: int) -> bytes:
-    known = (layout.BOOST_KNOWN if zone.boost_known else 0) | (layout.CMA_KNOWN if zone.cma_known else 0)
+def told_nodes(info: ZoneInfo) -> tuple[int, ...]:
+    """The NUMA nodes that tell who holds their pages, in their order."""
+    return tuple([node.number for node in info.nodes if node.unclaimed_pages is not None])
+
+
+def _uses(info: ZoneInfo, told: tuple[int, ...]) -> list[int]:
+    """For each of these nodes the pages that nobody claims and those of compressed swap."""
+    values = []
+    for node in info.nodes:
+        if node.number in told:
+            compressed = sum([zone.compressed_pages for zone in info.zones if zone.node == node.number])
+            values += [min(max(0, node.unclaimed_pages or 0), layout.MOST_PAGES), min(compressed, layout.MOST_PAGES)]
+    return values
+
+
+def _packed(zone: Zone, normal_index: int, *, told: bool) -> bytes:
+    known = (
+        (layout.BOOST_KNOWN if zone.boost_known else 0)
+        | (layout.CMA_KNOWN if zone.cma_known else 0)
+        | (layout.USES_TOLD if told else 0)
+    )
     pages = (
         zone.min_pages - zone.boost_pages if zone.boost_known else 0,
         zone.low_pages - zone.min_pages,
