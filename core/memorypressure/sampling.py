@@ -24,6 +24,9 @@ MOST_OWED_NS = 2_000_000_000
 """What a node below the atomic reserve may use beyond what was saved: two more samples decide, and a node that was
 short for minutes before has nothing left. It is paid back: 100 s of 2 %."""
 
+DECIDING_SAMPLES = 4
+"""Three of five decide; the first may have come late."""
+
 HALF_LIFE_NS = 60_000_000_000
 ASSUMED_DRAIN_BYTES_PER_SECOND = 64 << 20
 """Every node may be drained at this rate at any time, seen or not: a slow gigabit of small frames in pages of 4 KiB."""
@@ -34,7 +37,8 @@ _SECOND_NS = 1_000_000_000
 class Hurry(Enum):
     """How much of a core rounds may take for as long as time is saved: 1/part of it, or only the 2 %.
 
-    Never more than half of one: the other threads and the machine's own work get their turn whatever a round costs.
+    Never more than half of one, but for the few samples that decide: the other threads and the machine's own work get
+    their turn whatever a round costs.
 
     Where a round takes less than 0.2 ms this changes nothing. It is for machines with hundreds of CPUs, whose zoneinfo
     is long, and for slow ones: dips under the reserve last 10 to 260 ms, and three samples of five must see one.
@@ -46,16 +50,23 @@ class Hurry(Enum):
     BELOW_MIN = 2
     """Half of a core."""
     BELOW_RESERVE = 3
-    """Half of a core: the next two samples decide; on credit where nothing is saved."""
+    """Half of a core; on credit where nothing is saved."""
+    DECIDING = 4
+    """The same for the first `DECIDING_SAMPLES` of it: a fifth of the time is slept, for they decide."""
 
     @property
     def part(self) -> int:
         """The period is so many times a round's cost; 0 for the 2 %."""
-        return (0, 10, 2, 2)[self.value]
+        return (0, 10, 2, 2, 1)[self.value]
+
+    @property
+    def is_on_credit(self) -> bool:
+        """Whether it may make debts."""
+        return self in (Hurry.BELOW_RESERVE, Hurry.DECIDING)
 
     def may_use_ns(self, saved_ns: int) -> int:
         """Time of a core that is there for it, of what was saved, or is owed where negative."""
-        return saved_ns + MOST_OWED_NS if self is Hurry.BELOW_RESERVE else saved_ns
+        return saved_ns + MOST_OWED_NS if self.is_on_credit else saved_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +233,8 @@ def next_period_ns(
     what the next round takes. Half of the time in which a node could reach its line, but never more than 2 % of a core;
     while `watching` (a watched line is breached or a window runs) at most 100 ms, or 200 ms where a round takes more
     than 2 ms: beyond 4 ms the dwell, which a gap of 250 ms would restart, counts more than the 2 %.
-    With a `hurry` that part of a core stands for the 2 %. Never less than twice what a round takes: half is slept.
+    With a `hurry` that part of a core stands for the 2 %. Never less than twice what a round takes, half is slept; for
+    the samples that decide five quarters of it.
     """
     period = LONGEST_NS
     for node, headroom in headrooms:
@@ -233,5 +245,6 @@ def next_period_ns(
     if not watching:
         return max(SHORTEST_NS, period, cheapest)
     longest = LONGEST_WATCHING_NS if hurry is Hurry.NONE else WATCHING_NS
-    least = max(SHORTEST_NS, min(2 * read_cost_ns, LONGEST_NS))
+    slept = read_cost_ns // 4 if hurry is Hurry.DECIDING else read_cost_ns
+    least = max(SHORTEST_NS, min(read_cost_ns + slept, LONGEST_NS))
     return max(least, min(max(min(period, WATCHING_NS), cheapest), longest))

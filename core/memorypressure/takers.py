@@ -51,7 +51,6 @@ class Taken:
 
 def marked(marks: Marks, zones: ZoneInfo, time_ns: int) -> Marks:
     """The marks after a full reading: nodes that are above min now get a new one."""
-    old = {mark.node: mark for mark in marks}
     kept = []
     for node in zones.nodes:
         unclaimed = node.unclaimed_pages
@@ -60,8 +59,8 @@ def marked(marks: Marks, zones: ZoneInfo, time_ns: int) -> Marks:
         lacking = node.lacking_to_raw_min_pages()
         if 0 in lacking:
             kept.append(Mark(node.number, time_ns, unclaimed, sum(lacking)))
-        elif node.number in old:
-            kept.append(old[node.number])
+        else:
+            kept += [mark for mark in marks if mark.node == node.number]
     return tuple(kept)
 
 

@@ -199,6 +199,7 @@ def test_a_hurry_takes_its_part_of_a_core_and_on_average_no_more_than_was_saved(
     assert [period(cost * millisecond, Hurry.WATCHING) // millisecond for cost in costs] == [10, 30, 80, 100, 600]
     assert [period(cost * millisecond, Hurry.BELOW_MIN) // millisecond for cost in costs] == [10, 10, 16, 60, 600]
     assert [period(cost * millisecond, Hurry.BELOW_RESERVE) // millisecond for cost in costs] == [10, 10, 16, 60, 600]
+    assert [period(cost * millisecond, Hurry.DECIDING) // millisecond for cost in costs] == [10, 10, 10, 37, 375]
     assert {period(50_000, hurry) for hurry in Hurry} == {SHORTEST_NS}  # where a round is cheap nothing changes
     saved, spent, now = MOST_SAVED_NS, 0, 0
     while saved > 8 * millisecond:  # below Min for good, rounds of 8 ms
@@ -215,7 +216,7 @@ def test_below_the_reserve_what_was_not_saved_is_lent_and_paid_back() -> None:
     while Hurry.BELOW_RESERVE.may_use_ns(saved) > 10 * millisecond:  # rounds of 10 ms, half of a core
         saved, rounds = saved_ns(saved, 20 * millisecond, 10 * millisecond, on_credit=True), rounds + 1
     assert rounds == 208
-    assert [hurry for hurry in Hurry if hurry.may_use_ns(0) > 0] == [Hurry.BELOW_RESERVE]
+    assert [hurry for hurry in Hurry if hurry.may_use_ns(0) > 0] == [Hurry.BELOW_RESERVE, Hurry.DECIDING]
     # Plain rounds that cost more than 2 % (200 ms apart, a window runs) make no debt, and pay none back.
     assert saved_ns(0, 200 * millisecond, 10 * millisecond) == 0
     assert saved_ns(-1000 * millisecond, 200 * millisecond, 10 * millisecond) == -1000 * millisecond

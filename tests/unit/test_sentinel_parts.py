@@ -332,7 +332,8 @@ def test_below_the_reserve_a_slow_machine_is_read_in_a_hurry_while_time_is_saved
         periods.append(readings.period_ns(watching=True))
         clock.now += periods[-1]
     hurried = periods.index(SECOND // 5)
-    assert set(periods[:hurried]) == {2 * cost_ns}
+    assert periods[:4] == [5 * cost_ns // 4] * 4, "those that decide"
+    assert set(periods[4:hurried]) == {2 * cost_ns}
     assert 400 <= hurried < 418  # 6 s that were saved and 2 s on credit, of 20 ms each
     machine.idle()
     clock.now += 100 * SECOND
@@ -340,6 +341,23 @@ def test_below_the_reserve_a_slow_machine_is_read_in_a_hurry_while_time_is_saved
     readings.charge(cost_ns)
     assert readings.period_ns(watching=True) == SECOND // 5, "looks at the gates tell when one is needed sooner"
     assert readings.guard(SECOND // 5) == SECOND // 100
+
+
+def test_while_the_reserve_is_short_nothing_else_is_read_for_two_seconds(machine: FakeNode) -> None:
+    clock = Clock()
+    readings = readings_on(machine, clock)
+    machine.show(Reading(0.0, 700, 0, 634))
+    assert readings.sample(watching=True).memory is not None
+    machine.show(lowest_of_the_flood())
+    read_at = []
+    for tenth in range(1, 45):
+        clock.now += SECOND // 10
+        if readings.sample(watching=True).memory is not None:
+            read_at.append(tenth)
+    assert read_at == [20, 40], "PSI's files have a lock that others hold for long in a flood"
+    machine.show(Reading(0.0, 700, 0, 634))
+    clock.now += SECOND // 10
+    assert readings.sample(watching=True).memory is not None
 
 
 def test_looks_between_two_samples_find_a_dip_and_pause_after_one_in_vain(machine: FakeNode) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 
 from memorypressure.gate import gate_thresholds
 from memorypressure.sampling import (
+    DECIDING_SAMPLES,
     LONGEST_NS,
     MOST_SAVED_NS,
     Drains,
@@ -37,6 +38,8 @@ SLOW_EVERY_NS: Final = 1_000_000_000
 """Memory and PSI: the kernel updates PSI's averages every 2 s."""
 SLOW_WATCHING_NS: Final = 100_000_000
 """Three of five readings are 0.3 s then: a leak of 16 MB/s takes the last 2 % of 450 MB in 0.6 s."""
+SLOW_WHILE_SHORT_NS: Final = 2_000_000_000
+"""The same below a line that may kill, where nothing may be waited for; within the 3 s in which a reading counts."""
 _SECOND_NS: Final = 1_000_000_000
 _SLACK_NS: Final = 5_000_000  # a round that is due in less than this is due now
 
@@ -86,6 +89,7 @@ class Readings:
         self._hurried = Hurry.NONE
         self.worth_a_hurry = True
         """Whether the next samples could end in a kill; else they never take more than the 2 %."""
+        self._below_reserve = 0  # samples in a row
         self.full_reads = 0
         self._gate_reads = 0
 
@@ -130,7 +134,9 @@ class Readings:
         self._gate_shut = shut is not None
         zones = shut if shut is not None else self._full(now, clear_lines=watching)
         every = self._slow_every_ns(watching)
-        if since_ns is not None and now - since_ns >= FULL_EVERY_NS - _SLACK_NS:
+        if watching and isinstance(zones, ZoneInfo) and self._is_below_hard(zones):
+            every = SLOW_WHILE_SHORT_NS
+        elif since_ns is not None and now - since_ns >= FULL_EVERY_NS - _SLACK_NS:
             every //= 2  # with the full reading that is due, so that both are due together from then on
         if fresh or self._slow_ns is None or now - self._slow_ns >= every - _SLACK_NS:
             elapsed_ns = 0 if self._slow_ns is None else now - self._slow_ns
@@ -154,7 +160,7 @@ class Readings:
         now = self.ticks.last_ns if ticks else self._now
         elapsed_ns = 0 if self._charged_ns is None else now - self._charged_ns
         self._charged_ns = now
-        on_credit = self._hurried is Hurry.BELOW_RESERVE
+        on_credit = self._hurried.is_on_credit
         self._saved_ns = saved_ns(self._saved_ns, elapsed_ns, cost_ns, on_credit=on_credit)
         if ticks or self._gate_shut:
             self._gate_cost_ns = self.ticks.cost_ns = _smoothed(self._gate_cost_ns, cost_ns // (ticks or 1))
@@ -229,7 +235,11 @@ class Readings:
         info = self.info
         if info is None or not self._guards or self._gate_shut:
             return False
-        return not any(node.below(line, margin) for node in info.nodes for line, margin in self._hard)
+        return not self._is_below_hard(info)
+
+    def _is_below_hard(self, info: ZoneInfo) -> bool:
+        """Whether a node is below a line that may kill."""
+        return any(node.below(line, margin) for node in info.nodes for line, margin in self._hard)
 
     def _slow_every_ns(self, watching: bool) -> int:
         return SLOW_WATCHING_NS if watching or self._memory_near else SLOW_EVERY_NS
@@ -241,7 +251,9 @@ class Readings:
             return Hurry.WATCHING
         reserve = [(line, margin) for line, margin in self._hard if line is Line.ATOMIC_RESERVE]
         if any(node.below(line, margin) for node in info.nodes for line, margin in reserve):
-            return Hurry.BELOW_RESERVE
+            self._below_reserve += 1
+            return Hurry.DECIDING if self._below_reserve <= DECIDING_SAMPLES else Hurry.BELOW_RESERVE
+        self._below_reserve = 0
         if any(node.below(Line.MIN) for node in info.nodes):
             return Hurry.BELOW_MIN
         return Hurry.WATCHING
