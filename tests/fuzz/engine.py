@@ -76,7 +76,7 @@ def main() -> int:
         f"-max_len={MOST_BYTES}",
         f"-artifact_prefix={arguments.findings}/",
         "-len_control=0",
-        "-timeout=20",
+        "-timeout=120",  # of the wall clock: a busy machine stops a process for long
         "-rss_limit_mb=2048",
         "-print_final_stats=1",
         "-verbosity=0",
