@@ -23,7 +23,8 @@ from memorypressure.zone_values import (
     ZoneInfo,
     signature,
 )
-from memorypressure.zoneinfo_grammar import HEAD, REST, ZONE_TYPES, expression, mismatch
+from memorypressure.zoneinfo_blocks import Block, ZoneInfoError, block_at, blocks_of, error_at
+from memorypressure.zoneinfo_grammar import ZONE_TYPES
 
 __all__ = [
     "COUNTABLE_ZONES",
@@ -41,13 +42,10 @@ __all__ = [
     "signature",
 ]
 
-_HEAD = re.compile(expression(HEAD))
-_REST = re.compile(expression(REST))
 _CPU = re.compile(rb"    cpu: ([0-9]+)\n")
 _THRESHOLD = re.compile(rb"threshold: ([0-9]+)\n")
 _STAT_NAME = re.compile(rb"      ([a-z0-9_]+) ")
 _DIGITS = b"0123456789"
-_SHOWN_CHARACTERS = 60
 _KNOWN_REGIONS = 64
 """Regions of counter names, of which a machine has two kinds (node and zone), remembered as free of duplicates."""
 
@@ -55,38 +53,6 @@ MAX_THRESHOLD = 127
 """The kernel keeps the threshold in a signed byte (and caps it at 125)."""
 
 Row = tuple[Any, ...]
-
-
-class Block:
-    """One zone's text: `head` is the match of its lines up to the pagesets, which end with the block at `end`."""
-
-    __slots__ = ("end", "head")
-
-    def __init__(self, head: re.Match[bytes], end: int) -> None:
-        self.head = head
-        self.end = end
-
-    @property
-    def text(self) -> bytes:
-        """All that was read, of which this is a part."""
-        return self.head.string
-
-    def __getitem__(self, name: str) -> Any:
-        return self.head[name]
-
-    def start(self, name: str | int = 0) -> int:
-        """Where a field begins, or the block."""
-        return self.head.start(name)
-
-
-class ZoneInfoError(ValueError):
-    """What of /proc/zoneinfo was not understood: line number (from 1), its text, shortened, and what was expected."""
-
-    def __init__(self, line_number: int, line: str, expected: str) -> None:
-        super().__init__(f"line {line_number}: {line!r}: expected {expected}")
-        self.line_number = line_number
-        self.line = line
-        self.expected = expected
 
 
 def parse_zoneinfo(text: bytes, page_size_bytes: int) -> ZoneInfo:
@@ -123,12 +89,12 @@ class ZoneInfoReader:
             zones.append(zone)
             structure.append(shape)
         if structure != self._structure:
-            blocks = _blocks(text)
+            blocks = blocks_of(text)
             _check_order(blocks)
             self._normal_index = _normal_index(blocks, zones)
             self._structure = structure
         if not any(zone.managed_pages and zone.name in COUNTABLE_ZONES for zone in zones):
-            raise _error(text, len(text), "a zone DMA, DMA32 or Normal with managed pages")
+            raise error_at(text, len(text), "a zone DMA, DMA32 or Normal with managed pages")
         return ZoneInfo(tuple(zones), self._page_size_bytes, self._normal_index)
 
     def _found(self, text: bytes) -> list[Block | tuple[Zone, Row]]:
@@ -144,13 +110,13 @@ class ZoneInfoReader:
                 found.append((known[1], known[2]))
                 offset += len(known[0])
                 continue
-            block = _block(text, offset)
+            block = block_at(text, offset)
             if block is None:
                 self._empty = {}  # also when one of them goes on where it used to end
-                return list(_blocks(text))
+                return list(blocks_of(text))
             found.append(block)
             offset = block.end
-        return found or list(_blocks(text))
+        return found or list(blocks_of(text))
 
     def _zone(self, block: Block, place: int) -> tuple[Zone, Row]:
         """A block's zone, and what of it must be as in the reading before for the same order to hold."""
@@ -167,12 +133,12 @@ class ZoneInfoReader:
                 node_stats, stats, block.text, block.head.end(), block.end, self._page_size_bytes
             )
         elif present != b"0" or managed != b"0":
-            raise _error(block.text, block.end, "the counters of a zone that has pages")
+            raise error_at(block.text, block.end, "the counters of a zone that has pages")
         if node_stats is not None:
             self._check_unique(block, "node_stats", node_stats)
         protection = early if early is not None else late
         if protection is None:
-            raise _error(block.text, block.start("present"), "'protection: (a, b, ...)' in each zone")
+            raise error_at(block.text, block.start("present"), "'protection: (a, b, ...)' in each zone")
         zone = Zone(
             int(node),
             name.strip().decode(),
@@ -207,7 +173,7 @@ class ZoneInfoReader:
         seen: set[bytes] = set()
         for found in _STAT_NAME.finditer(region):
             if found[1] in seen:
-                raise _error(block.text, block.start(group) + found.start(), "a counter that was not there before")
+                raise error_at(block.text, block.start(group) + found.start(), "a counter that was not there before")
             seen.add(found[1])
         names = _STAT_NAME.findall(shape)
         if len(set(names)) == len(seen) and len(self._unique_regions) < _KNOWN_REGIONS:
@@ -220,61 +186,16 @@ class ZoneInfoReader:
         thresholds = _THRESHOLD.findall(text, start, end)
         if numbers != self._cpus_in_order:
             if any(later <= earlier for earlier, later in pairwise(map(int, numbers))):
-                raise _error(text, start, "CPU numbers in ascending order, none twice")
+                raise error_at(text, start, "CPU numbers in ascending order, none twice")
             self._cpus_in_order = numbers
         if not thresholds:
             return len(numbers), 0
         if len(thresholds) != len(numbers):
-            raise _error(text, start, "'vm stats threshold' for each CPU or for none")
+            raise error_at(text, start, "'vm stats threshold' for each CPU or for none")
         threshold = max(map(int, set(thresholds)))
         if threshold > MAX_THRESHOLD:
-            raise _error(text, start, f"'vm stats threshold' of at most {MAX_THRESHOLD}")
+            raise error_at(text, start, f"'vm stats threshold' of at most {MAX_THRESHOLD}")
         return len(numbers), threshold
-
-
-def _error(text: bytes, offset: int, expected: str) -> ZoneInfoError:
-    start = text.rfind(b"\n", 0, offset) + 1
-    end = text.find(b"\n", offset)
-    line = text[start : end if end >= 0 else len(text)]
-    shown = line[:_SHOWN_CHARACTERS].decode("ascii", "backslashreplace").strip()
-    if len(line) > _SHOWN_CHARACTERS:
-        shown += "..."
-    return ZoneInfoError(text.count(b"\n", 0, start) + 1, shown or "end of text", expected)
-
-
-def _block(text: bytes, offset: int) -> Block | None:
-    """The block that begins there; None when there is none."""
-    head = _HEAD.match(text, offset)
-    if head is None:
-        return None
-    if head["stats"] is None:
-        return Block(head, head.end())
-    rest = _REST.match(text, head.end())
-    return None if rest is None else Block(head, rest.end())
-
-
-def _blocks(text: bytes) -> list[Block]:
-    blocks = []
-    offset = 0
-    while offset < len(text):
-        block = _block(text, offset)
-        if block is None:
-            raise _mismatch_error(text)
-        blocks.append(block)
-        offset = block.end
-    if not blocks:
-        raise ZoneInfoError(1, "end of text", "'Node N, zone NAME': nothing was read")
-    return blocks
-
-
-def _mismatch_error(text: bytes) -> ZoneInfoError:
-    found = mismatch(text)
-    if found is None:  # the expression and the walk are made of the same table
-        return _error(text, len(text), "blocks as mm/vmstat.c prints them")
-    expected = " or ".join(found.expected)
-    if text.find(b"\n", found.offset) < 0:
-        expected += " and the end of its line (cut off?)"
-    return _error(text, found.offset, expected)
 
 
 def _check_order(blocks: list[Block]) -> None:
@@ -288,24 +209,24 @@ def _check_order(blocks: list[Block]) -> None:
     for block in blocks:
         node, kind = int(block["node"]), ZONE_TYPES.index(block["zone"].strip().decode())
         if (node, kind) <= previous:
-            raise _error(block.text, block.start(), "nodes and zones in ascending order, none twice")
+            raise error_at(block.text, block.start(), "nodes and zones in ascending order, none twice")
         previous = (node, kind)
         if _layout(block) != layout:
-            raise _error(block.text, block.start(), "the same fields as in the zones before (boost, promo, cma)")
+            raise error_at(block.text, block.start(), "the same fields as in the zones before (boost, promo, cma)")
         late, early = block["late_protection"] is not None, block["protection"] is not None
         if late == early or late != old_order:
-            raise _error(block.text, block.start(), "protection once in each zone, at the same place in all")
+            raise error_at(block.text, block.start(), "protection once in each zone, at the same place in all")
         first_populated = block["present"] != b"0" and node != first_populated_of
         if first_populated:
             first_populated_of = node
         if (block["node_stats"] is not None) != (with_node_stats and first_populated):
-            raise _error(block.text, block.start(), "per-node stats in the first zone with pages of each node")
+            raise error_at(block.text, block.start(), "per-node stats in the first zone with pages of each node")
 
 
 def _layout(block: Block) -> tuple[bool, bool, bool]:
     boost, promo, cma = block["boost"] is not None, block["promo"] is not None, block["cma"] is not None
     if (boost and not cma) or (promo and not boost):
-        raise _error(block.text, block.start(), "a kernel's set of fields: promo needs boost, boost needs cma")
+        raise error_at(block.text, block.start(), "a kernel's set of fields: promo needs boost, boost needs cma")
     return boost, promo, cma
 
 
@@ -317,7 +238,7 @@ def _free_cma(block: Block, stats: bytes, cma: bytes | None) -> int:
         return int(stats[start : stats.index(b"\n", start)])
     if cma == b"0":
         return 0
-    raise _error(block.text, block.head.end("stats"), "'nr_free_cma' among the counters of the zone")
+    raise error_at(block.text, block.head.end("stats"), "'nr_free_cma' among the counters of the zone")
 
 
 def _check_numbers(block: Block, zone: Zone) -> None:
@@ -325,22 +246,22 @@ def _check_numbers(block: Block, zone: Zone) -> None:
     spanned_pages = int(block["spanned"])
     if max(zone.free_pages, zone.high_pages, zone.managed_pages, zone.cma_pages) > MAX_PAGES:
         name = next(name for name in ("free", "high", "managed", "cma") if int(block[name] or 0) > MAX_PAGES)
-        raise _error(block.text, block.start(name), "a page count from 0 to 2^52")
+        raise error_at(block.text, block.start(name), "a page count from 0 to 2^52")
     drift = zone.cpus * MAX_THRESHOLD  # by how much a counter can be off, whatever the threshold was when it drifted
     if zone.managed_pages > spanned_pages:
-        raise _error(block.text, block.start("managed"), f"managed not above spanned ({spanned_pages})")
+        raise error_at(block.text, block.start("managed"), f"managed not above spanned ({spanned_pages})")
     if zone.free_pages > spanned_pages + drift:
-        raise _error(block.text, block.start("free"), f"pages free not above spanned ({spanned_pages})")
+        raise error_at(block.text, block.start("free"), f"pages free not above spanned ({spanned_pages})")
     if zone.free_cma_pages > zone.free_pages + 2 * drift:
-        raise _error(block.text, _free_cma_offset(block), f"'nr_free_cma' not above pages free ({zone.free_pages})")
+        raise error_at(block.text, _free_cma_offset(block), f"'nr_free_cma' not above pages free ({zone.free_pages})")
     if zone.cma_known and zone.free_cma_pages > zone.cma_pages + drift:
-        raise _error(block.text, _free_cma_offset(block), f"'nr_free_cma' not above cma ({zone.cma_pages})")
+        raise error_at(block.text, _free_cma_offset(block), f"'nr_free_cma' not above cma ({zone.cma_pages})")
     if max(zone.protection) > MAX_PAGES:
-        raise _error(block.text, _protection_offset(block), "page counts from 0 to 2^52")
+        raise error_at(block.text, _protection_offset(block), "page counts from 0 to 2^52")
     if zone.boost_pages > zone.min_pages:
-        raise _error(block.text, block.start("boost"), "boost not above min, which it is part of")
+        raise error_at(block.text, block.start("boost"), "boost not above min, which it is part of")
     if not zone.min_pages <= zone.low_pages <= zone.high_pages:
-        raise _error(block.text, block.start("min"), "min <= low <= high")
+        raise error_at(block.text, block.start("min"), "min <= low <= high")
 
 
 def _free_cma_offset(block: Block) -> int:
@@ -361,7 +282,7 @@ def _normal_index(blocks: list[Block], zones: list[Zone]) -> int:
     names: dict[int, list[str]] = {}
     for block, zone in zip(blocks, zones, strict=True):
         if len(zone.protection) != length:
-            raise _error(block.text, _protection_offset(block), f"{length} entries, as in the zones before")
+            raise error_at(block.text, _protection_offset(block), f"{length} entries, as in the zones before")
         names.setdefault(zone.node, []).append(zone.name)
     seen = {name for members in names.values() for name in members}
     if blocks[0]["protection"] is not None:
@@ -369,7 +290,7 @@ def _normal_index(blocks: list[Block], zones: list[Zone]) -> int:
         for node, members in names.items():
             if tuple(members) != types or len(types) != length or not {"Normal", "Movable"} <= set(types):
                 end = max(block.end for block, zone in zip(blocks, zones, strict=True) if zone.node == node)
-                raise _error(
+                raise error_at(
                     blocks[0].text,
                     end,
                     f"{length} zones of node {node}, one for each entry of protection and alike in all nodes, "
@@ -382,12 +303,12 @@ def _normal_index(blocks: list[Block], zones: list[Zone]) -> int:
     if not fitting:
         for block, zone in zip(blocks, zones, strict=True):
             if all(_open_to_itself(zone, types) for types in candidates):
-                raise _error(block.text, _protection_offset(block), f"0 in every entry up to {zone.name}'s own")
-        raise _error(blocks[0].text, _protection_offset(blocks[0]), "as many entries as there are zone types")
+                raise error_at(block.text, _protection_offset(block), f"0 in every entry up to {zone.name}'s own")
+        raise error_at(blocks[0].text, _protection_offset(blocks[0]), "as many entries as there are zone types")
     indices = {types.index("Normal") for types in fitting}
     for block, zone in zip(blocks, zones, strict=True):
         if zone.name in COUNTABLE_ZONES and len({zone.protection[index] for index in indices}) > 1:
-            raise _error(block.text, _protection_offset(block), "one entry that can be class Normal's")
+            raise error_at(block.text, _protection_offset(block), "one entry that can be class Normal's")
     return min(indices)
 
 
