@@ -237,9 +237,10 @@ class Readings:
             return False
         return not self._is_below_hard(info)
 
-    def _is_below_hard(self, info: ZoneInfo) -> bool:
-        """Whether a node is below a line that may kill."""
-        return any(node.below(line, margin) for node in info.nodes for line, margin in self._hard)
+    def _is_below_hard(self, info: ZoneInfo, *lines: Line) -> bool:
+        """Whether a node is below a line that may kill, with its margin; of these lines, or of all."""
+        watched = [each for each in self._hard if not lines or each[0] in lines]
+        return any(node.below(line, margin) for node in info.nodes for line, margin in watched)
 
     def _slow_every_ns(self, watching: bool) -> int:
         return SLOW_WATCHING_NS if watching or self._memory_near else SLOW_EVERY_NS
@@ -249,11 +250,8 @@ class Readings:
             return Hurry.NONE
         if not self._hard:
             return Hurry.WATCHING
-        reserve = [(line, margin) for line, margin in self._hard if line is Line.ATOMIC_RESERVE]
-        if any(node.below(line, margin) for node in info.nodes for line, margin in reserve):
-            self._below_reserve += 1
+        if self._below_reserve:
             return Hurry.DECIDING if self._below_reserve <= DECIDING_SAMPLES else Hurry.BELOW_RESERVE
-        self._below_reserve = 0
         if any(node.below(Line.MIN) for node in info.nodes):
             return Hurry.BELOW_MIN
         return Hurry.WATCHING
@@ -278,6 +276,7 @@ class Readings:
         node_free = tuple(free)
         self.drains = observe_gates(self.drains, node_free, now)
         self._arm(self.info, now, node_free)
+        self._below_reserve = 0
         return GateShut(self.info, node_free, self._gates_clear_lines)
 
     def _arm(self, info: ZoneInfo, now: int, node_free: tuple[tuple[int, int], ...]) -> None:
@@ -297,6 +296,7 @@ class Readings:
             self.info, self._full_ns, self._gates, self._guards = None, None, (), ()
             return zones
         self.info, self._full_ns = zones, now
+        self._below_reserve = self._below_reserve + 1 if self._is_below_hard(zones, Line.ATOMIC_RESERVE) else 0
         self.drains = observe(self.drains, zones, now)
         self._gates_clear_lines = clear_lines
         gates = gate_thresholds(zones, self.watched, clear_lines=clear_lines)
