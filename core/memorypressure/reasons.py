@@ -34,6 +34,7 @@ class Reason(StrEnum):
     AGENT_LIMIT = "AgentLimit"
     MODE_DISABLED = "ModeDisabled"
     NOT_HOLDING = "NotHolding"
+    SITUATION_CHANGED = "SituationChanged"
 
     # A pod is no victim.
     SYSTEM_CRITICAL = "SystemCritical"
@@ -103,6 +104,7 @@ class Reason(StrEnum):
     ACCEPTED = "Accepted"
     INVALID = "Invalid"
     RECONCILED = "Reconciled"
+    REPORT_MISSING = "ReportMissing"
     EQUAL_PRIORITY_OVERLAP = "EqualPriorityOverlap"
     NO_OVERLAP = "NoOverlap"
     NO_POLICY = "NoPolicy"

@@ -224,7 +224,7 @@ class Actor:
             if answer.outcome.spent:
                 self._evicted(memory, situation, pod, candidate, grace, ranking.message, answer)
                 return None
-            reason = _REASONS.get(answer.outcome, Reason.ACTION_FAILED)
+            reason = answer.reason or _REASONS.get(answer.outcome, Reason.ACTION_FAILED)
             wait = max(wait, answer.retry_after_seconds)
             last = Denied(reason, answer.message or answer.outcome.value, again_seconds=wait)
             self._denied(memory, situation, last, candidate)
@@ -255,16 +255,20 @@ class Actor:
             return refused or EvictionAnswer(Outcome.GONE)
         veto = situation.protected(current)
         if veto is not None:
-            return EvictionAnswer(Outcome.FORBIDDEN, f"{veto[0]}: {veto[1]}")
+            return EvictionAnswer(Outcome.FORBIDDEN, veto[1], reason=veto[0])
         if not situation.still():
-            return EvictionAnswer(Outcome.BUSY, "pressure, policy or mode changed")
+            return _not_sent(Reason.SITUATION_CHANGED, "pressure, policy or mode changed")
         if store.desk is None:
-            return EvictionAnswer(Outcome.BUSY, "the ledger is not readable now")
+            return _not_sent(Reason.LEDGER_INVALID, "the ledger is not readable now")
         record = self._budgets.current_evictions(store).with_record(situation.node.name, pod.workload, pod.uid)
-        if not self._holds() or not self._budgets.write(store, store.desk.ledger, record):
-            return EvictionAnswer(Outcome.BUSY, "the eviction could not be recorded first")
-        if not self._holds() or not situation.still():
-            return EvictionAnswer(Outcome.BUSY, "the Lease ran out or pressure ended while the eviction was recorded")
+        if not self._holds():
+            return _not_sent(Reason.NOT_HOLDING, "the Lease ran out before the eviction was recorded")
+        if not self._budgets.write(store, store.desk.ledger, record):
+            return _not_sent(Reason.LEDGER_INVALID, "the eviction could not be recorded first")
+        if not self._holds():
+            return _not_sent(Reason.NOT_HOLDING, "the Lease ran out while the eviction was recorded")
+        if not situation.still():
+            return _not_sent(Reason.SITUATION_CHANGED, "pressure, policy or mode changed while it was recorded")
         answer = evictor.evict(self._api, pod, grace)
         if not answer.outcome.spent:
             store.evictions = self._budgets.current_evictions(store).without(pod.uid)  # written with the next record
@@ -339,6 +343,10 @@ class Actor:
 
     def _count(self, situation: Situation, result: str) -> None:
         self._metrics.actions.labels(situation.policy.name, "Evict", situation.mode.value, result).inc()
+
+
+def _not_sent(reason: Reason, message: str) -> EvictionAnswer:
+    return EvictionAnswer(Outcome.BUSY, message, reason=reason)
 
 
 _REASONS = {

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 import msgspec
 
+from memorypressure.reasons import Reason
 from memorypressure_operator.api import Api, pod_path
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable
 from memorypressure_operator.pods import PodView, decode_pod
@@ -42,11 +43,15 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EvictionAnswer:
-    """How a request ended, with the API server's words; `retry_after_seconds` as it asked, 0 where it did not."""
+    """How a request ended, with the API server's words; `retry_after_seconds` as it asked, 0 where it did not.
+
+    `reason`: why none was sent, where that is known better than by the outcome.
+    """
 
     outcome: Outcome
     message: str = ""
     retry_after_seconds: float = 0.0
+    reason: Reason | None = None
 
     def __str__(self) -> str:
         return f"{self.outcome} {self.message}".rstrip()

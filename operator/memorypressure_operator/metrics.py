@@ -37,7 +37,23 @@ DENIALS = (
     Reason.DISRUPTION_BUDGET,
     Reason.GONE,
     Reason.TERMINATING,
+    Reason.SITUATION_CHANGED,
+    Reason.NOT_HOLDING,
     Reason.ACTION_FAILED,
+    # What the second look at a pod may find, right before its eviction.
+    Reason.OWN_POD,
+    Reason.PROTECTED_NAMESPACE,
+    Reason.SYSTEM_CRITICAL,
+    Reason.NOT_RUNNING,
+    Reason.STATIC_POD,
+    Reason.DAEMON_SET_POD,
+    Reason.UNMANAGED_POD,
+    Reason.LOCAL_STORAGE,
+    Reason.SINGLETON_WORKLOAD,
+    Reason.ANNOTATED,
+    Reason.PRIORITY_TOO_HIGH,
+    Reason.QOS_CLASS_EXCLUDED,
+    Reason.SELECTOR_MISMATCH,
 )
 """Why an eviction that is due is not done (`acting`); a taint is never denied."""
 

@@ -124,6 +124,13 @@ def _ready(policy: Policy, facts: Facts) -> Row:
     if counts.selected == 0:
         return ("Ready", "True", Reason.RECONCILED, "spec.nodeSelector matches no node, so nothing is done")
     notes = [f"in force on {counts.effective} of {counts.selected} selected nodes, {counts.reporting} report in time"]
+    unheard = counts.effective > 0 and counts.reporting == 0
+    if unheard:
+        notes.append(
+            "without reports nobody is evicted and no further kill is allowed: do the agents' pods run "
+            "(kubectl get pods -A -l app.kubernetes.io/component=agent -o wide), and what do the logs of their "
+            "containers `reporter` say"
+        )
     if counts.effective == 0:
         notes.append("policies of higher priority, or tied with it, have all of them (spec.priority)")
     if facts.no_candidates:
@@ -141,6 +148,8 @@ def _ready(policy: Policy, facts: Facts) -> Row:
         )
     if facts.dry_run_only and policy.mode is Mode.ENFORCE:
         notes.append("the operator runs with --dry-run-only: Enforce is treated as DryRun")
+    if unheard:
+        return ("Ready", "False", Reason.REPORT_MISSING, "; ".join(notes))
     return ("Ready", "True", Reason.RECONCILED, "; ".join(notes))
 
 
@@ -155,7 +164,8 @@ def _budget(facts: Facts) -> Row:
     if facts.actions_used.get("Evict") and facts.evictions_left <= 0:
         used_up.append(f"all {facts.evictions_limit} evictions of this hour are used")
     if facts.actions_used.get("Kill") and facts.kills_left <= 0:
-        used_up.append(f"all {facts.kills_limit} kills of this hour are used or outstanding")
+        out = f"; nodes may still make {facts.standing_kills}, allowed before" if facts.standing_kills else ""
+        used_up.append(f"all {facts.kills_limit} kills of this hour are made, or count as made{out}")
     if facts.record_full:
         used_up.append("the ledger's ConfigMap has no room for a further eviction of this hour")
     if facts.ledger_full:

@@ -83,7 +83,7 @@ class Surveyor:
         if not nodes.keys() <= memories.keys():
             return
         found = self._surveyed(policies)
-        live = self._live(memories)
+        live = self._live(found, memories)
         self._without_candidates = self._policies_without_candidates(found)
         tainted = (name for name, node in nodes.items() if any(taint.key == tainter.KEY for taint in node.taints))
         self._metrics.set_tainted(frozenset(tainted))
@@ -109,15 +109,14 @@ class Surveyor:
         self._survey = (version, policies, found)
         return found
 
-    def _live(self, memories: Mapping[str, NodeMemory]) -> dict[str, tuple[int, int]]:
-        """Policy -> (nodes that report in time, nodes under pressure)."""
+    def _live(self, standing: Survey, memories: Mapping[str, NodeMemory]) -> dict[str, tuple[int, int]]:
+        """Policy -> (nodes that report in time, nodes under pressure), of those that the survey gives it."""
         now = self._clock()
         found: dict[str, tuple[int, int]] = {}
         states, reported_at = self._registry.tables.states, self._registry.reported_at
-        for node, memory in memories.items():
-            policy = memory.selection.policy if memory.selection is not None else None
-            state = states.get(node)
-            if policy is None or state is None:
+        for node, selection in standing.nodes.items():
+            policy, memory, state = selection.policy, memories.get(node), states.get(node)
+            if policy is None or memory is None or state is None:
                 continue
             at = reported_at.get(node)
             limit = pressure.beat_limit_ns(policy.limits.grant_seconds) / pressure.NS

@@ -48,8 +48,11 @@ def test_a_policy_becomes_a_plan_a_state_and_a_status_and_stays_untouched_itself
     assert state["spec"]["mode"] == "Enforce"
     assert state["spec"]["policyName"] == made["metadata"]["name"]
     assert state["spec"]["plan"] == {"uid": plan["metadata"]["uid"], "generation": plan["metadata"]["generation"]}
-    wait_for(lambda: lab.condition("Ready").get("status") == "True", "the policy is Ready")
     wait_for(lambda: lab.figure("nodes", "effective") == 1, "the node is counted")
+    ready = lab.condition("Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "ReportMissing"), "no agent has reported"
+    lab.agent(node)
+    lab.plane.kubectl("wait", f"mpp/{made['metadata']['name']}", "--for=condition=Ready", "--timeout=20s")
     status = lab.get_policy()["status"]
     assert set(status["actions"].values()) == {0}
     assert status["exposure"] == {"standingKills": 0, "worstCaseHour": 6}

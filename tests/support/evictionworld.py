@@ -32,6 +32,7 @@ class World:
     cluster: FakeCluster = field(default_factory=FakeCluster)
     events: list[Event] = field(default_factory=list)
     leads: bool = True
+    still: bool = True
     protected: dict[str, tuple[Reason, str]] = field(default_factory=dict)
     most: int = 6
     others: tuple[str, ...] = ()  # further policies with a ledger
@@ -43,8 +44,9 @@ class World:
         self.memory = NodeMemory()
         self.follower = Follower(api, self.budgets, writer, lambda: self.leads, self.clock)
         self.cleaner = Cleaner(api, self.budgets, writer, lambda: self.leads, self.clock)
+        self.metrics = Metrics()
         self.actor = Actor(
-            api, self.budgets, writer, Metrics(), lambda: self.leads, self.clock, lambda _: Tally(self.clock)
+            api, self.budgets, writer, self.metrics, lambda: self.leads, self.clock, lambda _: Tally(self.clock)
         )
 
     def tell(self, event: Event) -> bool:
@@ -125,7 +127,7 @@ def act(world: World, rules: Policy, *, allowed: int = 9) -> Denied | None:
         concurrent_limit=1,
         workload_allowance=lambda _: allowed,
         protected=lambda pod: world.protected.get(pod.uid),
-        still=lambda: True,
+        still=lambda: world.still,
     )
     world.follower.follow(world.memory, NODE, pods, Mode.ENFORCE)
     return world.actor.act(world.memory, situation, world.store)

@@ -169,6 +169,21 @@ def test_the_real_process_counts_what_the_real_kernel_logs(tmp_path: Path) -> No
         assert process.wait(10) == 0
 
 
+def test_a_file_that_can_be_written_no_longer_is_a_failure_at_run_time(tmp_path: Path) -> None:
+    output = tmp_path / "tmpfs" / "failures.json"
+    output.parent.mkdir()
+    command = [SCRIPT, "kernel-log", "--output", output, "--period-seconds", "0.1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            eventually(output.exists, "the first look is written")
+            output.parent.rename(tmp_path / "away")
+            message = process.communicate(timeout=10)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 1, "2 would say that nothing was done"
+    assert f"--output {output}: No such file or directory; it was written before" in message
+
+
 @pytest.mark.needs("root")
 def test_without_the_capability_it_goes_on_and_says_what_is_needed() -> None:
     restricted = Path("/proc/sys/kernel/dmesg_restrict").read_text(encoding="ascii").strip() == "1"

@@ -248,7 +248,9 @@ def conditions(result: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 USED = {"Evict": True, "Kill": True}
-GOOD = Facts(Counts(2, 2), evictions_left=1, evictions_limit=20, kills_left=1, kills_limit=5, actions_used=USED)
+GOOD = Facts(
+    Counts(2, 2, reporting=1), evictions_left=1, evictions_limit=20, kills_left=1, kills_limit=5, actions_used=USED
+)
 
 
 def test_every_count_is_written_from_the_start() -> None:
@@ -261,6 +263,8 @@ def test_every_count_is_written_from_the_start() -> None:
     ("facts", "expected"),
     [
         (GOOD, {"Ready": ("True", "Reconciled"), "BudgetAvailable": ("True", "BudgetLeft")}),
+        (dataclasses.replace(GOOD, counts=Counts(2, 2)), {"Ready": ("False", "ReportMissing")}),
+        (dataclasses.replace(GOOD, counts=Counts(2, 0, 2)), {"Ready": ("True", "Reconciled")}),
         (dataclasses.replace(GOOD, ledger_problem="x"), {"Ready": ("False", "LedgerInvalid")}),
         (dataclasses.replace(GOOD, conflict="tied"), {"Conflicted": ("True", "EqualPriorityOverlap")}),
         (dataclasses.replace(GOOD, evictions_left=0), {"BudgetAvailable": ("False", "BudgetExhausted")}),
@@ -274,6 +278,20 @@ def test_conditions_of_a_policy(facts: Facts, expected: dict[str, tuple[str, str
     found = conditions(status.compute(entry(), facts, "t"))
     assert found["Accepted"] == ("True", "Accepted")
     assert {kind: found[kind] for kind in expected} == expected
+
+
+def test_ready_says_where_to_look_when_no_agent_reports() -> None:
+    result = status.compute(entry(), dataclasses.replace(GOOD, counts=Counts(2, 2)), "t")
+    message = result["conditions"][1]["message"]
+    assert "in force on 2 of 2 selected nodes, 0 report in time" in message
+    assert "kubectl get pods -A -l app.kubernetes.io/component=agent -o wide" in message
+
+
+def test_a_used_up_budget_says_what_nodes_may_still_do() -> None:
+    facts = dataclasses.replace(GOOD, kills_left=0)
+    for standing, words in ((0, "count as made"), (2, "count as made; nodes may still make 2, allowed before")):
+        result = status.compute(entry(), dataclasses.replace(facts, standing_kills=standing), "t")
+        assert result["conditions"][3]["message"] == f"all 5 kills of this hour are made, or {words}"
 
 
 def test_a_new_ledgers_waiting_time_does_not_rewrite_the_status_each_minute() -> None:

@@ -1,6 +1,9 @@
 """How many refusals one node may collect in its turn, and that nobody on its list is left out for it."""
 
+from typing import Any
+
 import pytest
+from prometheus_client import generate_latest
 from support.evictionworld import World, act, policy
 
 from memorypressure.reasons import Reason
@@ -74,6 +77,28 @@ def test_a_slow_server_ends_the_turn_after_the_first_refusal(world: World) -> No
 def test_a_server_that_is_busy_costs_nobody_the_place_on_the_list(world: World) -> None:
     world.cluster.answers["p03"] = [ApiRefused(429, "TooManyRequests", "slow down", 1), None]
     assert turns(world, 2, wait=10.1) == [["p00", "p01", "p02", "p03"], ["p03"]]
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ({"protected": {"p00": (Reason.ANNOTATED, "it is marked")}}, Reason.ANNOTATED),
+        ({"still": False}, Reason.SITUATION_CHANGED),
+        ({"leads": False}, Reason.NOT_HOLDING),
+    ],
+)
+def test_what_speaks_against_an_eviction_at_the_last_moment_is_told_and_counted(
+    world: World, state: dict[str, Any], reason: Reason
+) -> None:
+    world.cluster.answers = {}
+    for name, value in state.items():
+        setattr(world, name, value)
+    act(world, policy())
+    assert world.events[0].reason is reason
+    assert not world.events[0].note.endswith(str(reason)), "the note has the words"
+    metrics = generate_latest(world.metrics.registry).decode()
+    assert f'memorypressure_actions_denied_total{{action="Evict",reason="{reason}"}} 1.0' in metrics
+    assert 'reason="ActionFailed"} 0.0' in metrics
 
 
 def test_pods_of_one_workload_evicted_under_another_policy_count(world: World) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from memorypressure_agent.arguments import number_between
-from memorypressure_agent.errors import EXIT_OK, BadInputError
+from memorypressure_agent.errors import EXIT_OK, AgentError, BadInputError
 from memorypressure_agent.host.clocks import boot_ns, unix_ns
 from memorypressure_agent.kernel_log.failures import TAIL_BYTES, Failures, encode, found_in, new_part
 from memorypressure_agent.reporter.files import replace_file
@@ -58,13 +58,17 @@ def main(arguments: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: ended.set())
     log = Log(as_json=False)
     watch = Watch()
-    told: str | None = None
+    told: str | None = None  # None: nothing was written yet
     while True:
         watch.look()
         try:
             replace_file(output, encode(watch.failures, boot_ns(), watch.problem))
         except OSError as error:
-            raise BadInputError(f"--output {output}: {error.strerror}") from error
+            if told is None:
+                raise BadInputError(f"--output {output}: {error.strerror}") from error
+            raise AgentError(
+                f"--output {output}: {error.strerror}; it was written before, the next start counts from 0"
+            ) from error
         if watch.problem != told:
             log.put(unix_ns(), "Unreadable" if watch.problem else "Accepted", watch.problem or "the log is read")
             told = watch.problem
