@@ -262,6 +262,23 @@ def test_kept_definitions_are_adopted_by_another_release_only_when_told_so(clean
     assert owners == {"other"}
 
 
+def test_a_second_release_is_refused_and_the_first_goes_on(clean: Cluster) -> None:
+    install(clean)
+    for words in (
+        (),
+        ("--set", "crds.enabled=false"),
+        ("--set", "nameOverride=x,fullnameOverride=y,crds.enabled=false"),
+    ):
+        with pytest.raises(HelmError, match=f'release "{RELEASE}" in namespace "{NAMESPACE}" is an operator of this'):
+            install(clean, *words, release="other")
+    clean.helm.run("upgrade", RELEASE, CHART, "-n", NAMESPACE, "--set", "crds.enabled=false")
+    assert clean.helm.run("list", "-n", NAMESPACE, "--short").split() == [RELEASE]
+    clean.plane.kubectl("create", "clusterrole", "unlabelled", "--verb=get", "--resource=pods")
+    uninstall(clean, "--no-hooks")
+    assert "STATUS: deployed" in install(clean, "--take-ownership", release="other")
+    clean.plane.kubectl("delete", "clusterrole", "unlabelled")
+
+
 def test_definitions_of_kubectl_are_adopted_with_force(clean: Cluster) -> None:
     clean.plane.kubectl("apply", "--server-side", "-f", str(CHART / "files/crds"))
     with pytest.raises(HelmError, match="invalid ownership metadata"):

@@ -179,22 +179,21 @@ def test_every_container_is_confined_and_gets_what_it_requests(helm: Helm, profi
             resources = container["resources"]
             assert set(resources["requests"]) == {"cpu", "memory"}
             assert resources["requests"]["memory"] == resources["limits"]["memory"]
-            # A quota would hold the agent still just when it is needed; without one its rank in the kernel's OOM
+            # A quota would hold them still just when they are needed; without one the agent's rank in the kernel's OOM
             # killer is that of its priority class, which is the same for every quality of service.
-            quota = {"cpu"} if workload["kind"] != "DaemonSet" else set()
-            assert set(resources["limits"]) == {"memory"} | quota
+            assert set(resources["limits"]) == {"memory"}
         assert spec.get("hostNetwork", False) is spec.get("hostIPC", False) is False
         if workload["kind"] != "DaemonSet":
             assert [c["securityContext"] for c in spec["containers"]] == [UNPRIVILEGED]
 
 
-def test_a_quota_of_the_agents_cpu_time_is_set_where_a_cluster_demands_one(helm: Helm) -> None:
+def test_a_quota_of_cpu_time_is_set_where_a_cluster_demands_one(helm: Helm) -> None:
     resources = {"cpu": "100m", "memory": "64Mi", "cpuLimit": "1"}
-    (agent,) = (
-        each
-        for each in workloads(helm.template({"agent.sentinel.resources": resources}))
-        if each["kind"] == "DaemonSet"
-    )
+    values = {"agent.sentinel.resources": resources, "operator.resources": resources}
+    found = {each["kind"]: each for each in workloads(helm.template(values))}
+    (operator,) = pod_spec(found["Deployment"])["containers"]
+    assert operator["resources"]["limits"] == {"cpu": "1", "memory": "64Mi"}
+    agent = found["DaemonSet"]
     sentinel, reporter = (
         by_name(pod_spec(agent)["containers"])[name]["resources"] for name in ("sentinel", "reporter")
     )

@@ -40,6 +40,16 @@ SCHEMAS = [
 ]
 
 
+@pytest.mark.parametrize("kind", ["memorypressurepolicies", "nodememoryplans"])
+def test_giving_up_annotated_pods_says_that_evictions_stay_refused(kind: str) -> None:
+    texts = (
+        node["description"] for _, node in walk(version(kind)["schema"]["openAPIV3Schema"]) if "description" in node
+    )
+    (text,) = (text for text in texts if "AnnotatedPods" in text)
+    assert "AnnotatedPods lifts the plan's protection alone: the node may kill such pods" in text
+    assert "admission policies go on to refuse every eviction" in text
+
+
 def test_there_is_one_file_for_each_kind() -> None:
     assert sorted(file.stem for file in CRDS.glob("*.yaml")) == sorted(KINDS)
 

@@ -109,13 +109,8 @@ imagePullSecrets:
 {{- end -}}
 {{- end -}}
 
+{{- /* No quota of CPU time unless one is asked for. Argument: dict "cpu" "memory" ["cpuLimit"] */ -}}
 {{- define "mpo.resources" -}}
-requests: {{ toJson . }}
-limits: {{ toJson . }}
-{{- end -}}
-
-{{- /* Of the agent's containers: no quota of CPU time unless one is asked for. */ -}}
-{{- define "mpo.agentResources" -}}
 requests: {{ toJson (pick . "cpu" "memory") }}
 {{- $limits := pick . "memory" }}
 {{- with .cpuLimit }}{{ $_ := set $limits "cpu" . }}{{ end }}
