@@ -91,5 +91,6 @@ def test_a_kill_by_the_sentinel_ends_a_large_victim_and_tells_when(pods: RealPod
         assert resident_bytes(victim.pid) == 0
         latency = eventually(lambda: lab.status()["killLatency"]["count"], "its latency is counted")
         assert latency == 1
+        assert lab.status()["killLatency"]["last"]["action"] == action["record"]["id"]
     finally:
         lab.close()

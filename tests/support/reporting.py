@@ -163,7 +163,8 @@ def sentinel_status(**changes: Any) -> Object:
             for node, name in ((0, "DMA32"), (0, "Normal"), (1, "Normal"))
             for line in ("High", "Low", "Min", "AtomicReserve")
         ],
-        "killLatency": _histogram({0.05: 0, 0.1: 1, 0.25: 2, 30.0: 2, None: 2}, 0.25),
+        "killLatency": _histogram({0.05: 0, 0.1: 1, 0.25: 2, 30.0: 2, None: 2}, 0.25)
+        | {"last": {"action": "0123abcd-a2", "seconds": 0.125, "unixNs": 1_799_999_999_500_000_000}},
         "loop": {"periodSeconds": 1.0, "lag": _histogram({0.001: 90, 0.01: 99, 1.0: 100, None: 100}, 0.125)},
         "helper": {"near": False, "listKept": False, "logLinesLost": 0},
         "figures": {"ageSeconds": 1.0, "failures": []},

@@ -224,6 +224,19 @@ def test_counters_of_actions_are_there_as_0_before_the_first_and_keep_the_policy
     assert found[f"memorypressure_actions_total{{{labels}}}"] == 1
 
 
+def test_the_latency_of_the_last_kill_names_its_action_as_an_exemplar() -> None:
+    text = generate_openmetrics(registry_of(view(), link_state(ORDERS))).decode()
+    samples = [sample for family in parse_openmetrics(text) for sample in family.samples if sample.exemplar]
+    (sample,) = samples
+    assert (sample.name, sample.labels["le"]) == ("memorypressure_action_latency_seconds_bucket", "0.25")
+    assert sample.exemplar is not None
+    assert (sample.exemplar.labels, sample.exemplar.value) == ({"action_id": "0123abcd-a2"}, 0.125)
+    assert float(sample.exemplar.timestamp or 0) == 1_799_999_999.5
+    before_the_first = sentinel_status(killLatency=sentinel_status()["killLatency"] | {"last": None})
+    assert "action_id" not in generate_openmetrics(registry_of(view(before_the_first), link_state(ORDERS))).decode()
+    assert "action_id" not in exposition(view()), "the plain text has no room for it"
+
+
 def test_only_due_actions_that_were_held_back_count_as_denied() -> None:
     denied = {name: value for name, value in series(exposition(view())).items() if "actions_denied_total" in name}
     assert denied['memorypressure_actions_denied_total{action="Kill",reason="Cooldown"}'] == 2

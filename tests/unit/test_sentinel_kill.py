@@ -74,6 +74,8 @@ def test_a_kill_that_missed_a_container_says_which_and_counts_only_what_it_reach
     failing(candidates, SMALL, errno.EIO)
     helper = followed(candidates, lambda: emptied(tree, BIG, Memory(file=500 * MIB)))
     assert OutcomeKind.GONE in [outcome.kind for outcome in helper.take_outcomes()]
+    assert helper.last_kill is not None
+    assert helper.last_kill.action_number == 1
     end = helper.take_end(1)
     assert end.failures == (f"{SMALL}: Input/output error",)
     assert end.freed_bytes == 300 * MIB

@@ -13,6 +13,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from memorypressure.reasons import Reason
 from memorypressure.spec_values import Action
@@ -298,8 +299,19 @@ def _loop(status: Mapping[str, Any]) -> Iterator[Metric]:
 
 
 def _histogram(name: str, text: str, value: Mapping[str, Any], labels: Mapping[str, str]) -> HistogramMetricFamily:
-    """A histogram of the status: `buckets` are pairs of bound and cumulative count, the last bound null."""
+    """A histogram of the status: `buckets` are pairs of bound and cumulative count, the last bound null.
+
+    Its `last` is the exemplar of the bucket that counted it: the action's id. Only OpenMetrics shows it.
+    """
     family = HistogramMetricFamily(name, text, labels=list(labels))
-    buckets = [("+Inf" if bound is None else str(float(bound)), count) for bound, count in value["buckets"]]
+    last = value.get("last")
+    buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+    for bound, count in value["buckets"]:
+        le = "+Inf" if bound is None else str(float(bound))
+        if last is not None and (bound is None or last["seconds"] <= bound):
+            buckets.append((le, count, Exemplar({"action_id": last["action"]}, last["seconds"], last["unixNs"] / 1e9)))
+            last = None
+        else:
+            buckets.append((le, count))
     family.add_metric(list(labels.values()), buckets, value["sum"])
     return family

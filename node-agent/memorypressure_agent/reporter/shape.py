@@ -103,7 +103,11 @@ STATUS: Final[Shape] = {
         "ended": [{"policy": _TEXT, "mode": _TEXT, "result": _TEXT, "count": _COUNT}],
     },
     "belowLine": [{"numaNode": _NODE, "zone": _ZONE, "line": _TEXT, "seconds": _NUMBER, "episodes": _COUNT}],
-    "killLatency": {"sum": _NUMBER, "count": _COUNT},
+    "killLatency": {
+        "sum": _NUMBER,
+        "count": _COUNT,
+        "last": _OrNull({"action": _NAME, "seconds": _NUMBER, "unixNs": _COUNT}),
+    },
     "loop": {"periodSeconds": _NUMBER, "lag": {"sum": _NUMBER, "count": _COUNT}},
     "helper": {"near": _FLAG},
 }

@@ -124,6 +124,15 @@ class Lag:
         return {"buckets": buckets, "sum": self.sum_ns / 1e9, "count": total, "worst": self.worst_ns / 1e9}
 
 
+@dataclass(frozen=True, slots=True)
+class LastKill:
+    """The kill that the histogram of latencies counted last."""
+
+    action_number: int
+    latency_ns: int
+    ended_ns: int
+
+
 @dataclass(slots=True)
 class Counts:
     """Events since the sentinel's start."""

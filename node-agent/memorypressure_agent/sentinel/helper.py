@@ -16,7 +16,7 @@ from memorypressure.records import Victim
 from memorypressure_agent.host.clocks import boot_ns, unix_ns
 from memorypressure_agent.host.containers import ContainerHandle
 from memorypressure_agent.sentinel.candidates import Candidates, Killed, Snapshot, total
-from memorypressure_agent.sentinel.counters import KILL_BUCKETS_SECONDS, Lag
+from memorypressure_agent.sentinel.counters import KILL_BUCKETS_SECONDS, Lag, LastKill
 from memorypressure_agent.sentinel.log import Log
 from memorypressure_agent.sentinel.process import become_realtime, empty_free_lists, end_realtime, release_memory
 
@@ -113,6 +113,7 @@ class Helper:
         """What ended the thread, if anything did; the sampler must not go on without it."""
         self.kill_latency = Lag(KILL_BUCKETS_SECONDS)
         """From the count of a kill to its empty cgroup."""
+        self.last_kill: LastKill | None = None
         self._log = log
         self._write_status = write_status
         self._kill_capability = kill_capability
@@ -322,6 +323,7 @@ class Helper:
             freed = total(each.freed_bytes() for each in killed.reached)
             self._ends[followed.action_number] = KillEnd(freed, killed.failures)
             self.kill_latency.observe(now - followed.began_ns)
+            self.last_kill = LastKill(followed.action_number, now - followed.began_ns, now)
             message = f"its cgroup was empty after {seconds * 1000:.0f} ms"
             self._outcomes.append(Outcome(OutcomeKind.GONE, followed.action_number, now, left, message))
             self._forget(followed)

@@ -263,7 +263,8 @@ class Service:
         values["vmstat"] = events
         values["capabilities"] = self._all_capabilities()
         values["belowLine"] = sampler.below.entries()
-        values["killLatency"] = self._helper.kill_latency.to_json()
+        latency, last = self._helper.kill_latency.to_json(), self._helper.last_kill
+        values["killLatency"] = latency | {"last": status.last_kill(last, journal.incarnation, times)}
         values["loop"] = {"periodSeconds": sampler.period_ns / 1e9, "lag": sampler.lag.to_json()}
         values["helper"] = self._helper.status()
         values["figures"] = {

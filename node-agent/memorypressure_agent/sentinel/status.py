@@ -27,7 +27,8 @@ Members whose source is not there are null, never 0:
     counters         {rounds, fullReads, gateReads, kills, shadowKills, killsFailed, freedBytes, refusals {reason: n},
                       ended [{policy, mode, result, count}]}
     belowLine        [{numaNode, zone, line, seconds, episodes}]
-    killLatency      a histogram like lag: from the count of a kill to its empty cgroup
+    killLatency      a histogram like lag: from the count of a kill to its empty cgroup; of the newest
+                      one last {action, seconds, unixNs}
     loop             {periodSeconds, lag {buckets [[le, cumulative count]], sum, count, worst}}
     helper           {near, listKept, logLinesLost}, figures {ageSeconds, failures}
     leftOut          names of what had no room and was shortened or left out; there only then
@@ -38,13 +39,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from memorypressure.grants import Permit
+from memorypressure.records import action_id
 from memorypressure.signals import MemInfo, Psi, PsiLine
 from memorypressure.triggers import TriggerState, watched_lines
 from memorypressure.version import VERSION
 from memorypressure.victims import Usage
 from memorypressure.zone_values import CountedZone, Line, NumaNode, Zone, ZoneInfo
 from memorypressure_agent.host.sources import SourceState
-from memorypressure_agent.sentinel.counters import Counts
+from memorypressure_agent.sentinel.counters import Counts, LastKill
 from memorypressure_agent.sentinel.orders_file import OrdersRead
 from memorypressure_agent.sentinel.readings import Readings
 from memorypressure_agent.sentinel.sampler import View
@@ -140,6 +142,17 @@ def build(
                 for (policy, mode, result), count in sorted(counts.ended.items())
             ],
         },
+    }
+
+
+def last_kill(last: LastKill | None, incarnation: str, times: Times) -> dict[str, Any] | None:
+    """Id, latency and end of the kill that was counted last; None before the first."""
+    if last is None:
+        return None
+    return {
+        "action": action_id(incarnation, last.action_number),
+        "seconds": last.latency_ns / 1e9,
+        "unixNs": times.unix_ns - (times.boot_ns - last.ended_ns),
     }
 
 
