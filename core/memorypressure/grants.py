@@ -12,7 +12,6 @@ reordered grant that arrives later is harmless. A ceiling that went down begins 
 acknowledgement.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from memorypressure.reasons import Reason
@@ -114,33 +113,6 @@ class Refusal:
 def new_journal(incarnation: str, boot_ns: int) -> NodeGrants:
     """The state of a journal just made: no kill, beat 1 begins now, nothing granted."""
     return NodeGrants(incarnation, 0, (Beat(1, boot_ns),), ceiling_seen=0, fence_beat=1, fence_ceiling=0)
-
-
-def fence_to_json(state: NodeGrants) -> dict[str, int]:
-    """What a journal must keep besides kills, beats and the ceiling seen; write it before the beat that it is about."""
-    return {"fenceBeat": state.fence_beat, "fenceCeiling": state.fence_ceiling}
-
-
-def restored(
-    incarnation: str,
-    kills_total: int,
-    ceiling_seen: int | None,
-    beats: tuple[Beat, ...],
-    fence: Mapping[str, object] | None,
-) -> NodeGrants:
-    """The state of an inherited journal, oldest beat first. ValueError without a beat.
-
-    A fence that is missing or not understood is set as high as any promise can have been: no grant of an earlier beat
-    counts until the operator has echoed a new one, so begin a beat.
-    """
-    if not beats:
-        raise ValueError("a journal without a beat; begin a new one")
-    fence_beat, fence_ceiling = (fence or {}).get("fenceBeat"), (fence or {}).get("fenceCeiling")
-    newest = beats[-1].number
-    whole = type(fence_beat) is int and type(fence_ceiling) is int and fence_beat >= newest and fence_ceiling >= 0
-    if not whole or type(fence_beat) is not int or type(fence_ceiling) is not int or ceiling_seen is None:
-        return NodeGrants(incarnation, kills_total, beats[-BEATS_KEPT:], kills_total, newest + 1, kills_total)
-    return NodeGrants(incarnation, kills_total, beats[-BEATS_KEPT:], ceiling_seen, fence_beat, fence_ceiling)
 
 
 def beat_due(state: NodeGrants, boot_ns: int, grant_seconds: int) -> bool:

@@ -116,21 +116,13 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class OwnPods:
-    """How our own pods are known: by uid, and by the release's labels in its namespace; no labels: all pods there.
+    """Our own pods are all of our namespace.
 
     `protected_namespaces`: others whose pods are as safe as ours, by the operator's own setting.
     """
 
     namespace: str
-    labels: tuple[tuple[str, str], ...] = ()
-    uids: frozenset[str] = frozenset()
     protected_namespaces: frozenset[str] = frozenset()
-
-    def holds(self, pod: PodFacts) -> bool:
-        """Whether the pod is ours."""
-        if pod.uid in self.uids:
-            return True
-        return pod.namespace == self.namespace and all(pod.labels.get(key) == value for key, value in self.labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +159,7 @@ _Found = tuple[Reason, str] | None
 
 def _always(pod: PodFacts, own: OwnPods) -> _Found:
     """What no policy can change."""
-    if own.holds(pod):
+    if pod.namespace == own.namespace:
         return Reason.OWN_POD, "it is a pod of this project"
     if pod.namespace in own.protected_namespaces:
         return Reason.PROTECTED_NAMESPACE, "its namespace is protected by the operator's own setting"

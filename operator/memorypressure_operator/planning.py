@@ -78,7 +78,7 @@ class Planner:
     @property
     def own(self) -> OwnPods:
         """Our own pods: all of the operator's namespace; and whose pods are as safe."""
-        return OwnPods(self.namespace, protected_namespaces=self.protected_namespaces)
+        return OwnPods(self.namespace, self.protected_namespaces)
 
     def begin_pass(self) -> None:
         """Forgets what was computed for the pass before."""

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from memorypressure.grants import (
     BEATS_KEPT,
-    Beat,
     Grant,
     Leave,
     NodeGrants,
@@ -16,15 +15,14 @@ from memorypressure.grants import (
     Refusal,
     beat_due,
     begin_beat,
-    fence_to_json,
     may_kill,
     new_journal,
     reserve,
-    restored,
     see_grant,
 )
 from memorypressure.reasons import Reason
 from memorypressure.spec_values import Mode
+from memorypressure_agent.host.journal_format import newest_grants, pack_grants
 
 S = 1_000_000_000
 NOW = 5000 * S
@@ -119,28 +117,6 @@ def test_an_old_beats_grant_stays_below_what_was_promised_since() -> None:
     assert see_grant(state, replace(GRANT, beat=2, kills_ceiling=5), NOW).ceiling_seen == 5
 
 
-def test_a_restart_goes_on_where_the_journal_is() -> None:
-    state = reserve(see_grant(journal(), replace(GRANT, kills_ceiling=2), NOW))
-    again = restored("inc-1", state.kills_total, state.ceiling_seen, state.beats, fence_to_json(state))
-    assert again == state
-
-
-BAD_FENCES = [None, {}, {"fenceBeat": 0, "fenceCeiling": 9}, {"fenceBeat": True, "fenceCeiling": 1}, {"fenceBeat": "1"}]
-
-
-@pytest.mark.parametrize("fence", BAD_FENCES)
-def test_a_fence_that_is_lost_voids_the_grants_of_earlier_beats(fence: dict[str, object] | None) -> None:
-    state = restored("inc-1", 0, 1, (Beat(1, NOW),), fence)
-    assert isinstance(asked(LEAVE, state), Refusal)
-    state = begin_beat(state, NOW)
-    assert isinstance(asked(replace(LEAVE, grant=replace(GRANT, beat=2)), state), Permit)
-
-
-def test_a_journal_without_a_beat_is_not_taken_over() -> None:
-    with pytest.raises(ValueError, match="without a beat"):
-        restored("inc-1", 0, 0, (), None)
-
-
 GRANTS = st.one_of(
     st.none(),
     st.builds(
@@ -164,7 +140,9 @@ def test_invariant_4_every_report_keeps_its_promise_over_any_grants_and_restarts
         if event == "beat":
             state = begin_beat(state, now_ns)
         elif event == "restart":
-            state = restored("inc-1", state.kills_total, state.ceiling_seen, state.beats, fence_to_json(state))
+            read = newest_grants("inc-1", (pack_grants(1, state), b""))
+            assert read is not None
+            state = read[1]
         elif event == "kill":
             if isinstance(may_kill(state, leave, now_ns), Permit):
                 state = reserve(state)

@@ -50,9 +50,7 @@ RULES = VictimRules(
     unprotected=frozenset(),
 )
 AROUND = Surroundings(namespace_labels={}, workload_pods=3, allows_disruption=True)
-OWN = OwnPods(
-    "memory-pressure", (("app.kubernetes.io/instance", "mpo"),), frozenset({"own-uid"}), frozenset({"kube-system"})
-)
+OWN = OwnPods("memory-pressure", frozenset({"kube-system"}))
 
 
 def reason_of(pod: PodFacts, rules: VictimRules = RULES, around: Surroundings = AROUND) -> Reason | None:
@@ -100,8 +98,7 @@ def test_every_group_of_the_api_has_a_case() -> None:
 ALWAYS = [
     (Pod(priority=2_000_000_000), Reason.SYSTEM_CRITICAL),
     (Pod(priority=2_000_001_000), Reason.SYSTEM_CRITICAL),
-    (Pod(uid="own-uid"), Reason.OWN_POD),
-    (Pod(namespace="memory-pressure", labels={"app.kubernetes.io/instance": "mpo"}), Reason.OWN_POD),
+    (Pod(namespace="memory-pressure"), Reason.OWN_POD),
     (Pod(namespace="kube-system"), Reason.PROTECTED_NAMESPACE),
     (Pod(terminating=True), Reason.TERMINATING),
     (Pod(phase="Pending"), Reason.NOT_RUNNING),
@@ -116,10 +113,6 @@ def test_invariant_7_no_policy_reaches_critical_own_and_ending_pods(pod: Pod, re
         RULES, unprotected=frozenset(Unprotected), max_priority=2**31 - 1, qos_classes=frozenset(QosClass)
     )
     assert reason_of(pod, everything) is reason
-
-
-def test_a_foreign_pod_in_our_namespace_is_not_ours() -> None:
-    assert reason_of(Pod(namespace="memory-pressure")) is None
 
 
 NOT_ASKED = [

@@ -140,7 +140,6 @@ def test_a_pod_that_was_replaced_under_its_name_is_not_the_one_that_is_killed(be
         bench.round(20, BELOW_RESERVE_PAGES)
     assert (directory / "c0de01/cgroup.kill").read_text() == "", "the new one lives"
     assert bench.journal.grants.kills_total == 1
-    assert bench.journal.last_decision > 0
 
 
 def test_the_period_of_a_machine_that_slept_is_not_the_sum_of_what_it_missed(bench: Bench) -> None:

@@ -1,5 +1,6 @@
 """A kill as the sentinel does and follows it: what it reached, what it did not, and what came back."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -12,6 +13,7 @@ from support.cgrouptree import MIB, CgroupTree, Memory
 
 from memorypressure.ladder import OutcomeKind
 from memorypressure.records import PodRef, Victim
+from memorypressure_agent.host import containers
 from memorypressure_agent.host.cgroups import PodsTree
 from memorypressure_agent.host.clocks import boot_ns
 from memorypressure_agent.host.containers import ContainerHandle
@@ -42,9 +44,11 @@ def candidates(tree: CgroupTree) -> Candidates:
 
 
 def failing(candidates: Candidates, container: str, number: int) -> None:
-    """Makes the write to this container's cgroup.kill fail."""
+    """Makes the kill of this container fail; ENODEV: its cgroup was removed."""
 
-    def kill() -> None:
+    def kill() -> bool:
+        if number == errno.ENODEV:
+            return False
         raise OSError(number, os.strerror(number))
 
     candidates._pods[UID].handles[container].kill = kill  # type: ignore[method-assign]
@@ -90,8 +94,30 @@ def test_a_container_that_was_gone_already_is_no_failure(tree: CgroupTree, candi
 def test_a_kill_that_reached_nothing_raises(candidates: Candidates) -> None:
     failing(candidates, BIG, errno.ENODEV)
     failing(candidates, SMALL, errno.ENODEV)
-    with pytest.raises(OSError, match="No such device"):
+    with pytest.raises(OSError, match="its cgroup was removed"):
         candidates.kill(UID, (BIG, SMALL))
+
+
+def test_a_kill_that_failed_says_why_also_where_another_container_was_removed(candidates: Candidates) -> None:
+    failing(candidates, BIG, errno.EIO)
+    failing(candidates, SMALL, errno.ENODEV)
+    with pytest.raises(OSError, match="Input/output error"):
+        candidates.kill(UID, (BIG, SMALL))
+
+
+def test_a_removed_cgroup_is_told_from_one_that_cannot_be_killed(
+    candidates: Candidates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = candidates._pods[UID].handles[BIG]
+    assert handle.kill()
+    for number, gone in ((errno.ENODEV, True), (errno.EIO, False)):
+
+        def write(_: int, __: bytes, number: int = number) -> int:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(containers.os, "write", write)
+        with contextlib.nullcontext() if gone else pytest.raises(OSError, match="Input/output"):
+            assert not handle.kill()
 
 
 def test_file_pages_that_moved_to_the_cgroup_above_are_not_counted_as_freed(

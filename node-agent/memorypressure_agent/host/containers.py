@@ -78,11 +78,17 @@ class ContainerHandle:
         """Whether this is the directory that was listed, not one made anew under its name."""
         return self.container.inode == container.inode and self.container.parts == container.parts
 
-    def kill(self) -> None:
-        """Kills every process in the cgroup and below. OSError; ENODEV: the cgroup was removed, nothing was killed."""
+    def kill(self) -> bool:
+        """Kills every process in the cgroup and below; False where it was removed: nothing is left to kill. OSError."""
         if self._kill < 0:
             raise OSError(errno.EBADF, self.kill_failure or "cgroup.kill is not open")
-        os.write(self._kill, b"1")
+        try:
+            os.write(self._kill, b"1")
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return False
+            raise
+        return True
 
     def populated(self) -> bool:
         """Whether a process lives in the cgroup or below; removed counts as empty. OSError when it cannot be told."""

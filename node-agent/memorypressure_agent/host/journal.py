@@ -73,11 +73,6 @@ class Journal:
         """What leases and grants call this journal."""
         return self.identity.incarnation
 
-    @property
-    def last_decision(self) -> int:
-        """Sequence number of the last decision record, 0 before the first."""
-        return self._decision_sequence
-
     def in_place(self) -> bool:
         """Whether the path still leads to this file: otherwise nobody can read what is written here."""
         try:

@@ -145,17 +145,17 @@ class Candidates:
             for container_id, handle in zip(container_ids, handles, strict=True):
                 before = handle.memory_bytes()
                 try:
-                    handle.kill()
+                    if not handle.kill():
+                        continue
                 except OSError as error:
                     failure = error
-                    if error.errno != errno.ENODEV:
-                        failures.append(f"{container_id}: {error.strerror}")
+                    failures.append(f"{container_id}: {error.strerror}")
                     continue
                 reached.append(Reached(handle, before, pod.reliefs.get(container_id)))
                 self._followed.add(id(handle))
                 pids += [pid for pid in pod.pids.get(container_id, ()) if pid > 0]
             if not reached:
-                raise failure or OSError("no container to kill")
+                raise failure or OSError(errno.ENODEV, "its cgroup was removed")
             return Killed(tuple(reached), tuple(pids), tuple(failures))
 
     def begin_dying(self, uid: str) -> None:

@@ -8,7 +8,6 @@ in the journal until the ceiling is raised above the lowest one seen since; unti
 stopped in its place (`victims`: state Killed).
 """
 
-import errno
 from typing import Any, Final
 
 from memorypressure import ladder
@@ -177,7 +176,7 @@ class Kills:
         try:
             killed = self._helper.candidates.kill(victim.pod.uid, victim.containers)
         except (OSError, KeyError) as error:
-            text = "its cgroup was removed" if getattr(error, "errno", None) == errno.ENODEV else str(error)
+            text = getattr(error, "strerror", None) or str(error)
             self._fail(decision, f"cgroup.kill of {victim.pod.uid}: {text}")
             return
         self._helper.candidates.killed = frozenset(self._killed)
