@@ -11,9 +11,11 @@ from memorypressure.spec import Policy, parse_policy
 from memorypressure_operator import registry as registry_module
 from memorypressure_operator import settings as settings_module
 from memorypressure_operator.api import Answer
+from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.policies import Policies
 from memorypressure_operator.registry import SINKS, Registry
+from memorypressure_operator.reports import StateStatus, StateView
 from memorypressure_operator.surveying import Surveyor
 from memorypressure_operator.views import NodeView
 
@@ -164,3 +166,16 @@ def test_policies_are_surveyed_anew_whenever_they_are_others(world: World) -> No
         del valid
         assert kept[-1]() is not None, "so long as its survey counts nothing else can be taken for it"
     assert surveyed == [1, 0, 1]
+
+
+def test_a_policy_that_takes_nodes_over_finds_their_reports_although_none_was_looked_at_since(world: World) -> None:
+    """Its Ready would be False until each node had its turn, and True again then."""
+    world.registry.put_node("n", NodeView("n", "u", {"a": "b"}, (), ready=True))
+    status = StateStatus(last_report_time="2026-01-01T00:00:00Z")
+    world.registry.put_state("n", StateView("n", "s", 1, "1", "u", {}, status))
+    nothing: Any = None
+    surveyor = Surveyor(nothing, world.registry, nothing, nothing, nothing, nothing, nothing, Clock(), nothing)
+    body = {key: value for key, value in policy("1").items() if key != "status"}
+    found = surveyor._surveyed(Valid(p=parse_policy(body)))
+    assert found.policies["p"].effective == 1
+    assert surveyor._live(found, {"n": NodeMemory(selection=None)}) == {"p": (1, 0)}
