@@ -157,11 +157,11 @@ class Actor:
         if not memory.inherited:
             return mine
         before = record.ages_on(situation.node.name, evictions.FUTILE_PAUSE_SECONDS)
-        return mine + tuple(age for age in before if age >= now - memory.born)
+        return mine + tuple(age for age in before if age >= now - memory.born_seconds)
 
     @staticmethod
     def _inherited_victims(memory: NodeMemory, situation: Situation, record: EvictionLog, now: float) -> int:
-        return record.on_node(situation.node.name, now - memory.born) if memory.inherited else 0
+        return record.on_node(situation.node.name, now - memory.born_seconds) if memory.inherited else 0
 
     def _dry(self, memory: NodeMemory, situation: Situation) -> Denied | None:
         if Action.EVICT in memory.dry:

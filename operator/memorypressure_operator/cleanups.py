@@ -74,8 +74,8 @@ class Cleaner:
             if pod is None or pod.terminating or pod.finished:
                 del memory.cleanups[uid]
                 continue
-            if now < cleanup.due:
-                waits.append(cleanup.due - now)
+            if now < cleanup.due_seconds:
+                waits.append(cleanup.due_seconds - now)
                 continue
             if not self._holds():
                 return 1.0
@@ -83,7 +83,7 @@ class Cleaner:
             if again is None:
                 del memory.cleanups[uid]
             else:
-                memory.cleanups[uid] = replace(cleanup, due=now + again)
+                memory.cleanups[uid] = replace(cleanup, due_seconds=now + again)
                 waits.append(again)
         return min(waits, default=None)
 
@@ -102,7 +102,7 @@ class Cleaner:
             return None
         recorded = self._recorded(pod, after)
         if recorded is None:
-            if self._clock() - cleanup.since < PATIENCE_SECONDS:
+            if self._clock() - cleanup.since_seconds < PATIENCE_SECONDS:
                 return COUNT_SECONDS
             why = "no ledger counts so many kills in the last hour"
             self._stays(memory, pod, after.node, Reason.KILL_NOT_COUNTED, why)
@@ -116,7 +116,7 @@ class Cleaner:
             return SEEN_SECONDS
         if answer.outcome in (Outcome.GONE, Outcome.REPLACED):
             return None
-        if answer.outcome is Outcome.FORBIDDEN and self._clock() - cleanup.since >= PATIENCE_SECONDS:
+        if answer.outcome is Outcome.FORBIDDEN and self._clock() - cleanup.since_seconds >= PATIENCE_SECONDS:
             self._stays(memory, pod, after.node, Reason.ACTION_FAILED, f"its eviction is forbidden: {answer.message}")
             return None
         return max(RETRY_SECONDS, answer.retry_after_seconds)

@@ -52,7 +52,7 @@ class Follower:
         if out.failed and not self._came_true(memory, out, node):
             return FAILED_SECONDS if memory.outstanding is not None else None
         patience = out.grace_seconds + evictions.TERMINATION_SLACK_SECONDS
-        age = now - out.since
+        age = now - out.since_seconds
         if age < patience:
             return patience - age
         if not out.deleted_again and mode is Mode.ENFORCE and self._holds():
@@ -70,7 +70,7 @@ class Follower:
 
         If not, it is forgotten: it used up nothing. Looked up when everything that it began has ended.
         """
-        if self._clock() - out.since < FAILED_SECONDS:
+        if self._clock() - out.since_seconds < FAILED_SECONDS:
             return False
         try:
             current = evictor.read_pod(self._api, out.pod)
@@ -85,7 +85,7 @@ class Follower:
         store.evictions = self._budgets.current_evictions(store).without(out.pod.uid)  # written with the next record
         memory.outstanding, memory.acted_at = None, out.acted_before
         memory.victims = max(0, memory.victims - 1)
-        memory.acts = tuple(at for at in memory.acts if at != out.since)
+        memory.acts = tuple(at for at in memory.acts if at != out.since_seconds)
         memory.retry_at = self._clock() + REFUSED_RETRY_SECONDS
         return False
 

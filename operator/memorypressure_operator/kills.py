@@ -57,7 +57,7 @@ def settle(memory: NodeMemory, pods: Mapping[str, PodView], now: float) -> None:
         memory.killed = {
             uid: each
             for uid, each in memory.killed.items()
-            if uid in pods and not pods[uid].finished and now - each.since < GRANT_WAITS_SECONDS
+            if uid in pods and not pods[uid].finished and now - each.since_seconds < GRANT_WAITS_SECONDS
         }
     if memory.kills_untold:
         memory.kills_untold = tuple(at for at in memory.kills_untold if now - at < GRANT_WAITS_SECONDS)
@@ -65,7 +65,7 @@ def settle(memory: NodeMemory, pods: Mapping[str, PodView], now: float) -> None:
 
 def waiting(memory: NodeMemory, now: float, seconds: float) -> tuple[str, float] | None:
     """(why, seconds left) while a kill that is younger than `seconds` is not over; None where there is none."""
-    found = [(each.since, f"its pod {each.name} has not gone") for each in memory.killed.values()]
+    found = [(each.since_seconds, f"its pod {each.name} has not gone") for each in memory.killed.values()]
     found += [(at, "it has not told of its end yet") for at in memory.kills_untold]
     young = [(at, why) for at, why in found if now - at < seconds]
     if not young:

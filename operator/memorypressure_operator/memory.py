@@ -25,7 +25,7 @@ class Outstanding:
     pod: PodView
     policy: str
     grace_seconds: int
-    since: float
+    since_seconds: float
     deleted_again: bool = False
     not_ending: bool = False  # read again after its grace: it is not being deleted at all
     failed: bool = False  # the API server answered that it failed: looked up soon, and uncounted if nothing came of it
@@ -36,8 +36,8 @@ class Outstanding:
 class Cleanup:
     """A killed pod that is to be evicted: when to try next, and since when it waits (monotonic)."""
 
-    due: float
-    since: float
+    due_seconds: float
+    since_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Killed:
     """A pod that its node tells that it killed, and since when that is known here (monotonic)."""
 
     name: str
-    since: float
+    since_seconds: float
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class NodeMemory:
     kills_untold: tuple[float, ...] = ()  # when the count rose for kills that no report has told of
     killed: Mapping[str, Killed] = field(default_factory=lambda: _NOBODY)  # by uid: pods that have not gone yet
     actions_seen: frozenset[str] | None = None  # ids in the last report; None = none was looked at yet
-    born: float = 0.0
+    born_seconds: float = 0.0
     inherited: bool = False  # its episode began before this process looked: evictions on record count for it
     dry: frozenset[Action] = frozenset()  # what DryRun told in this episode
     denials: frozenset[str] = frozenset()  # what was told as denied in this episode

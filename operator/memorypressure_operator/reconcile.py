@@ -181,23 +181,25 @@ class DecisionLoop(threading.Thread):
 
     def _take_turn(self, name: str, quick: bool) -> None:
         """A node's turn. Raises ApiUnreachable and LeaseLost; what else goes wrong is the node's alone."""
-        again: float | None = None
+        again_seconds: float | None = None
         try:
             with self._metrics.reconcile_seconds.time():
-                again = self._look(name, quick=quick)
+                again_seconds = self._look(name, quick=quick)
         except (ApiUnreachable, LeaseLost):
             self._registry.dirty.add([name], delay_seconds=RETRY_SECONDS)
             raise
         except ApiRefused as refusal:
             self._failed("ApiRefused")
             log.warning("node %s: %s", name, refusal)
-            again = max(RETRY_SECONDS, refusal.retry_after_seconds)
+            again_seconds = max(RETRY_SECONDS, refusal.retry_after_seconds)
         except Exception:
             self._failed("Unexpected")
             log.exception("node %s: this pass over it failed", name)  # the others have their turn
-            again = UNEXPECTED_RETRY_SECONDS
-        if again is not None:
-            self._registry.dirty.add([name], delay_seconds=min(again, self._settings.resync_seconds), light=True)
+            again_seconds = UNEXPECTED_RETRY_SECONDS
+        if again_seconds is not None:
+            self._registry.dirty.add(
+                [name], delay_seconds=min(again_seconds, self._settings.resync_seconds), light=True
+            )
 
     def _begin_term(self) -> None:
         """Another replica may have acted since: all that is remembered is read anew."""
@@ -240,7 +242,7 @@ class DecisionLoop(threading.Thread):
         quick = quick and memory is not None and state is not None
         if memory is None:
             pressed = state is not None and bool(state.status.active_triggers)
-            memory = self.memories[name] = NodeMemory(born=self._clock(), inherited=pressed)
+            memory = self.memories[name] = NodeMemory(born_seconds=self._clock(), inherited=pressed)
         selection = memory.selection = select(self._policies.valid.values(), node.labels)
         self.rounds.chose(name, selection)
         policy, mode = selection.policy, selection.mode

@@ -75,17 +75,17 @@ class Teller:
         for action in reversed(current):
             if seen is not None and action.id in seen:
                 continue
-            told_age = self._age(action)
+            told_age_seconds = self._age_seconds(action)
             # What comes in a later report is new, whatever the clocks of node and operator say.
-            age = told_age if seen is None else 0.0
-            if age <= OLD_SECONDS:
-                self._action(node, action, policy, told_age, zones_text(state.status))
+            age_seconds = told_age_seconds if seen is None else 0.0
+            if age_seconds <= OLD_SECONDS:
+                self._action(node, action, policy, told_age_seconds, zones_text(state.status))
                 if action.action == "Kill" and action.mode == "Enforce" and action.result == "Success":
-                    kills.append(Kill(action, age, told_age <= OLD_SECONDS))
+                    kills.append(Kill(action, age_seconds, told_age_seconds <= OLD_SECONDS))
         memory.actions_seen = frozenset(action.id for action in current)
         return kills
 
-    def _age(self, action: ReportedAction) -> float:
+    def _age_seconds(self, action: ReportedAction) -> float:
         """Seconds since the action by wall clocks; only used to forget old ones at first sight of a node."""
         try:
             then = unix_seconds(action.time)
@@ -93,13 +93,15 @@ class Teller:
             return 0.0
         return 0.0 if then is None else max(0.0, self._wall().timestamp() - then)
 
-    def _action(self, node: NodeView, action: ReportedAction, policy: str, age: float, zones: str) -> None:
+    def _action(self, node: NodeView, action: ReportedAction, policy: str, age_seconds: float, zones: str) -> None:
         dry = action.mode == "DryRun"
         denied = action.result == "Denied"
         pod = action.pod
         if policy:
             kind = "denied" if denied else "dryRun" if dry else "kills" if action.action == "Kill" else "other"
-            self._tally(policy).add(kind, f"{node.uid}/{action.id}", age, "" if denied else action.time, anywhere=True)
+            self._tally(policy).add(
+                kind, f"{node.uid}/{action.id}", age_seconds, "" if denied else action.time, anywhere=True
+            )
         if action.action != "Kill" or denied:
             return
         reason = Reason.WOULD_KILL if dry else Reason.KILLED if action.result == "Success" else Reason.ACTION_FAILED

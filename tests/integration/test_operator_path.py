@@ -51,8 +51,6 @@ def test_a_policy_becomes_a_plan_a_state_and_a_status_and_stays_untouched_itself
     wait_for(lambda: lab.figure("nodes", "effective") == 1, "the node is counted")
     ready = lab.condition("Ready")
     assert (ready["status"], ready["reason"]) == ("False", "ReportMissing"), "no agent has reported"
-    lab.agent(node)
-    lab.plane.kubectl("wait", f"mpp/{made['metadata']['name']}", "--for=condition=Ready", "--timeout=20s")
     status = lab.get_policy()["status"]
     assert set(status["actions"].values()) == {0}
     assert status["exposure"] == {"standingKills": 0, "worstCaseHour": 6}
@@ -60,6 +58,8 @@ def test_a_policy_becomes_a_plan_a_state_and_a_status_and_stays_untouched_itself
     assert "finalizers" not in meta
     assert "annotations" not in meta
     assert meta["generation"] == 1
+    lab.agent(node)
+    lab.plane.kubectl("wait", f"mpp/{made['metadata']['name']}", "--for=condition=Ready", "--timeout=20s")
 
 
 @cases

@@ -197,7 +197,7 @@ def test_a_process_killed_at_any_request_leaves_no_more_evictions_than_the_limit
     cluster.request = request  # type: ignore[method-assign]
     for life in range(3):
         world = World(clock=clock, cluster=cluster)
-        world.memory.inherited, world.memory.born = life > 0, clock()
+        world.memory.inherited, world.memory.born_seconds = life > 0, clock()
         try:
             for _ in range(4):
                 act(world, policy(evictionsPerHour=2))

@@ -142,7 +142,7 @@ def policy(victims: int) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _old_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memorypressure_operator.telling.Teller._age", lambda *_: 0.0)
+    monkeypatch.setattr("memorypressure_operator.telling.Teller._age_seconds", lambda *_: 0.0)
 
 
 @pytest.fixture
