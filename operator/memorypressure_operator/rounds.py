@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 
@@ -15,6 +14,7 @@ from memorypressure_operator.caps import for_nodes
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable, LeaseLost
 from memorypressure_operator.granting import Granting, NodeFacts, Result, adopt, may_hold, no_limits, shows_allowance
 from memorypressure_operator.memory import NodeMemory
+from memorypressure_operator.named import Named
 from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import StateView
 from memorypressure_operator.settings import Settings
@@ -33,7 +33,6 @@ WHOLE_SECONDS = 30.0
 WAITING_SEEN = 20
 """How many of those, nearest their line first, the smaller rounds look at: they come before second allowances."""
 SOON_SECONDS = 1.0
-HOUR_SECONDS = 3600.0
 IDLE_SECONDS = 10.0
 
 
@@ -73,8 +72,7 @@ class Rounds:
         self._took: dict[str, float] = {}  # processor time of each policy's last round, in seconds
         self._moved: dict[str, set[str]] = {}  # policy -> nodes looked at since its last round
         self._whole: dict[str, tuple[float, object]] = {}  # when its next round over all is due, if this is the same
-        self._named_at: dict[str, dict[str, float]] = {}  # policy -> node -> when its ledger named it last
-        self._named_kept: dict[str, int] = {}  # how many of them are kept before old ones are looked for
+        self._named = Named(clock)
         self.results: dict[str, Result] = {}
         self.unsure: dict[str, set[str]] = {}  # policy -> its nodes that may hold an allowance of an unreadable ledger
         self.unshown = False  # a policy's status shows less than its limits allow: nothing beyond it is given
@@ -158,12 +156,8 @@ class Rounds:
         a kill that another node was allowed is not this one's to claim. A policy that is gone counts by the limits that
         it had, or by the API's defaults if this process never saw it.
         """
-        since = self._clock() - HOUR_SECONDS
-        others = (
-            name for name, nodes in self._named_at.items() if name != first and nodes.get(node, -math.inf) > since
-        )
         found = []
-        for name in (first, *sorted(others)):
+        for name in (first, *self._named.lately(node, first)):
             store = self._budgets.stores.get(name)
             if store is None:
                 continue
@@ -171,14 +165,6 @@ class Rounds:
             limits = for_nodes(self._limits.get(name) or limits_from({}), nodes, self._settings)
             found.append((store, limits.max_standing_kills.of(nodes) + limits.kills_per_hour))
         return found
-
-    def _note_named(self, name: str, named: Iterable[str]) -> None:
-        """Remembers for an hour which nodes the policy's ledger named."""
-        known, now = self._named_at.setdefault(name, {}), self._clock()
-        known.update(dict.fromkeys(named, now))
-        if len(known) > self._named_kept.get(name, 1000):
-            known = self._named_at[name] = {node: at for node, at in known.items() if at > now - HOUR_SECONDS}
-            self._named_kept[name] = 2 * len(known) + 1000
 
     def _has_room(self, store: Store, policy: Policy | None, in_force: int) -> bool:
         """Whether another allowance could be given to a node that waits quietly: all that a whole round is good for."""
@@ -278,7 +264,7 @@ class Rounds:
             quiet = {node: why for node, why in others.items() if node not in nodes}
             result.waiting = dict(result.waiting) | quiet  # in this order: the first of them are in the next round
         self._budgets.write_lazily(store)
-        self._note_named(name, self._holding(store))
+        self._named.note(name, self._holding(store))
         desk = store.desk
         if policy is None and desk is not None:
             nothing_left = not desk.ledger.entries and not desk.ledger.spent and not desk.ledger.quarantine_ns
@@ -311,7 +297,7 @@ class Rounds:
         """
         moved = self._moved.pop(name, set())
         named = self._holding(store)
-        self._note_named(name, named)
+        self._named.note(name, named)
         again_at, former = self._whole.get(name, (0.0, None))
         before = self.results.get(name)
         unknown = store.desk is None or (named and not store.desk.seen)  # just read
