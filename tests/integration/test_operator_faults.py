@@ -199,10 +199,10 @@ def test_an_outage_stops_every_act_and_afterwards_all_goes_on(own_lab: Lab, seco
         time.sleep(1)
     own_lab.plane.start_apiserver()
     operator.leads(40)
-    operator.ready()
     agent.beat += 1
     agent.report()
     wait_for(lambda: own_lab.grant(node).get("beat") == agent.beat, "the renewal goes on", 40)
+    operator.ready()  # after ten minutes only when a node has reported: until then the probe says that none has
     late = bare_node(own_lab, "n2")
     wait_for(lambda: own_lab.state(late), "new nodes are seen", 40)
     # deleted while kopf's watch is down: only a new list can tell
