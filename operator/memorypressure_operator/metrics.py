@@ -5,11 +5,14 @@ No label names a pod, and one a node: that of nodes which carry the taint, only 
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
 from wsgiref.simple_server import WSGIServer
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
 from memorypressure.reasons import Reason
@@ -95,139 +98,144 @@ class Ages(Collector):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Family:
+    kind: type[MetricWrapperBase]
+    name: str
+    text: str
+    labels: str
+    options: Mapping[str, Any]
+
+    def made(self, registry: CollectorRegistry) -> MetricWrapperBase:
+        return self.kind(self.name, self.text, self.labels.split(), registry=registry, **self.options)
+
+
+def _gauge(name: str, text: str, labels: str = "") -> Gauge:
+    """A row of the table below; in an instance it is the metric, as `field` of a dataclass is the value."""
+    return cast("Gauge", _Family(Gauge, name, text, labels, {}))
+
+
+def _counter(name: str, text: str, labels: str = "") -> Counter:
+    return cast("Counter", _Family(Counter, name, text, labels, {}))
+
+
+def _histogram(name: str, text: str, labels: str = "", *, buckets: tuple[float, ...]) -> Histogram:
+    return cast("Histogram", _Family(Histogram, name, text, labels, {"buckets": buckets}))
+
+
 class Metrics:
     """All series of one process, in a registry of their own (tests make several)."""
+
+    build_info = _gauge("memorypressure_build_info", "Version of this component; always 1.", "version component")
+    policies = _gauge(
+        "memorypressure_operator_policies", "MemoryPressurePolicies that are valid, by the mode in their spec.", "mode"
+    )
+    conflicts = _gauge(
+        "memorypressure_operator_policy_conflicts",
+        "Nodes on which the policy is tied with one of another mode.",
+        "policy",
+    )
+    nodes = _gauge(
+        "memorypressure_operator_nodes",
+        "Nodes of a policy: selected by it, effective, superseded by another, reporting, under pressure, armed.",
+        "policy state",
+    )
+    budget_remaining = _gauge(
+        "memorypressure_operator_budget_remaining",
+        "Evictions, and refills of kill allowances, that are left in the running hour.",
+        "policy action",
+    )
+    budget_limit = _gauge(
+        "memorypressure_operator_budget_limit",
+        "Evictions, and refills of kill allowances, that the policy allows an hour.",
+        "policy action",
+    )
+    exposure = _gauge(
+        "memorypressure_operator_exposure_kills",
+        "Kills that nodes may make: standing now, and in the worst hour.",
+        "policy bound",
+    )
+    actions = _counter(
+        "memorypressure_actions",
+        "Taints and evictions of the operator; kills are counted by the agents.",
+        "policy action mode result",
+    )
+    denied = _counter(
+        "memorypressure_actions_denied", "Evictions that were due and not done, by reason.", "action reason"
+    )
+    _tainted = _gauge("memorypressure_operator_nodes_tainted", "Nodes that carry the operator's taint.")
+    _node_tainted = _gauge(
+        "memorypressure_node_tainted", "Nodes that carry the operator's taint, by name; no series: not tainted.", "node"
+    )
+    reconcile_errors = _counter(
+        "memorypressure_operator_reconcile_errors",
+        "Passes of the decision loop over a node that failed, by cause.",
+        "reason",
+    )
+    reconcile_seconds = _histogram(
+        "memorypressure_operator_reconcile_duration_seconds",
+        "Time of one pass of the decision loop over one node, its API requests included.",
+        buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2, 10),
+    )
+    reaction_seconds = _histogram(
+        "memorypressure_operator_reaction_seconds",
+        "From hearing of a node's pressure to the first act (taint or eviction).",
+        buckets=(0.01, 0.05, 0.2, 1, 5, 30, 120),
+    )
+    dirty_nodes = _gauge(
+        "memorypressure_operator_queue_nodes", "Nodes that are due to be looked at by the decision loop."
+    )
+    plan_staleness = _gauge(
+        "memorypressure_operator_plan_staleness_seconds",
+        "Age of the oldest change in the cluster that is in no NodeMemoryPlan yet.",
+    )
+    plan_writes = _counter("memorypressure_operator_plan_writes", "NodeMemoryPlans created or changed.")
+    ledger_conflicts = _counter(
+        "memorypressure_operator_ledger_conflicts", "Ledger writes refused because somebody else had written."
+    )
+    ledger_valid = _gauge(
+        "memorypressure_operator_ledger_valid", "1 if the policy's ledger is readable, 0 if it is disarmed.", "policy"
+    )
+    leader = _gauge("memorypressure_operator_leader", "1 while this replica holds the Lease.")
+    stream_up = _gauge(
+        "memorypressure_operator_stream_synced", "1 once the whole state of the resource was received.", "resource"
+    )
+    stream_restarts = _counter(
+        "memorypressure_operator_stream_restarts",
+        "Streams of the resource that were opened anew after a failure, by cause.",
+        "resource reason",
+    )
+    misread = _gauge(
+        "memorypressure_operator_objects_not_understood",
+        "Objects of the resource that are not understood: what they concern is protected; the probes name them.",
+        "resource",
+    )
+    events_failed = _counter("memorypressure_operator_events_failed", "Kubernetes Events given up after several tries.")
+    requests = _counter(
+        "memorypressure_operator_api_requests",
+        "Requests to the API server but watches, by method and status code; none: no answer came.",
+        "method code",
+    )
+    request_seconds = _histogram(
+        "memorypressure_operator_api_request_duration_seconds",
+        "Time of requests to the API server but watches, until the answer was read.",
+        "method",
+        buckets=(0.005, 0.02, 0.1, 0.5, 2, 5),
+    )
 
     def __init__(self) -> None:
         prometheus_client.disable_created_metrics()
         self.registry = CollectorRegistry(auto_describe=True)
         prometheus_client.ProcessCollector(registry=self.registry)
         prometheus_client.PlatformCollector(registry=self.registry)
-        self.build_info = self._gauge(
-            "memorypressure_build_info", "Version of this component; always 1.", "version component"
-        )
-        self.build_info.labels(VERSION, "operator").set(1)
-        self.policies = self._gauge(
-            "memorypressure_operator_policies",
-            "MemoryPressurePolicies that are valid, by the mode in their spec.",
-            "mode",
-        )
-        self.conflicts = self._gauge(
-            "memorypressure_operator_policy_conflicts",
-            "Nodes on which the policy is tied with one of another mode.",
-            "policy",
-        )
-        self.nodes = self._gauge(
-            "memorypressure_operator_nodes",
-            "Nodes of a policy: selected by it, effective, superseded by another, reporting, under pressure, armed.",
-            "policy state",
-        )
-        self.budget_remaining = self._gauge(
-            "memorypressure_operator_budget_remaining",
-            "Evictions, and refills of kill allowances, that are left in the running hour.",
-            "policy action",
-        )
-        self.budget_limit = self._gauge(
-            "memorypressure_operator_budget_limit",
-            "Evictions, and refills of kill allowances, that the policy allows an hour.",
-            "policy action",
-        )
-        self.exposure = self._gauge(
-            "memorypressure_operator_exposure_kills",
-            "Kills that nodes may make: standing now, and in the worst hour.",
-            "policy bound",
-        )
-        self.actions = self._counter(
-            "memorypressure_actions",
-            "Taints and evictions of the operator; kills are counted by the agents.",
-            "policy action mode result",
-        )
-        self.denied = self._counter(
-            "memorypressure_actions_denied", "Evictions that were due and not done, by reason.", "action reason"
-        )
-        self._tainted = self._gauge(
-            "memorypressure_operator_nodes_tainted", "Nodes that carry the operator's taint.", ""
-        )
-        self._node_tainted = self._gauge(
-            "memorypressure_node_tainted",
-            "Nodes that carry the operator's taint, by name; no series: not tainted.",
-            "node",
-        )
+        for attribute, family in vars(Metrics).items():
+            if isinstance(family, _Family):
+                setattr(self, attribute, family.made(self.registry))
         self._tainted_names: frozenset[str] = frozenset()
-        self.reconcile_errors = self._counter(
-            "memorypressure_operator_reconcile_errors",
-            "Passes of the decision loop over a node that failed, by cause.",
-            "reason",
-        )
-        self.reconcile_seconds = Histogram(
-            "memorypressure_operator_reconcile_duration_seconds",
-            "Time of one pass of the decision loop over one node, its API requests included.",
-            buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2, 10),
-            registry=self.registry,
-        )
-        self.reaction_seconds = Histogram(
-            "memorypressure_operator_reaction_seconds",
-            "From hearing of a node's pressure to the first act (taint or eviction).",
-            buckets=(0.01, 0.05, 0.2, 1, 5, 30, 120),
-            registry=self.registry,
-        )
-        self.dirty_nodes = self._gauge(
-            "memorypressure_operator_queue_nodes", "Nodes that are due to be looked at by the decision loop.", ""
-        )
-        self.plan_staleness = self._gauge(
-            "memorypressure_operator_plan_staleness_seconds",
-            "Age of the oldest change in the cluster that is in no NodeMemoryPlan yet.",
-            "",
-        )
-        self.plan_writes = self._counter(
-            "memorypressure_operator_plan_writes", "NodeMemoryPlans created or changed.", ""
-        )
-        self.ledger_conflicts = self._counter(
-            "memorypressure_operator_ledger_conflicts", "Ledger writes refused because somebody else had written.", ""
-        )
-        self.ledger_valid = self._gauge(
-            "memorypressure_operator_ledger_valid",
-            "1 if the policy's ledger is readable, 0 if it is disarmed.",
-            "policy",
-        )
-        self.leader = self._gauge("memorypressure_operator_leader", "1 while this replica holds the Lease.", "")
-        self.stream_up = self._gauge(
-            "memorypressure_operator_stream_synced", "1 once the whole state of the resource was received.", "resource"
-        )
-        self.stream_restarts = self._counter(
-            "memorypressure_operator_stream_restarts",
-            "Streams of the resource that were opened anew after a failure, by cause.",
-            "resource reason",
-        )
-        self.misread = self._gauge(
-            "memorypressure_operator_objects_not_understood",
-            "Objects of the resource that are not understood: what they concern is protected; the probes name them.",
-            "resource",
-        )
-        self.events_failed = self._counter(
-            "memorypressure_operator_events_failed", "Kubernetes Events given up after several tries.", ""
-        )
-        self.requests = self._counter(
-            "memorypressure_operator_api_requests",
-            "Requests to the API server but watches, by method and status code; none: no answer came.",
-            "method code",
-        )
-        self.request_seconds = Histogram(
-            "memorypressure_operator_api_request_duration_seconds",
-            "Time of requests to the API server but watches, until the answer was read.",
-            ["method"],
-            buckets=(0.005, 0.02, 0.1, 0.5, 2, 5),
-            registry=self.registry,
-        )
         self._initialise()
 
-    def _gauge(self, name: str, text: str, labels: str) -> Gauge:
-        return Gauge(name, text, labels.split(), registry=self.registry)
-
-    def _counter(self, name: str, text: str, labels: str) -> Counter:
-        return Counter(name, text, labels.split(), registry=self.registry)
-
     def _initialise(self) -> None:
+        self.build_info.labels(VERSION, "operator").set(1)
         for mode in MODES:
             self.policies.labels(mode)
         for reason in DENIALS:
