@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0  # cases that run at once wait for each other on a machine that others use too
 
 
 def now(offset_seconds: float = 0.0) -> str:
