@@ -88,22 +88,27 @@ class Mortal(Api):
 
     def request(self, method: str, path: str, **arguments: Any) -> Answer:
         when, what = self._ends
-        here = f"{method} {path.rsplit('/', 1)[-1]}" == what and self._error is not None
-        if here and when == "before" and self._error is not None:
-            raise self._error
+        error = self._error if f"{method} {path.rsplit('/', 1)[-1]}" == what else None
+        if error is not None and when == "before":
+            raise error
         answer = super().request(method, path, **arguments)
-        if here and self._error is not None:
-            raise self._error
+        if error is not None:
+            raise error
         return answer
 
 
 POST, PATCH = "POST memorypressurepolicies", "PATCH default-policy"
-ENDS = [("after", PATCH), ("before", POST), ("after", POST)]  # the first PATCH is that of the intent
+CASES = {
+    "before it is made": (("after", PATCH), Ends(), "does nothing"),  # the first PATCH is that of the intent
+    "as it is asked for": (("before", POST), Ends(), "does nothing"),
+    "after it was made": (("after", POST), Ends(), "does nothing"),
+    "not hearing that it was made": (("after", POST), ApiUnreachable("no answer"), "does nothing"),
+    "after it was made, and a user changes it": (("after", POST), Ends(), "changes it"),
+    "after it was made, and a user deletes it": (("after", POST), Ends(), "deletes it"),
+}
 
 
-@pytest.mark.parametrize("error", [Ends(), ApiUnreachable("no answer")], ids=["ends", "hears nothing"])
-@pytest.mark.parametrize("ends", ENDS, ids=" ".join)
-@pytest.mark.parametrize("user", ["does nothing", "changes it", "deletes it"])
+@pytest.mark.parametrize(("ends", "error", "user"), CASES.values(), ids=CASES.keys())
 def test_it_is_made_once_wherever_the_operator_ended(
     lab: Lab, ends: tuple[str, str], error: BaseException, user: str
 ) -> None:
