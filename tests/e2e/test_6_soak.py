@@ -164,9 +164,7 @@ class Soak:
         finally:
             end_load(lab.node.shell)
         result.save()
-        lab.results.append(result)
-        if result.document["killed_at"] is not None:
-            lab.calm_since = time.monotonic()
+        lab.keep(result)
         if result.verdict.outcome in WRONG:
             self.wrong.append(f"{result.verdict.outcome} in `{step}`: {result.verdict.why}")
         lab.cluster.wait_for("the taint to be lifted", lambda: lab.taints() == [], SLOW_SECONDS)

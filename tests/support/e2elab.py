@@ -173,6 +173,13 @@ class Lab:
         self.used = True
         time.sleep(max(0.0, self.fresh_since + age_seconds - time.monotonic()))
 
+    def keep(self, result: Result) -> None:
+        """Puts a flood to the session's; the node is calm from the flood's end on, if there was a kill."""
+        self.results.append(result)
+        if result.document["killed_at"] is not None:
+            ended = result.flood_at + result.scenario.flood_seconds
+            self.calm_since = time.monotonic() - (time.time() - ended)
+
     def wait_until_calm(self) -> None:
         """Returns when a kill would not be futile for coming too soon after the one before."""
         time.sleep(max(0.0, self.calm_since + CALM_SECONDS - time.monotonic()))
@@ -210,9 +217,7 @@ class Lab:
                 with during():
                     result = FloodRun(self.cluster, NODE, scenario, observer).run()
                     end_load(self.node.shell)
-                self.results.append(result)
-                if result.document["killed_at"] is not None:
-                    self.calm_since = time.monotonic()
+                self.keep(result)
                 if result.valid:
                     after(result, observer)
                 result.note(observer.changes)
