@@ -35,6 +35,12 @@ class Move:
     plan: PlanView | None
 
 
+def is_moved(state: StateView | None, policy: Policy | None, mode: Mode) -> bool:
+    """Whether another mode or policy is in force on a node than its state shows."""
+    shown = (state.spec.get("mode"), state.spec.get("policyName")) if state is not None else None
+    return shown != (mode.value, policy.name if policy is not None else None)
+
+
 class Moves:
     """Used by the decision loop only."""
 
@@ -81,8 +87,7 @@ class Moves:
                 if node is None or state is None:
                     continue
                 found = select(policies.values(), node.labels)
-                policy = found.policy.name if found.policy else None
-                if (state.spec.get("mode"), state.spec.get("policyName")) != (found.mode.value, policy):
+                if is_moved(state, found.policy, found.mode):
                     moves.append(Move(node, state, found.policy, found.mode, tables.plans.get(name)))
         return moves
 

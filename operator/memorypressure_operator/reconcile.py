@@ -32,7 +32,7 @@ from memorypressure_operator.leader import Leader
 from memorypressure_operator.look import Look, is_silent
 from memorypressure_operator.memory import Cleanup, NodeMemory
 from memorypressure_operator.metrics import Metrics
-from memorypressure_operator.moves import Moves
+from memorypressure_operator.moves import Moves, is_moved
 from memorypressure_operator.planning import Draft, Planner, TokenBucket
 from memorypressure_operator.policies import Policies, is_less
 from memorypressure_operator.registry import Registry
@@ -222,7 +222,9 @@ class DecisionLoop(threading.Thread):
     # --- one node ---
 
     def _look(self, name: str, *, quick: bool = False) -> float | None:
-        """One pass over a node; seconds until time alone may change something, None for a node that is gone.
+        """One pass over a node; seconds until time alone may change something.
+
+        None for a node that is gone, or that has its next turn already.
 
         A `quick` one decides upon the report at once; plan and orders, where they have to be thought over, come with
         another look that lets other nodes' reports go first.
@@ -254,7 +256,7 @@ class DecisionLoop(threading.Thread):
         thorough = self._thorough(name, memory, policy, state)
         if thorough:
             memory.planned_at = None
-        if thorough and quick:
+        if thorough and quick and not is_moved(state, policy, mode):
             self._registry.dirty.add([name], delay_seconds=0.0)
         else:
             if thorough:
@@ -263,8 +265,9 @@ class DecisionLoop(threading.Thread):
                 plan, wait = self._write_plan(node, memory, plan, policy, draft)
                 if wait >= self._settings.resync_seconds:
                     memory.planned_at, memory.planned_for = self._clock(), policy
-                if plan is not before and self._registry.dirty.pressing():
-                    return 0.0  # another node's report waits: it goes before the orders that name the new plan
+                if plan is not before and self._registry.dirty.pressing() and not is_moved(state, policy, mode):
+                    self._registry.dirty.report(name, urgent=False)  # its orders follow, after the reports that wait
+                    return None
             written = self._moves.write(node, state, policy, mode, plan)
         if written is None:
             return RETRY_SECONDS

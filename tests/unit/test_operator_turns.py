@@ -202,3 +202,23 @@ def named(holder: Any, node: str) -> list[str]:
     slots = [name for kind in type(holder).__mro__ for name in getattr(kind, "__slots__", ())]
     found = {name: getattr(holder, name) for name in [*slots, *getattr(holder, "__dict__", {})]}
     return [f"{type(holder).__name__}.{name}" for name, value in found.items() if has(value)]
+
+
+def test_a_node_that_moves_by_its_label_waits_for_none_of_the_many_whose_plans_are_thought_over(world: World) -> None:
+    world.nodes(300)
+    few = json.loads(json.dumps(world.cluster.policies[0]))
+    few["metadata"] |= {"name": "few", "uid": "f"}
+    few["spec"] |= {"priority": 1, "nodeSelector": {"matchLabels": {"few": "yes"}}}
+    world.cluster.policies.append(few)
+    world.run(20)
+    world.edit(2)
+    world.cluster.policies.append(few)
+    world.clock.now += 1
+    world.loop.once()
+    for name in ("n298", "n299"):
+        world.registry.put_node(name, NodeView(name, f"uid-{name}", {"few": "yes"}, (), ready=True))
+        world.report("n000", pressed=False, version=int(world.clock.now * 100))
+        world.clock.now += 0.01
+        world.loop.once()
+        assert world.cluster.states[name]["spec"]["policyName"] == "few"
+    assert len(world.registry.dirty) > 100, "the others still wait"
