@@ -215,6 +215,7 @@ def test_a_node_that_moves_by_its_label_waits_for_none_of_the_many_whose_plans_a
     world.cluster.policies.append(few)
     world.clock.now += 1
     world.loop.once()
+    world.clock.now += 0.3
     for name in ("n298", "n299"):
         world.registry.put_node(name, NodeView(name, f"uid-{name}", {"few": "yes"}, (), ready=True))
         world.report("n000", pressed=False, version=int(world.clock.now * 100))
