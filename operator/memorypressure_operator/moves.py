@@ -93,6 +93,8 @@ class Moves:
 
     def _one(self, move: Move) -> None:
         try:
-            self.write(move.node, move.state, move.policy, move.mode, move.plan)
+            stored = self.write(move.node, move.state, move.policy, move.mode, move.plan)
+            if stored is None:  # its report came in between: its own turn comes before those of nodes that stay
+                self._registry.dirty.add([move.node.name], urgent=True)
         except ApiRefused as refusal:
             log.info("node %s: not moved at once: %s", move.node.name, refusal)
