@@ -197,7 +197,7 @@ def test_a_move_that_is_refused_is_left_to_the_nodes_own_pass(world: World) -> N
 def test_a_move_that_met_the_nodes_own_report_is_the_first_to_be_tried_again(world: World) -> None:
     world.cluster.policies = [policy("DryRun")]
     for number in range(300):
-        world.node(f"n{number:03d}", "Enforce" if number > 290 else "Disabled", {"a": "b"} if number > 290 else {})
+        world.node(f"n{number:03d}", "Disabled", {"a": "b"} if number > 290 else {})
 
     def before(method: str, path: str) -> None:
         if method == "PATCH" and path.endswith("/n295"):
