@@ -83,6 +83,7 @@ class Versions:
                     if event["type"] == "ERROR":
                         return  # the version to watch from is too old
                     self._take(event["type"], event["object"])
+                    self._version = str(event["object"]["metadata"]["resourceVersion"])  # a broken watch goes on here
 
     def seen(self) -> list[Object]:
         """The versions so far; deletions are left out."""
