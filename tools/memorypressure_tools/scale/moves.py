@@ -159,7 +159,7 @@ class Moves:
             old, new = (f"pool\x12\x07{value}".encode() for value in (before, after))
             with contextlib.closing(self._plane.etcd_client()) as client:
                 etcd = Etcd(client)
-                etcd.put((key, value.replace(old, new)) for key, value in etcd.under("/registry/minions/"))
+                etcd.put_each((key, value.replace(old, new)) for key, value in etcd.under("/registry/minions/"))
 
         return change
 
