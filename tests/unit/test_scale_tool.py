@@ -150,6 +150,13 @@ def test_the_report_shows_each_size_and_says_which_bar_is_missed_and_by_which_va
     assert report.above([result(100), result(20_000, 400.0)]) == []
 
 
+def test_a_move_that_was_not_through_is_a_missed_bar() -> None:
+    moved = result(5000) | {"moves": {"all": {"disabled": {"seconds": 59.0}, "labels away": {"seconds": None}}}}
+    assert report.above([moved]) == [
+        "5,000 nodes: labels changed, no policy selects them: not through when the measurement gave up"
+    ]
+
+
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
     report.plot([result(100), result(1000)], tmp_path / "scale.png")
     assert (tmp_path / "scale.png").read_bytes()[:4] == b"\x89PNG"

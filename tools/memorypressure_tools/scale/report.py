@@ -98,6 +98,10 @@ def above(results: Sequence[Result]) -> list[str]:
                 found.append(
                     f"{nodes:,} nodes: {quantity.name}: {value:g} {quantity.unit}, the bar is {quantity.bar:g}"
                 )
+        for kind, texts in (("all", ALL_TEXTS), ("few", FEW_TEXTS)):
+            for name, move in ((result.get("moves") or {}).get(kind) or {}).items():
+                if move["seconds"] is None:
+                    found.append(f"{nodes:,} nodes: {texts[name]}: not through when the measurement gave up")
     for quantity in QUANTITIES:
         bend = growth(*_points(quantity, results)) if quantity.own else None
         if bend is not None and bend > MOST_BEND:
