@@ -101,6 +101,8 @@ class Node:
         sampler.state = engine.start(sampler.rules, ladder.initial(boot_ns(), unknown_past=False))
         sampler.kills._pending = None
         sampler.take_journal(self.journal)
+        sampler.kills._killed = ()
+        self.helper.candidates.killed = frozenset()
         sampler.state = engine.start(sampler.rules, ladder.initial(boot_ns(), unknown_past=False))
         self.journal.kill_times = ()
         for _ in self.helper.take_outcomes():
