@@ -151,7 +151,14 @@ def policy(name: str = "flood", *, mode: str = "Enforce", **changes: Any) -> Obj
             "minAgeSeconds": 0,
             "unprotected": ["SingletonWorkloads"],
         },
-        "limits": {"cooldownSeconds": 30, "grantSeconds": 180, "maxStandingKills": 1, "killsPerHour": 100},
+        # Floods that follow each other within two minutes are one episode: make e2e RUNS=20.
+        "limits": {
+            "cooldownSeconds": 30,
+            "grantSeconds": 180,
+            "maxStandingKills": 1,
+            "killsPerHour": 100,
+            "maxVictimsPerEpisode": 50,
+        },
     }
     return {
         "apiVersion": "memorypressure.dev/v1alpha1",
