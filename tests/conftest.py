@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import hypothesis
 import pytest
@@ -64,20 +64,13 @@ def _lack(what: str) -> str | None:
     return None if shutil.which(what) else f"{what}: no such command on PATH"
 
 
-def _do_without(reason: str) -> NoReturn:
-    """Skips the running test, or fails it in CI; the report of a skip counts it."""
-    if IN_CI:
-        pytest.fail(f"missing, and CI=true allows no skips: {reason}", pytrace=False)
-    pytest.skip(reason)
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Honours `@pytest.mark.needs("root", "helm", ...)`."""
     for marker in item.iter_markers("needs"):
         for what in marker.args:
             reason = _lack(what)
             if reason is not None:
-                _do_without(reason)
+                raise toolcache.ToolMissingError(reason)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -134,11 +127,8 @@ def controlplane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
     """The session's control plane (etcd, API server, controller manager, scheduler), started for its first user."""
     plane = ControlPlane()
     capture = request.config.pluginmanager.getplugin("capturemanager")
-    try:
-        with capture.global_and_fixture_disabled():  # the progress of a first build has to be seen
-            plane.start()
-    except toolcache.ToolMissingError as error:
-        _do_without(str(error))
+    with capture.global_and_fixture_disabled():  # the progress of a first build has to be seen
+        plane.start()
     yield plane
     plane.stop()
 

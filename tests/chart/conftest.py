@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from memorypressure_tools import toolcache
 from memorypressure_tools.controlplane import ControlPlane, Options
 from memorypressure_tools.helm import CHART, NAMESPACE, RELEASE, Helm, Manifest
 
@@ -25,10 +24,7 @@ class Cluster:
 @pytest.fixture(scope="session")
 def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
     """Helm without a cluster."""
-    try:
-        return Helm(tmp_path_factory.mktemp("helm"))
-    except toolcache.ToolMissingError as error:
-        pytest.skip(str(error))
+    return Helm(tmp_path_factory.mktemp("helm"))
 
 
 @pytest.fixture(scope="session")
@@ -50,10 +46,7 @@ def fresh_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 
     def start() -> Cluster:
         plane = ControlPlane(Options(scheduler=False, controller_manager_flags=[CONTROLLERS]))
-        try:
-            plane.start()
-        except toolcache.ToolMissingError as error:
-            pytest.skip(str(error))
+        plane.start()
         planes.append(plane)
         return Cluster(plane, Helm(tmp_path_factory.mktemp("helm"), plane.kubeconfig))
 

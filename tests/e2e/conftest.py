@@ -13,6 +13,7 @@ from support.e2elab import POLICIES, Lab
 from support.e2eruns import RUNS, Runs
 
 from memorypressure_tools.cluster.cluster import Cluster, ClusterOptions, prepare
+from memorypressure_tools.toolcache import ToolMissingError
 
 FLOODS = pytest.StashKey[Runs]()
 
@@ -24,7 +25,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with capture.global_and_fixture_disabled():  # the progress has to be seen
         lacking = prepare()
         if lacking:
-            pytest.skip("; ".join(lacking))
+            raise ToolMissingError("; ".join(lacking))
         fresh = any("fresh" in str(item.path) for item in request.session.items)
         many = RUNS > 1 or not fresh  # a fresh install is one with the chart's own values
         values = {"agent.sentinel.maxKillsPerHour": MANY_KILLS_PER_HOUR} if many else {}

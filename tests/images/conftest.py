@@ -17,7 +17,7 @@ def images(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
         packages.ensure(packages.IMAGES)
     lacking = missing()
     if lacking:
-        pytest.skip("; ".join(lacking))
+        raise ToolMissingError("; ".join(lacking))
     output = tmp_path_factory.mktemp("images")
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():  # the progress of a first build has to be seen

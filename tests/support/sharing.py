@@ -39,7 +39,7 @@ SECONDS: Final = {
         "integration/test_reporter": 50,
         "integration/test_reporter_pace": 50,
         "integration/test_controlplane": 35,
-        "integration/test_crds": 35,
+        "integration/test_crd_policies": 25,
         "integration/test_secure_metrics": 25,
     }.items()
 }
