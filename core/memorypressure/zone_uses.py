@@ -17,22 +17,19 @@ _FIRST = re.compile(
 _COMPRESSED = b"      nr_zspages "
 _TABLES = b"      nr_page_table_pages "
 _STACKS = b"      nr_kernel_stack "
-"""In KiB (mm/vmstat.c: NR_KERNEL_STACK_KB), all others in pages. With the page tables of the node since 5.11, of zones
-before."""
-_COUNT = re.compile(rb"count: ++([0-9]++)\n")
+"""In KiB (mm/vmstat.c: NR_KERNEL_STACK_KB), all others in pages. A counter of each zone, of the node since 5.9; page
+tables since 5.11."""
 
 
-def uses(
-    node_stats: bytes | None, stats: bytes, text: bytes, start: int, end: int, page_bytes: int
-) -> tuple[int, bool, int]:
-    """(pages held, whether all LRU lists are among them, pages of zsmalloc) of a block.
+def uses(node_stats: bytes | None, stats: bytes, page_bytes: int) -> tuple[int, bool, int]:
+    """(pages held, whether all LRU lists are among them, pages of zsmalloc) by a block's counters of node and zone.
 
-    `node_stats` and `stats` are its counters of the node and of the zone; its pagesets stand in `text[start:end]`.
+    Pages on the CPUs' lists are held, too, and stand in the pagesets.
     """
     compressed = _value(stats, _COMPRESSED)
-    held = compressed + sum(map(int, _COUNT.findall(text, start, end)))
+    held = compressed + _tables_and_stacks(stats, page_bytes)
     if node_stats is None:
-        return held + _tables_and_stacks(stats, page_bytes), False, compressed
+        return held, False, compressed
     first = _FIRST.match(node_stats)
     if first is not None:
         held += sum(map(int, first.groups()))
@@ -40,8 +37,7 @@ def uses(
         return held, False, compressed
     else:
         held += sum(_value(node_stats, b"      " + name + b" ") for name in (*_LRU, *_OTHERS))
-    held += _tables_and_stacks(node_stats, page_bytes) or _tables_and_stacks(stats, page_bytes)
-    return held, True, compressed
+    return held + _tables_and_stacks(node_stats, page_bytes), True, compressed
 
 
 def _tables_and_stacks(region: bytes, page_bytes: int) -> int:

@@ -184,7 +184,9 @@ def _zone_counters(kernel: tuple[int, int], numa: bool) -> list[str]:
         names += ["nr_zone_unevictable", "nr_zone_write_pending"]
     names.append("nr_mlock")
     if kernel < (5, 11):
-        names += ["nr_page_table_pages", "nr_kernel_stack"]
+        names.append("nr_page_table_pages")
+    if kernel < (5, 9):
+        names.append("nr_kernel_stack")
     if kernel < (6, 15):
         names.append("nr_bounce")
     names.append("nr_zspages")
@@ -214,8 +216,10 @@ def _node_counters(kernel: tuple[int, int]) -> list[str]:
         "nr_shmem_hugepages",
     ]
     names += ["nr_anon_transparent_hugepages", "nr_vmscan_write", "nr_dirtied", "nr_written"]
+    if kernel >= (5, 9):
+        names.append("nr_kernel_stack")
     if kernel >= (5, 11):
-        names += ["nr_kernel_stack", "nr_page_table_pages"]
+        names.append("nr_page_table_pages")
     if kernel >= (5, 18):
         names += ["pgpromote_success"]
     if kernel >= (6, 12):

@@ -1,10 +1,12 @@
 """Who took the reserve: what nobody claims counts as buffers' part, and only what grew since the node was above min."""
 
+import re
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import shapes
 from support.sentinellab import CAPTURES
 
 from memorypressure.signals import GateShut, Sample
@@ -142,6 +144,18 @@ def test_kernel_stacks_are_told_in_kib_and_per_cpu_lists_are_held() -> None:
     count = text.split(b"count: ")[-1].split(b"\n")[0]
     after = text.replace(b"count: " + count, b"count: %d" % (int(count) + 7))
     assert parse_zoneinfo(after, PAGE).nodes[0].unclaimed_pages == before - 7 * text.count(b"count: " + count)
+
+
+@pytest.mark.parametrize("kernel", [(4, 8), (4, 19), (5, 8), (5, 10), (5, 11), (6, 18)])
+def test_stacks_and_page_tables_are_held_whether_zones_or_the_node_count_them(kernel: tuple[int, int]) -> None:
+    text = shapes.zoneinfo(shapes.one_node(kernel))
+    before = parse_zoneinfo(text, PAGE).nodes[0].unclaimed_pages
+    assert before is not None
+    for name, by, pages in ((b"nr_kernel_stack", 40, 10), (b"nr_page_table_pages", 40, 40)):
+        line = re.compile(rb"(      " + name + rb" +)([0-9]+)\n")
+        more = line.sub(lambda found, by=by: found[1] + b"%d\n" % (int(found[2]) + by), text)
+        found = parse_zoneinfo(more, PAGE).nodes[0].unclaimed_pages
+        assert found == before - pages * len(line.findall(text))
 
 
 @pytest.mark.parametrize("missing", [b"nr_inactive_anon", b"nr_unevictable"])
