@@ -1,13 +1,15 @@
-"""What the tests of the whole path share, those of the operator's acts, and those of the reporter."""
+"""What tests share: those of the whole path, of the operator's acts, of the reporter, of the sentinel's kills."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from support import operatorcases, reportercases
+from support import killcases, operatorcases, reportercases
 from support.atonce import Running
 from support.operator_lab import Lab
 from support.pathcases import cases
 from support.pathlab import PathLab, lab_of, needs_real_pods
+from support.sentinellab import RealPods, SentinelLab, real_pods
 
 from memorypressure_tools.controlplane import ControlPlane
 
@@ -55,3 +57,31 @@ def reporting(request: pytest.FixtureRequest, reporter_lab: PathLab) -> Iterator
     """The chosen cases of `support.reportercases`, started."""
     with reportercases.cases.running(request, reporter_lab, reporter_lab.explain) as started:
         yield started
+
+
+@pytest.fixture
+def pods() -> Iterator[RealPods]:
+    """The three pods of `support.killcases`."""
+    made = real_pods()
+    if isinstance(made, str):
+        pytest.skip(made)
+    for each in made:
+        killcases.fill(each)
+        yield each
+
+
+@pytest.fixture
+def lab(tmp_path: Path, pods: RealPods) -> Iterator[SentinelLab]:
+    """A lab for real sentinels over these pods."""
+    made = SentinelLab(tmp_path, pods.root)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def tree_lab(tmp_path: Path) -> Iterator[SentinelLab]:
+    """One over a directory that is to become a tree of cgroups (`support.cgrouptree`)."""
+    (tmp_path / "cgroup").mkdir()
+    made = SentinelLab(tmp_path, tmp_path / "cgroup")
+    yield made
+    made.close()

@@ -1,6 +1,6 @@
 """How often a real reporter asks and writes: its real timers, on the real API server.
 
-The cases run together with those of test_reporter.py (support.reportercases).
+The cases run together with those of the other files test_reporter*.py (support.reportercases).
 """
 
 import contextlib

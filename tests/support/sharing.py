@@ -12,7 +12,13 @@ TOGETHER: Final = {
     f"tests/{file}.py": files[0]
     for files in (
         ("integration/test_grants", "integration/test_path_bad_input"),
-        ("integration/test_reporter", "integration/test_reporter_pace"),
+        (
+            "integration/test_reporter",
+            "integration/test_reporter_objects",
+            "integration/test_reporter_outages",
+            "integration/test_reporter_pace",
+            "integration/test_reporter_rights",
+        ),
         ("integration/test_operator_actions", "integration/test_operator_orders", "integration/test_operator_path"),
         ("chart/test_admission", "chart/test_agent_rights", "chart/test_operator_rights", "chart/test_type_checking"),
     )
@@ -37,7 +43,10 @@ SECONDS: Final = {
         "integration/test_operator_replicas": 60,
         "integration/test_operator_path": 60,
         "integration/test_reporter": 50,
+        "integration/test_reporter_objects": 50,
+        "integration/test_reporter_outages": 50,
         "integration/test_reporter_pace": 50,
+        "integration/test_reporter_rights": 50,
         "integration/test_controlplane": 35,
         "integration/test_crd_policies": 25,
         "integration/test_secure_metrics": 25,
