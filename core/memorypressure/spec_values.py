@@ -164,6 +164,11 @@ class Trigger:
     available_memory: AvailableMemory | None = None
     psi: PsiSettings | None = None
 
+    @property
+    def asks_who_took(self) -> bool:
+        """Whether it matters who took the pages that are lacking."""
+        return self.zone_watermark is not None and self.zone_watermark.taken_by is not TakenBy.ANY
+
 
 @dataclass(frozen=True, slots=True)
 class TaintSettings:

@@ -33,10 +33,7 @@ from memorypressure.conditions import (
 from memorypressure.dwell import EMPTY, Times, Window, restarted, with_sample
 from memorypressure.explain import explain
 from memorypressure.signals import Absent, GateShut, Sample, Unknown
-from memorypressure.spec_values import (
-    PsiScope,
-    Trigger,
-)
+from memorypressure.spec_values import PsiScope, Trigger
 from memorypressure.takers import Marks, marked
 from memorypressure.zone_values import Line, Signature, ZoneInfo, signature
 
@@ -146,7 +143,7 @@ def advance(triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample)
     if state.time_ns == sample.time_ns:
         return state
     zones, zone_signature = _zone_source(sample.zones, state, sample.time_ns)
-    marks = _marks(sample, state, zone_signature)
+    marks = _marks(sample, state, zone_signature) if any(trigger.asks_who_took for trigger in triggers) else ()
     memory = _slow_source(sample.memory, state.memory_times, sample.time_ns)
     psi_node = _slow_source(sample.psi_node, state.psi_node_times, sample.time_ns)
     psi_pods = _slow_source(sample.psi_pods, state.psi_pods_times, sample.time_ns)

@@ -7,6 +7,7 @@ from support.sentinellab import CAPTURES, candidate, grant_for, orders
 
 from memorypressure import ladder
 from memorypressure.orders import encode
+from memorypressure.reasons import Reason
 from memorypressure_agent.host.cgroups import PodsTree
 from memorypressure_agent.host.clocks import boot_ns
 from memorypressure_agent.host.journal import Journal
@@ -65,6 +66,18 @@ class Bench:
         self.now += milliseconds * MS
         self.machine.show(Reading(0.0, free_pages, 0, 634))
         return self.sampler.round()
+
+    def read_figures(self, *uids: str) -> None:
+        """Takes these for candidates, and reads their figures as the helper would."""
+        self.helper.candidates.wanted = frozenset(uids)
+        self.helper.candidates.refresh(hold=False)
+
+    @property
+    def reason(self) -> Reason:
+        """Of the last decision."""
+        view = self.sampler.view
+        assert view is not None
+        return view.result.decision.reason
 
     def close(self) -> None:
         self.journal.close()

@@ -28,18 +28,7 @@ def settle(bench: Bench) -> None:
     """Far from every line, with fresh figures of the one candidate."""
     for _ in range(3):
         bench.round(1000, 90_000)
-    figures(bench)
-
-
-def figures(bench: Bench) -> None:
-    bench.helper.candidates.wanted = frozenset((UID,))
-    bench.helper.candidates.refresh(hold=False)
-
-
-def reason(bench: Bench) -> Reason:
-    view = bench.sampler.view
-    assert view is not None
-    return view.result.decision.reason
+    bench.read_figures(UID)
 
 
 def test_three_samples_below_kill_whom_the_orders_name(bench: Bench) -> None:
@@ -68,11 +57,11 @@ def test_after_a_suspend_nothing_of_before_counts(bench: Bench) -> None:
     bench.now += HOUR
     bench.round(0, BELOW_RESERVE_PAGES)
     assert bench.tree.killed() == set(), "the window began anew"
-    figures(bench)
+    bench.read_figures(UID)
     for _ in range(5):
         bench.round(20, BELOW_RESERVE_PAGES)
     assert bench.tree.killed() == set()
-    assert reason(bench) is Reason.GRANT_EXPIRED, "the leave ran out while it slept"
+    assert bench.reason is Reason.GRANT_EXPIRED, "the leave ran out while it slept"
     assert bench.journal.grants.kills_total == 0
 
 
@@ -82,7 +71,7 @@ def test_figures_from_before_a_suspend_choose_nobody(bench: Bench) -> None:
     for _ in range(5):
         bench.round(20, BELOW_RESERVE_PAGES)
     assert bench.tree.killed() == set()
-    assert reason(bench) is Reason.NO_FIGURES
+    assert bench.reason is Reason.NO_FIGURES
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.9, 0.999])
@@ -93,22 +82,22 @@ def test_orders_that_are_written_in_place_and_read_halfway_disarm_until_they_are
     whole = bench.orders_path.read_bytes()
     bench.orders_path.write_bytes(whole[: int(len(whole) * part)])
     bench.round(1000, 90_000)
-    figures(bench)
+    bench.read_figures(UID)
     for _ in range(5):
         bench.round(20, BELOW_RESERVE_PAGES)
     assert bench.tree.killed() == set()
-    assert reason(bench) in (Reason.ORDERS_INVALID, Reason.WRONG_VERSION)
+    assert bench.reason in (Reason.ORDERS_INVALID, Reason.WRONG_VERSION)
     bench.orders_path.write_bytes(whole)
     bench.round(1000, BELOW_RESERVE_PAGES)
-    figures(bench)
+    bench.read_figures(UID)
     for _ in range(5):
         bench.round(20, BELOW_RESERVE_PAGES)
-    assert reason(bench) is Reason.CEILING_REACHED, "the leave was given back meanwhile, and has to be given anew"
+    assert bench.reason is Reason.CEILING_REACHED, "the leave was given back meanwhile, and has to be given anew"
     grants = bench.journal.grants
     given = orders(candidate(UID, "a"), grant=grant_for(grants.incarnation, beat=grants.beat))
     bench.orders_path.write_bytes(encode(given))
     bench.round(1000, BELOW_RESERVE_PAGES)
-    figures(bench)
+    bench.read_figures(UID)
     for _ in range(5):
         bench.round(20, BELOW_RESERVE_PAGES)
     assert bench.tree.killed() == {"c0de01"}
@@ -126,7 +115,7 @@ def test_orders_that_are_replaced_while_pressure_lasts_hold_from_the_next_sample
     for _ in range(5):
         bench.round(20, BELOW_RESERVE_PAGES)
     assert bench.tree.killed() == set()
-    assert reason(bench) is Reason.NO_VICTIM
+    assert bench.reason is Reason.NO_VICTIM
 
 
 def test_a_pod_that_was_replaced_under_its_name_is_not_the_one_that_is_killed(bench: Bench) -> None:
@@ -166,7 +155,7 @@ def test_where_every_sample_takes_too_long_the_loop_sleeps_all_the_same(
     monkeypatch.setattr(sources, "read_zoneinfo", slowly)
     periods = [bench.round(0, BELOW_RESERVE_PAGES) for _ in range(60)]
     assert periods.count(0) <= 1
-    assert reason(bench) is (Reason.SAMPLE_STALE if granted else Reason.NO_GRANT)
+    assert bench.reason is (Reason.SAMPLE_STALE if granted else Reason.NO_GRANT)
     assert bench.tree.killed() == set()
 
 

@@ -30,7 +30,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     give(made, ceiling=2)
     for _ in range(3):
         made.round(1000, 90_000)
-    figures(made)
+    made.read_figures(UID, OTHER)
     yield made
     made.close()
 
@@ -43,13 +43,8 @@ def give(bench: Bench, *, ceiling: int) -> None:
     bench.orders_path.write_bytes(encode(orders(*pods, grant=grant, limits=limits)))
 
 
-def figures(bench: Bench) -> None:
-    bench.helper.candidates.wanted = frozenset((UID, OTHER))
-    bench.helper.candidates.refresh(hold=False)
-
-
 def pressed(bench: Bench) -> None:
-    figures(bench)
+    bench.read_figures(UID, OTHER)
     for _ in range(5):
         bench.round(20, BELOW_RESERVE_PAGES)
 
@@ -76,16 +71,10 @@ def killed_once(bench: Bench) -> None:
     pause(bench)
 
 
-def reason(bench: Bench) -> Reason:
-    view = bench.sampler.view
-    assert view is not None
-    return view.result.decision.reason
-
-
 def test_it_is_not_killed_again_under_the_same_grant_and_nobody_in_its_place(bench: Bench) -> None:
     killed_once(bench)
     pressed(bench)
-    assert reason(bench) is Reason.KILLED_BEFORE
+    assert bench.reason is Reason.KILLED_BEFORE
     assert bench.tree.killed() == set()
     assert bench.journal.grants.kills_total == 1
 
@@ -103,7 +92,7 @@ def test_so_is_one_that_was_withdrawn_and_given_again(bench: Bench) -> None:
     give(bench, ceiling=1)
     bench.round(1000, 90_000)
     pressed(bench)
-    assert reason(bench) is Reason.CEILING_REACHED
+    assert bench.reason is Reason.CEILING_REACHED
     give(bench, ceiling=2)
     bench.round(1000, 90_000)
     pressed(bench)
@@ -116,7 +105,7 @@ def test_a_renewed_beat_alone_is_none(bench: Bench) -> None:
     give(bench, ceiling=2)
     bench.round(1000, 90_000)
     pressed(bench)
-    assert reason(bench) is Reason.KILLED_BEFORE
+    assert bench.reason is Reason.KILLED_BEFORE
     assert bench.tree.killed() == set()
 
 
@@ -130,7 +119,7 @@ def test_a_sentinel_that_was_started_since_knows_it_from_the_journal(bench: Benc
     for _ in range(3):
         bench.round(1000, 90_000)
     pressed(bench)
-    assert reason(bench) is Reason.KILLED_BEFORE
+    assert bench.reason is Reason.KILLED_BEFORE
     assert bench.tree.killed() == set()
 
 
@@ -159,11 +148,11 @@ def test_while_the_other_one_is_the_better_victim_it_is_chosen(bench: Bench) -> 
 
 def test_while_its_processes_end_it_is_dying_and_not_only_killed(bench: Bench) -> None:
     pressed(bench)
-    figures(bench)
+    bench.read_figures(UID, OTHER)
     states = {usage.uid: usage.state for usage in bench.helper.snapshot.usages}
     assert states == {UID: CgroupState.DYING, OTHER: CgroupState.LIVE}
     start_again(bench)
     bench.now += SECOND
-    figures(bench)
+    bench.read_figures(UID, OTHER)
     states = {usage.uid: usage.state for usage in bench.helper.snapshot.usages}
     assert states == {UID: CgroupState.KILLED, OTHER: CgroupState.LIVE}

@@ -13,8 +13,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path, dry_run_only=False)
     for _ in range(3):
         made.round(1000, 90_000)
-    made.helper.candidates.wanted = frozenset((UID,))
-    made.helper.candidates.refresh(hold=False)
+    made.read_figures(UID)
     yield made
     made.close()
 

@@ -140,10 +140,9 @@ def _notes(recorded: RecordedSample) -> list[str]:
 
 def _by_any(rules: Rules, notes: list[str]) -> Rules:
     """The rules without asking who took the pages, which is not recorded; a replay acts on nobody and says so."""
-    asked = [each for each in rules.triggers if each.zone_watermark and each.zone_watermark.taken_by is not TakenBy.ANY]
-    if not asked:
+    names = ", ".join(each.name for each in rules.triggers if each.asks_who_took)
+    if not names:
         return rules
-    names = ", ".join(each.name for each in asked)
     notes.append(f"without the column held nobody knows who took pages: takenBy is taken as Any (trigger {names})")
     return replace(rules, triggers=tuple(map(_trigger_by_any, rules.triggers)))
 
