@@ -55,7 +55,7 @@ def test_a_report_that_arrives_late_never_lands_on_a_state_that_was_made_anew(la
         node.make_state(dry_run(node))
         assert "status" not in lab.admin.must("GET", f"{GROUP}/nodememorystates/{node.name}")
         proxy.released.set()
-        wait_for(lambda: node.state().get("status", {}).get("recentActions"), "the report of the new state")
+        wait_for(lambda: len(proxy.written) > 1, "the report of the new state")
         late, *after = proxy.written
         assert (late.late, late.status) == (True, 422)
         assert {write.status for write in after} == {200}

@@ -1,7 +1,7 @@
 """Fixture trees that look like a node's kubepods cgroups: both drivers, all QoS classes, CRI-O's nested scopes.
 
 Ordinary files stand for the kernel's, so figures can be chosen; a kill shows as `1` in a file `cgroup.kill`. What only
-the kernel does (ENODEV after removal, processes that die) needs a real tree: tests/integration/test_kill.py.
+the kernel does (ENODEV after removal, processes that die) needs a real tree: tests/integration/test_kill*.py.
 """
 
 from dataclasses import dataclass

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from support.waiting import wait_for
+
 from memorypressure import ladder
 from memorypressure.grants import Grant
 from memorypressure.orders import Orders, encode
@@ -106,14 +108,8 @@ def lowest_of_the_flood() -> Reading:
 
 
 def eventually(check: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
-    """The first truthy value of `check`; fails with `what` when there is none in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        value = check()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds:g} s: {what}")
+    """`wait_for` with the patience that one node's processes need."""
+    return wait_for(check, what, seconds)
 
 
 class SentinelLab:

@@ -36,7 +36,7 @@ SECONDS: Final = {
         "integration/test_operator_storms": 60,
         "integration/test_operator_chaos": 60,
         "integration/test_operator_time": 40,
-        "integration/test_kill": 57,
+        "integration/test_kill_refusals": 30,
         "images/test_images": 80,
         "integration/test_operator_actions": 60,
         "integration/test_operator_orders": 60,

@@ -61,6 +61,7 @@ class Stage:
         self.directory = Path(tempfile.mkdtemp(prefix="memory-pressure-demo-"))
         stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
         self.plane = stack.enter_context(ControlPlane(Options()))
+        self.children: list[Child] = []
         self.seen.note("control plane", f"Kubernetes {self._version()} at {self.plane.url}")
         self.node = _node_name(socket.gethostname())
         self.stand_in = KubeletStandIn(self.plane.admin, [self.node, objects.FLOOD_NODE])
@@ -70,7 +71,6 @@ class Stage:
         stack.enter_context(self.stand_in)
         self._install()
         self._workloads()
-        self.children: list[Child] = []
         stack.callback(self._stop_children)
         self._start_operator()
         self.victim = stack.enter_context(contextlib.closing(self._victim()))
@@ -203,10 +203,10 @@ class Stage:
             found = check()
             if found:
                 return found
-            for child in getattr(self, "children", []):
+            for child in self.children:
                 child.check()
             if time.monotonic() > end:
-                logs = "\n".join(f"--- {child.name}:\n{child.tail()}" for child in getattr(self, "children", []))
+                logs = "\n".join(f"--- {child.name}:\n{child.tail()}" for child in self.children)
                 raise NotSeenError(f"not within {seconds:.0f} s: {what}\n{logs}")
             time.sleep(0.1)
 
