@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from memorypressure.spec import Action, Mode, Policy, Step
 from memorypressure_operator import pressure
@@ -10,8 +10,8 @@ from memorypressure_operator.acting import Actor, Situation
 from memorypressure_operator.caps import for_nodes
 from memorypressure_operator.cleanups import After, Cleaner
 from memorypressure_operator.following import Follower
+from memorypressure_operator.inforce import InForce
 from memorypressure_operator.look import Look, is_fresh, observe_reaction
-from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.planning import Planner, ages
 from memorypressure_operator.registry import Registry
@@ -34,7 +34,7 @@ class Evicting:
         registry: Registry,
         planner: Planner,
         rounds: Rounds,
-        memories: Mapping[str, NodeMemory],
+        in_force: InForce,
         metrics: Metrics,
         clock: Callable[[], float],
         settings: Settings,
@@ -45,7 +45,7 @@ class Evicting:
         self._registry = registry
         self._planner = planner
         self._rounds = rounds
-        self._memories = memories
+        self._in_force = in_force
         self._metrics = metrics
         self._clock = clock
         self._settings = settings
@@ -79,29 +79,20 @@ class Evicting:
             waits.append(denied.again_seconds)
         return min(*waits, LOOK_AGAIN_SECONDS)
 
-    def _effective(self, policy: Policy) -> int:
-        """Nodes on which the policy is in force."""
-        return sum(
-            each.selection is not None
-            and each.selection.policy is not None
-            and each.selection.policy.name == policy.name
-            for each in self._memories.values()
-        )
-
     def _after(self, look: Look, policy: Policy, step: Step | None) -> After:
         self._rounds.ready_store(policy)
         return After(
             node=look.node,
             pods=look.pods,
             grace_seconds=step.evict.grace_period_seconds if step and step.evict else NO_GRACE_SECONDS,
-            ledgers=self._rounds.ledgers(look.node.name, policy.name, self._effective(policy)),
+            ledgers=self._rounds.ledgers(look.node.name, policy.name),
             protected=functools.partial(self._planner.veto, policy),
         )
 
     def _situation(self, look: Look, policy: Policy, step: Step) -> Situation:
         name = look.node.name
-        effective = self._effective(policy)
-        limits = for_nodes(policy.limits, effective, self._settings)
+        in_force = len(self._in_force.of(policy.name))
+        limits = for_nodes(policy.limits, in_force, self._settings)
         pods = (pod for uid, pod in look.pods.items() if uid not in look.memory.cleanups)
         candidates = self._planner.eviction_candidates(policy, pods)
 
@@ -132,7 +123,7 @@ class Evicting:
             pods=look.pods,
             evictions_per_hour=limits.evictions_per_hour,
             concurrent_nodes=self._rounds.slots(policy.name),
-            concurrent_limit=limits.max_concurrent_nodes.of(effective),
+            concurrent_limit=limits.max_concurrent_nodes.of(in_force),
             workload_allowance=lambda workload: self._planner.allowance(policy, workload),
             protected=lambda pod: self._planner.veto(policy, pod),
             still=still,

@@ -12,6 +12,7 @@ from memorypressure_operator.reports import PlanView, StateView
 from memorypressure_operator.views import NodeView
 
 DEFAULT_GRANT_SECONDS = 900
+BEATS_MISSED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +42,13 @@ def observe_reaction(metrics: Metrics, memory: NodeMemory, now: float) -> None:
         memory.pressed_at = None
 
 
-def grant_seconds(look: Look) -> int:
-    """The policy's grantSeconds: a node reports three times in it, also where no policy is in force."""
-    return look.policy.limits.grant_seconds if look.policy else DEFAULT_GRANT_SECONDS
+def silent_after_seconds(policy: Policy | None) -> float:
+    """Three heartbeats: a node reports three times in grantSeconds, also where no policy is in force."""
+    grant_seconds = policy.limits.grant_seconds if policy else DEFAULT_GRANT_SECONDS
+    return BEATS_MISSED * grant_seconds / 3
 
 
-def is_silent(registry: Registry, look: Look) -> bool:
-    """Whether the node has missed three heartbeats."""
-    reported = registry.reported_at.get(look.node.name)
-    at_ns = None if reported is None else int(reported * pressure.NS)
-    return pressure.silent(at_ns, look.now_ns, grant_seconds(look))
+def is_silent(registry: Registry, node: str, policy: Policy | None, now: float) -> bool:
+    """Whether the node has missed three heartbeats, or was never heard of."""
+    at = registry.reported_at.get(node)
+    return at is None or now - at > silent_after_seconds(policy)

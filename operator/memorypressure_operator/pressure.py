@@ -19,7 +19,6 @@ CALM_NS = 60 * NS
 """Clear for so long between two victims, and the first was not futile (DESIGN 4, as for kills)."""
 FRESH_NS = 35 * NS
 """A node under pressure reports every 10 s; after three missed reports nobody acts on what it said last."""
-BEATS_MISSED = 3
 
 
 _shared = Shared(10_000)
@@ -98,13 +97,3 @@ def episode_name(status: StateStatus) -> str:
 def fresh(changed_ns: int | None, now_ns: int) -> bool:
     """Whether the last report is young enough to act upon. None: no report came since this process started."""
     return changed_ns is not None and now_ns - changed_ns <= FRESH_NS
-
-
-def beat_limit_ns(grant_seconds: int) -> int:
-    """Three heartbeats, which come every third of `grant_seconds`."""
-    return BEATS_MISSED * grant_seconds * NS // 3
-
-
-def silent(reported_ns: int | None, now_ns: int, grant_seconds: int) -> bool:
-    """Whether the node has missed three heartbeats."""
-    return reported_ns is None or now_ns - reported_ns > beat_limit_ns(grant_seconds)

@@ -28,6 +28,8 @@ from memorypressure_operator.evicting import Evicting
 from memorypressure_operator.following import Follower
 from memorypressure_operator.granting import Granting
 from memorypressure_operator.health import Health
+from memorypressure_operator.holdings import Holdings
+from memorypressure_operator.inforce import InForce
 from memorypressure_operator.leader import Leader
 from memorypressure_operator.look import Look, is_silent
 from memorypressure_operator.memory import Cleanup, NodeMemory
@@ -91,20 +93,26 @@ class DecisionLoop(threading.Thread):
         put_own_state = functools.partial(registry.put_state, ours=True)
         self._granting = Granting(api, self.budgets, leader.holds, clock, put_own_state)
         self._teller = Teller(events, self._tallies.of)
-        self.rounds = Rounds(self._granting, self.budgets, registry, self.memories, clock, settings)
+        self._holdings = Holdings(self.budgets, registry, clock)
+        self._in_force = InForce(registry, self.memories)
+        self.rounds = Rounds(
+            self._granting, self.budgets, self._holdings, self._in_force, registry, self.memories, clock, settings
+        )
         self._moves = Moves(api, registry)
         self._policies = Policies(api, registry, metrics, clock, settings)
         protected = settings.protected
-        self._planner = Planner(registry, settings.namespace, self._urgency, self.rounds.is_armed, protected)
+        self._planner = Planner(registry, settings.namespace, self._urgency, self._holdings.is_armed, protected)
         actor = Actor(api, self.budgets, events, metrics, leader.holds, clock, self._tallies.of)
         follower = Follower(api, self.budgets, events, leader.holds, clock)
         cleaner = Cleaner(api, self.budgets, events, leader.holds, clock)
         self._evicting = Evicting(
-            actor, follower, cleaner, registry, self._planner, self.rounds, self.memories, metrics, clock, settings
+            actor, follower, cleaner, registry, self._planner, self.rounds, self._in_force, metrics, clock, settings
         )
         self._tainting = Tainting(api, registry, leader.holds, events, metrics, self._tallies.of, clock, settings)
         self._behind: dict[str, float] = {}  # node -> since when its plan is not what it should be
-        self._surveyor = Surveyor(api, registry, self.budgets, self.rounds, events, metrics, health, clock, settings)
+        self._surveyor = Surveyor(
+            api, registry, self.budgets, self._holdings, self.rounds, events, metrics, health, clock, settings
+        )
 
     # --- the thread ---
 
@@ -158,7 +166,7 @@ class DecisionLoop(threading.Thread):
             return
         if self._leader.term != self._term:
             self._begin_term()
-        self._policies.refresh(self.rounds.is_armed)
+        self._policies.refresh(self._holdings.is_armed)
         self._planner.begin_pass()
         self._registry.dirty.add(self._planner.unsettled(self._policies.valid.values()))
         self._metrics.plan_staleness.set(self._staleness_seconds())
@@ -246,7 +254,7 @@ class DecisionLoop(threading.Thread):
             pressed = state is not None and bool(state.status.active_triggers)
             memory = self.memories[name] = NodeMemory(born_seconds=self._clock(), inherited=pressed)
         selection = memory.selection = select(self._policies.valid.values(), node.labels)
-        self.rounds.chose(name, selection)
+        self._in_force.chose(name, selection)
         policy, mode = selection.policy, selection.mode
         if state is not None and is_less(mode, state):
             state = self._moves.write(node, state, policy, mode, plan)  # before a plan, which may have to wait
@@ -315,7 +323,7 @@ class DecisionLoop(threading.Thread):
         if plan is not None and stands and (plan.digest == wanted or memory.plan_written == (wanted, plan.digest)):
             return plan, resync
         self._behind[node.name] = behind_since
-        if policy is not None and not self.rounds.may_plan(node.name, policy.limits.grant_seconds):
+        if policy is not None and not self._holdings.may_plan(node.name, policy.limits.grant_seconds):
             return plan, 1.0  # a grant that is out would hold longer than its ledger knows
         if not self._bucket.take():
             return plan, self._token_wait_seconds(memory)
@@ -369,11 +377,11 @@ class DecisionLoop(threading.Thread):
             memory.acts = ()
             memory.dry = frozenset()
             memory.denials = frozenset()
-        if is_silent(self._registry, look) or not look.node.ready:
+        now, found = self._clock(), self._settings.resync_seconds
+        if is_silent(self._registry, name, look.policy, now) or not look.node.ready:
             memory.slot = False
         if pressure.calm(memory.watch, look.now_ns):
             memory.acts = ()
-        now, found = self._clock(), self._settings.resync_seconds
         kills.counted(memory, look.state.status, now)
         for kill in self._teller.report(memory, look.node, look.state, look.policy.name if look.policy else ""):
             memory.acted_at = max(memory.acted_at or 0.0, now - kill.age_seconds)

@@ -3,18 +3,19 @@
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
-from memorypressure.ledger import Entry, Ledger, max_standing
-from memorypressure.selection import Selection
+from memorypressure.ledger import Ledger, max_standing
 from memorypressure.spec import Limits, Mode, Policy, limits_from
-from memorypressure_operator import exposure, kills, pressure
+from memorypressure_operator import exposure, kills
 from memorypressure_operator.budget import Budgets, Store
 from memorypressure_operator.caps import for_nodes
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable, LeaseLost
-from memorypressure_operator.granting import Granting, NodeFacts, Result, adopt, may_hold, no_limits, shows_allowance
+from memorypressure_operator.granting import Granting, NodeFacts, Result, adopt, no_limits
+from memorypressure_operator.holdings import Holdings, nodes_of
+from memorypressure_operator.inforce import InForce
+from memorypressure_operator.look import is_silent
 from memorypressure_operator.memory import NodeMemory
-from memorypressure_operator.named import Named
 from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import StateView
 from memorypressure_operator.settings import Settings
@@ -36,14 +37,6 @@ SOON_SECONDS = 1.0
 IDLE_SECONDS = 10.0
 
 
-class InForce(dict[str, Mode]):
-    """Nodes on which a policy is in force, and how; `disabled` of them in mode Disabled."""
-
-    def __init__(self, chosen: Iterable[tuple[str, Mode]]) -> None:
-        super().__init__(chosen)
-        self.disabled = sum(mode is Mode.DISABLED for mode in self.values())
-
-
 class Rounds:
     """All policies' rounds. `results` holds what the last round of each found."""
 
@@ -51,6 +44,8 @@ class Rounds:
         self,
         granting: Granting,
         budgets: Budgets,
+        holdings: Holdings,
+        in_force: InForce,
         registry: Registry,
         memories: Mapping[str, NodeMemory],
         clock: Callable[[], float],
@@ -58,6 +53,8 @@ class Rounds:
     ) -> None:
         self._granting = granting
         self._budgets = budgets
+        self._holdings = holdings
+        self._in_force = in_force
         self._registry = registry
         self._memories = memories
         self._clock = clock
@@ -66,27 +63,14 @@ class Rounds:
         self._due: dict[str, float] = {}
         self._ran: dict[str, float] = {}
         self._limits: dict[str, Limits] = {}
-        self._indexes: dict[str, tuple[Ledger, dict[str, tuple[Entry, ...]]]] = {}
-        self._chosen: dict[str, tuple[str, Mode]] = {}  # node -> policy and mode when it was last looked at
-        self._in_force_of: dict[str, tuple[int, InForce]] = {}  # policy -> what `_in_force` found, and when
         self._took: dict[str, float] = {}  # processor time of each policy's last round, in seconds
         self._moved: dict[str, set[str]] = {}  # policy -> nodes looked at since its last round
         self._whole: dict[str, tuple[float, object]] = {}  # when its next round over all is due, if this is the same
-        self._named = Named(clock)
         self.results: dict[str, Result] = {}
-        self.unsure: dict[str, set[str]] = {}  # policy -> its nodes that may hold an allowance of an unreadable ledger
         self.unshown = False  # a policy's status shows less than its limits allow: nothing beyond it is given
-
-    def chose(self, node: str, selection: Selection) -> None:
-        """A policy was found to be in force on the node: where that is news, the nodes in force are counted anew."""
-        choice = selection.policy.name if selection.policy is not None else "", selection.mode
-        if self._chosen.get(node) != choice:
-            self._chosen[node] = choice
-            self._in_force_of.clear()
 
     def gone(self, node: str) -> None:
         """The node is gone: what its ledgers name is looked at in any case."""
-        self._chosen.pop(node, None)
         for moved in self._moved.values():
             moved.discard(node)
 
@@ -97,7 +81,7 @@ class Rounds:
         """
         now = self._clock()
         for name, store in self._budgets.stores.items():
-            if name == policy or self._entries(store, node):
+            if name == policy or self._holdings.of(store, node):
                 self._make_due(name, now, calm=calm)
                 self._moved.setdefault(name, set()).add(node)
         if policy:
@@ -108,60 +92,27 @@ class Rounds:
         wait = min(self._took.get(policy, 0.0) / CALM_SHARE, IDLE_SECONDS) if calm else 0.0
         self._due[policy] = min(self._due.get(policy, now + wait), now + wait)
 
-    def is_armed(self, node: str) -> bool:
-        """Whether an allowance of the node may be out: by a ledger, by one that cannot be read, by its state.
-
-        The state counts because a ledger may be lost, and not adopted yet.
-        """
-        state = self._registry.tables.states.get(node)
-        return (state is not None and shows_allowance(state)) or any(
-            store.desk is None or any(entry.rest for entry in self._entries(store, node))
-            for store in self._budgets.stores.values()
-        )
-
-    def _entries(self, store: Store, node: str) -> tuple[Entry, ...]:
-        """What the store's ledger holds for a node; by an index, made anew when the ledger has changed."""
-        if store.desk is None:
-            return ()
-        ledger = store.desk.ledger
-        known = self._indexes.get(store.policy)
-        if known is None or known[0] is not ledger:
-            index: dict[str, list[Entry]] = {}
-            for entry in ledger.entries:
-                index.setdefault(entry.node, []).append(entry)
-            known = self._indexes[store.policy] = (ledger, {name: tuple(each) for name, each in index.items()})
-        return known[1].get(node, ())
-
-    def may_plan(self, node: str, grant_seconds: int) -> bool:
-        """Whether a plan with this grantSeconds may be written: no grant that is out may come to hold longer by it."""
-        for store in self._budgets.stores.values():
-            if store.desk is None:
-                if not store.problem:
-                    return False  # not read yet
-                continue
-            if any(entry.rest and entry.grant_seconds < grant_seconds for entry in self._entries(store, node)):
-                return False
-        return True
-
     def ready_store(self, policy: Policy) -> Store:
         """The policy's store, read if it was not. Raises ApiUnreachable, ApiRefused."""
         store = self._budgets.store(policy.name)
         self._budgets.refresh(store, lambda: self._adopt(policy.name, policy.limits.grant_seconds))
         return store
 
-    def ledgers(self, node: str, first: str, in_force: int) -> list[tuple[Store, int]]:
+    def ledgers(self, node: str, first: str) -> list[tuple[Store, int]]:
         """The stores that may count a kill of the node, with the kills an hour that each policy's limits allow.
 
-        Policy `first`'s (in force on `in_force` nodes), then those that named the node in the last hour, and no other:
-        a kill that another node was allowed is not this one's to claim. A policy that is gone counts by the limits that
-        it had, or by the API's defaults if this process never saw it.
+        Policy `first`'s, which is in force, then those that named the node in the last hour, and no other: a kill that
+        another node was allowed is not this one's to claim. A policy that is gone counts by the limits that it had, or
+        by the API's defaults if this process never saw it.
         """
         found = []
-        for name in (first, *self._named.lately(node, first)):
+        for name in (first, *self._holdings.lately(node, first)):
             store = self._budgets.stores.get(name)
             if store is None:
                 continue
-            nodes = in_force if name == first else max(len(self._in_force(name)), len(self._holding(store)))
+            nodes = len(self._in_force.of(name))
+            if name != first:
+                nodes = max(nodes, len(nodes_of(store)))
             limits = for_nodes(self._limits.get(name) or limits_from({}), nodes, self._settings)
             found.append((store, limits.max_standing_kills.of(nodes) + limits.kills_per_hour))
         return found
@@ -171,11 +122,6 @@ class Rounds:
         if policy is None or store.desk is None:
             return True
         return store.desk.ledger.standing < max_standing(for_nodes(policy.limits, in_force, self._settings), in_force)
-
-    @staticmethod
-    def _holding(store: Store) -> set[str]:
-        """Nodes that the ledger names."""
-        return {entry.node for entry in store.desk.ledger.entries} if store.desk is not None else set()
 
     def run(self, policies: Mapping[str, Policy]) -> None:
         """The rounds that are due. Raises ApiUnreachable; what else the API server refuses delays one policy only."""
@@ -238,16 +184,16 @@ class Rounds:
             self._limits[name] = policy.limits
         limits = self._limits.get(name) or limits_from({})
         self._budgets.refresh(store, lambda: self._adopt(name, limits.grant_seconds))
-        in_force = self._in_force(name)
+        in_force = self._in_force.of(name)
         armable = len(in_force) - in_force.disabled
         if policy is not None and policy.mode is Mode.ENFORCE:
             limits = self._shown(name, store, for_nodes(limits, armable, self._settings), armable)
         else:
             limits = no_limits(limits)
-        scope = (policy, len(in_force), limits, self.unread(name))
+        scope = (policy, len(in_force), limits, self._holdings.unread(name))
         nodes, whole = self._nodes(name, store, policy, in_force, scope)
         began = time.thread_time()
-        facts, states = self._facts(name, nodes, len(in_force))
+        facts, states = self._facts(name, nodes)
         result = self._granting.round(store, limits, policy, facts, states, armable)
         result.again = result.again or self.unshown
         took = self._took[name] = time.thread_time() - began
@@ -264,28 +210,13 @@ class Rounds:
             quiet = {node: why for node, why in others.items() if node not in nodes}
             result.waiting = dict(result.waiting) | quiet  # in this order: the first of them are in the next round
         self._budgets.write_lazily(store)
-        self._named.note(name, self._holding(store))
+        self._holdings.note(store)
         desk = store.desk
         if policy is None and desk is not None:
             nothing_left = not desk.ledger.entries and not desk.ledger.spent and not desk.ledger.quarantine_ns
             if nothing_left and not self._budgets.current_evictions(store).records:
                 self._budgets.discard(store)
         return result
-
-    def _in_force(self, name: str) -> "InForce":
-        """The nodes on which the policy is in force, and how; looked up anew when any node's choice has moved."""
-        version = self._registry.nodes_version
-        known = self._in_force_of.get(name)
-        if known is not None and known[0] == version:
-            return known[1]
-        with self._registry.lock:
-            nodes = self._registry.tables.nodes
-            self._chosen = {n: choice for n, choice in self._chosen.items() if n in nodes}
-            selections = {n: m.selection for n, m in self._memories.items() if m.selection is not None and n in nodes}
-        chosen = ((n, s.mode) for n, s in selections.items() if s.policy is not None and s.policy.name == name)
-        found = InForce(chosen)
-        self._in_force_of[name] = (version, found)
-        return found
 
     def _nodes(
         self, name: str, store: Store, policy: Policy | None, in_force: Mapping[str, Mode], scope: object
@@ -296,8 +227,7 @@ class Rounds:
         are as they were when they were last looked at.
         """
         moved = self._moved.pop(name, set())
-        named = self._holding(store)
-        self._named.note(name, named)
+        named = self._holdings.note(store)
         again_at, former = self._whole.get(name, (0.0, None))
         before = self.results.get(name)
         unknown = store.desk is None or (named and not store.desk.seen)  # just read
@@ -308,14 +238,14 @@ class Rounds:
         waiting = itertools.islice(before.waiting, WAITING_SEEN)
         return named | (in_force.keys() & (moved | set(waiting))), False
 
-    def _facts(self, name: str, nodes: set[str], in_force: int) -> tuple[dict[str, NodeFacts], dict[str, StateView]]:
+    def _facts(self, name: str, nodes: set[str]) -> tuple[dict[str, NodeFacts], dict[str, StateView]]:
         with self._registry.lock:
             tables = self._registry.tables
             states = {node: tables.states[node] for node in nodes if node in tables.states}
             plans = {node: tables.plans.get(node) for node in states}
         facts = {}
-        slot_free, held, now = self._slot_free(name, in_force), self._held_elsewhere(name), self._clock()
-        unsure = self._unsure(name, states)
+        slot_free, held, now = self._slot_free(name), self._holdings.elsewhere(name), self._clock()
+        unsure = self._holdings.of_unread(name, states)
         for node, state in states.items():
             memory = self._memories.get(node) or NodeMemory()
             plan = plans[node]
@@ -331,7 +261,7 @@ class Rounds:
                 plan_generation=plan.generation if plan is not None and current else 0,
                 plan_current=current,
                 plan_newest=newest,
-                reporting=self._reporting(node, policy.limits.grant_seconds if policy else 900),
+                reporting=not is_silent(self._registry, node, policy, now),
                 under_pressure=memory.watch.pressed,
                 refill_slot=memory.slot or slot_free,
                 held_elsewhere=node in held or node in unsure,
@@ -339,53 +269,19 @@ class Rounds:
             )
         return facts, states
 
-    def _reporting(self, node: str, grant_seconds: int) -> bool:
-        at = self._registry.reported_at.get(node)
-        at_ns = None if at is None else int(at * pressure.NS)
-        return not pressure.silent(at_ns, int(self._clock() * pressure.NS), grant_seconds)
-
     def slots(self, name: str) -> int:
         """Nodes that count for the policy's maxConcurrentNodes; after a restart those with an eviction on record."""
         store = self._budgets.stores.get(name)
         recorded = store.evictions.nodes() if store is not None else frozenset()
-        return sum(
-            memory.slot or (memory.inherited and node in recorded)
-            for node, memory in self._memories.items()
-            if memory.selection is not None
-            and memory.selection.policy is not None
-            and memory.selection.policy.name == name
-        )
+        memories = ((node, self._memories[node]) for node in self._in_force.of(name))
+        return sum(memory.slot or (memory.inherited and node in recorded) for node, memory in memories)
 
-    def _slot_free(self, name: str, in_force: int) -> bool:
+    def _slot_free(self, name: str) -> bool:
         limits = self._limits.get(name)
         if limits is None:
             return False
+        in_force = len(self._in_force.of(name))
         return self.slots(name) < for_nodes(limits, in_force, self._settings).max_concurrent_nodes.of(in_force)
-
-    def _held_elsewhere(self, name: str) -> set[str]:
-        """Nodes for which another policy's ledger still counts an allowance."""
-        others = (store for other, store in self._budgets.stores.items() if other != name)
-        return {entry.node for store in others if store.desk for entry in store.desk.ledger.entries if entry.rest}
-
-    def unread(self, name: str) -> list[str]:
-        """Other policies whose ledger is not known now."""
-        return sorted(other for other, store in self._budgets.stores.items() if other != name and store.desk is None)
-
-    def _unsure(self, name: str, states: Mapping[str, StateView]) -> set[str]:
-        """Nodes of this round that may hold an allowance of a ledger that is not known.
-
-        What a node holds it shows, or has told that it saw. A write that another leader still has under way fails when
-        this one has written the state. So a node that shows and tells of none has none, whatever is in that ledger.
-        """
-        known = self.unsure.setdefault(name, set())
-        known.difference_update(states)
-        if not self.unread(name):
-            known.clear()
-            return known
-        store = self._budgets.stores[name]
-        mine = {entry.node for entry in store.desk.ledger.entries if entry.rest} if store.desk is not None else set()
-        known.update(node for node, state in states.items() if node not in mine and may_hold(state))
-        return known
 
     def _shown(self, name: str, store: Store, limits: Limits, nodes: int) -> Limits:
         """The limits, or what of them the policy's status shows."""
@@ -399,13 +295,7 @@ class Rounds:
 
     def _adopt(self, name: str, grant_seconds: int) -> Ledger:
         """The ledger of a policy that has no ConfigMap, from what its nodes report."""
-        nodes = {
-            node
-            for node, memory in self._memories.items()
-            if memory.selection is not None
-            and memory.selection.policy is not None
-            and memory.selection.policy.name == name
-        }
+        nodes = self._in_force.of(name)
         with self._registry.lock:
             states = [state for node, state in self._registry.tables.states.items() if node in nodes]
             entry = self._registry.tables.policies.get(name)

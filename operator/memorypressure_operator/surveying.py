@@ -17,6 +17,8 @@ from memorypressure_operator.errors import ApiRefused
 from memorypressure_operator.events import Event, EventWriter, policy_subject
 from memorypressure_operator.evictions import EvictionLog
 from memorypressure_operator.health import Health
+from memorypressure_operator.holdings import Holdings
+from memorypressure_operator.look import is_silent
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.registry import PolicyEntry, Registry
@@ -43,6 +45,7 @@ class Surveyor:
         api: Api,
         registry: Registry,
         budgets: Budgets,
+        holdings: Holdings,
         rounds: Rounds,
         events: EventWriter,
         metrics: Metrics,
@@ -54,6 +57,7 @@ class Surveyor:
         self._api = api
         self._registry = registry
         self._budgets = budgets
+        self._holdings = holdings
         self._rounds = rounds
         self._events = events
         self._metrics = metrics
@@ -113,14 +117,12 @@ class Surveyor:
         """Policy -> (nodes that report in time, nodes under pressure), of those that the survey gives it."""
         now = self._clock()
         found: dict[str, tuple[int, int]] = {}
-        states, reported_at = self._registry.tables.states, self._registry.reported_at
+        states = self._registry.tables.states
         for node, selection in standing.nodes.items():
             policy, memory, state = selection.policy, memories.get(node), states.get(node)
             if policy is None or memory is None or state is None:
                 continue
-            at = reported_at.get(node)
-            limit = pressure.beat_limit_ns(policy.limits.grant_seconds) / pressure.NS
-            quiet = at is None or not state.status.last_report_time or now - at > limit
+            quiet = not state.status.last_report_time or is_silent(self._registry, node, policy, now)
             reporting, pressed = found.get(policy.name, (0, 0))
             found[policy.name] = (reporting + (not quiet), pressed + (memory.watch.pressed and not quiet))
         return found
@@ -195,8 +197,8 @@ class Surveyor:
             conflict=standing.message if standing.conflicted else "",
             conflict_key=",".join(standing.tied_with),
             conflicts=standing.disputed,
-            unsure_nodes=len(self._rounds.unsure.get(policy.name, ())) if enforced else 0,
-            unread_ledgers=tuple(self._rounds.unread(policy.name)),
+            unsure_nodes=len(self._holdings.unsure.get(policy.name, ())) if enforced else 0,
+            unread_ledgers=tuple(self._holdings.unread(policy.name)),
             no_candidates=policy.name in self._without_candidates,
             dry_run_only=self._settings.dry_run_only and (entry.policy or policy).mode is Mode.ENFORCE,
             actions_used={step.action.value: True for step in policy.ladder},

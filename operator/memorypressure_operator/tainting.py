@@ -8,7 +8,7 @@ from memorypressure.spec import Action, Mode
 from memorypressure_operator import pressure, tainter
 from memorypressure_operator.api import Api
 from memorypressure_operator.events import Event, EventWriter, node_subject
-from memorypressure_operator.look import Look, grant_seconds, is_fresh, is_silent, observe_reaction
+from memorypressure_operator.look import Look, is_fresh, is_silent, observe_reaction, silent_after_seconds
 from memorypressure_operator.memory import now_text
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.registry import Registry
@@ -54,10 +54,10 @@ class Tainting:
                 step=status.step if status else None,
                 matches=bool(status and status.due),
                 fresh=is_fresh(self._registry, node.name, int(self._clock() * pressure.NS)),
-                silent=is_silent(self._registry, look),
+                silent=is_silent(self._registry, node.name, policy, self._clock()),
                 clear_seconds=None if clear_ns is None else (look.now_ns - clear_ns) / pressure.NS,
                 silent_seconds=self._clock() - reported,
-                beat_limit_seconds=pressure.beat_limit_ns(grant_seconds(look)) / pressure.NS,
+                beat_limit_seconds=silent_after_seconds(policy),
                 killed_seconds=self._killed_seconds(look),
             )
         )

@@ -13,8 +13,9 @@ from memorypressure.reasons import Reason
 from memorypressure.spec import Action, Mode, Share
 from memorypressure_operator import pressure, status, tainter
 from memorypressure_operator.caps import capped, for_nodes
+from memorypressure_operator.look import is_silent
 from memorypressure_operator.pressure import NS, Watch
-from memorypressure_operator.registry import PolicyEntry
+from memorypressure_operator.registry import PolicyEntry, Registry
 from memorypressure_operator.reports import (
     ActiveTrigger,
     Condition,
@@ -231,9 +232,12 @@ def test_only_a_young_report_is_acted_on(changed: int | None, now: int, expected
     assert pressure.fresh(None if changed is None else changed * NS, now * NS) is expected
 
 
-@pytest.mark.parametrize(("age", "expected"), [(180, False), (181, True)])
-def test_silence_is_three_missed_beats(age: int, expected: bool) -> None:
-    assert pressure.silent(0, age * NS, 180) is expected
+@pytest.mark.parametrize(("age", "expected"), [(900, False), (901, True)])
+def test_silence_is_three_missed_beats_or_never_heard_of(age: int, expected: bool) -> None:
+    registry = Registry(lambda: 100.0, 0.0)
+    assert is_silent(registry, "n", None, 100.0)
+    registry.reported_at["n"] = 100.0
+    assert is_silent(registry, "n", None, 100.0 + age) is expected
 
 
 # --- status and caps ---

@@ -149,11 +149,16 @@ class Valid(dict[str, Policy]):
     """A mapping that can be watched."""
 
 
+def surveyor_of(world: World) -> Surveyor:
+    """One that is asked only for what it makes of the registry."""
+    nothing: Any = None
+    return Surveyor(nothing, world.registry, *[nothing] * 6, Clock(), nothing)
+
+
 def test_policies_are_surveyed_anew_whenever_they_are_others(world: World) -> None:
     """They are a new mapping each time; the address of one that is freed is soon another's."""
     world.registry.put_node("n", NodeView("n", "u", {"a": "b"}, (), ready=True))
-    nothing: Any = None
-    surveyor = Surveyor(nothing, world.registry, nothing, nothing, nothing, nothing, nothing, Clock(), nothing)
+    surveyor = surveyor_of(world)
     surveyed, kept = [], []
     for label in ("b", "c", "b"):
         body = {key: value for key, value in policy("1").items() if key != "status"}
@@ -173,8 +178,7 @@ def test_a_policy_that_takes_nodes_over_finds_their_reports_although_none_was_lo
     world.registry.put_node("n", NodeView("n", "u", {"a": "b"}, (), ready=True))
     status = StateStatus(last_report_time="2026-01-01T00:00:00Z")
     world.registry.put_state("n", StateView("n", "s", 1, "1", "u", {}, status))
-    nothing: Any = None
-    surveyor = Surveyor(nothing, world.registry, nothing, nothing, nothing, nothing, nothing, Clock(), nothing)
+    surveyor = surveyor_of(world)
     body = {key: value for key, value in policy("1").items() if key != "status"}
     found = surveyor._surveyed(Valid(p=parse_policy(body)))
     assert found.policies["p"].effective == 1

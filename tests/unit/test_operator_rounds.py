@@ -15,6 +15,8 @@ from memorypressure_operator import rounds as rounds_module
 from memorypressure_operator import settings as settings_module
 from memorypressure_operator.budget import Budgets
 from memorypressure_operator.granting import Result
+from memorypressure_operator.holdings import Holdings
+from memorypressure_operator.inforce import InForce
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.registry import PolicyEntry, Registry
 from memorypressure_operator.reports import ReportedLease, StateStatus, StateView
@@ -83,7 +85,11 @@ class World:
             self.memories[name] = NodeMemory(selection=select([self.policy], {}))
         granting: Any = self.granting
         settings = settings_module.parse({"namespace": "own"}, {})
-        self.rounds = Rounds(granting, self.budgets, self.registry, self.memories, self.clock, settings)
+        self.holdings = Holdings(self.budgets, self.registry, self.clock)
+        self.in_force = InForce(self.registry, self.memories)
+        self.rounds = Rounds(
+            granting, self.budgets, self.holdings, self.in_force, self.registry, self.memories, self.clock, settings
+        )
 
     def run(self, *touched: str) -> set[str]:
         """The nodes of the next round, after these were looked at."""
@@ -185,7 +191,7 @@ def test_a_node_that_fell_to_another_policy_is_counted_out_at_once(world: World)
     world.run()
     other = select([], {})
     world.memories["n39"].selection = other
-    world.rounds.chose("n39", other)
+    world.in_force.chose("n39", other)
     assert world.run("n35") == set(NODES[:39])
 
 
@@ -199,12 +205,12 @@ def test_no_round_runs_while_a_node_was_not_looked_at(world: World) -> None:
 def test_a_kill_is_looked_for_in_the_ledgers_that_named_the_node_within_the_hour_and_in_no_other(world: World) -> None:
     world.run()
     other = world.budgets.store("other")
-    assert [store.policy for store, _ in world.rounds.ledgers("n05", "p", 40)] == ["p"]
-    assert [store.policy for store, _ in world.rounds.ledgers("n05", "other", 40)] == ["other", "p"]
-    assert [store.policy for store, _ in world.rounds.ledgers("n35", "other", 40)] == ["other"]
+    assert [store.policy for store, _ in world.rounds.ledgers("n05", "p")] == ["p"]
+    assert [store.policy for store, _ in world.rounds.ledgers("n05", "other")] == ["other", "p"]
+    assert [store.policy for store, _ in world.rounds.ledgers("n35", "other")] == ["other"]
     assert other.policy == "other"
     world.clock.now += 3601
-    assert [store.policy for store, _ in world.rounds.ledgers("n05", "other", 40)] == ["other"]
+    assert [store.policy for store, _ in world.rounds.ledgers("n05", "other")] == ["other"]
 
 
 # --- what a user can read bounds what is given ---
@@ -262,13 +268,13 @@ def test_a_ledger_that_cannot_be_read_holds_back_only_who_may_hold_an_allowance_
     world.registry.put_state("n05", holding("n05", 1, 1))
     assert world.run("n35") == set(NODES), "it is a matter of all"
     assert world.granting.held_elsewhere == {"n20", "n21"}, "n05 is in the policy's own ledger"
-    assert (world.rounds.unread("p"), world.rounds.unsure["p"]) == (["other"], {"n20", "n21"})
+    assert (world.holdings.unread("p"), world.holdings.unsure["p"]) == (["other"], {"n20", "n21"})
     world.registry.put_state("n21", replace_version(holding("n21", 0, 0)))
     world.run("n21")
-    assert world.rounds.unsure["p"] == {"n20"}
+    assert world.holdings.unsure["p"] == {"n20"}
     other.problem, other.desk = "", opened(Ledger(), 0)
     world.run("n35")
-    assert world.rounds.unsure["p"] == set()
+    assert world.holdings.unsure["p"] == set()
 
 
 def replace_version(state: StateView) -> StateView:
