@@ -33,6 +33,7 @@ DENIALS = (
     Reason.FUTILE,
     Reason.COOLDOWN,
     Reason.BUDGET_EXHAUSTED,
+    Reason.LEDGER_FULL,
     Reason.CONCURRENT_NODES,
     Reason.NO_VICTIM,
     Reason.TOO_SMALL,

@@ -14,6 +14,7 @@ from memorypressure.victims import Candidate
 from memorypressure_operator import evictions
 from memorypressure_operator.evictions import EvictionLog, Record, RecordError, Room
 from memorypressure_operator.granting import adopt, nearness
+from memorypressure_operator.metrics import DENIALS
 from memorypressure_operator.reports import (
     ReportedLease,
     StateStatus,
@@ -63,6 +64,7 @@ ROOM_CASES = {
 def test_limits_of_evictions(changes: dict[str, Any], reason: Reason | None) -> None:
     denied = evictions.limits_allow(policy(), room(**changes))
     assert (denied.reason if denied else None) is reason
+    assert reason is None or reason in DENIALS, "it has a series before it happens"
 
 
 def test_a_used_up_hour_says_when_the_oldest_falls_out() -> None:
