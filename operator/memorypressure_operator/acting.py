@@ -1,7 +1,8 @@
 """Evictions on one node: the next victim. Every act is re-checked.
 
-The order of checks before an eviction is sent: limits, record written (the fence), pod read again from the API server,
-static protections once more, pressure still reported, Lease still held. Then one call, with the pod's UID.
+The order of checks before an eviction is sent: limits, pod read again from the API server, protections once more,
+pressure still reported, record written (the fence), Lease still held and pressure still reported. Then one call, with
+the pod's UID.
 """
 
 import logging
@@ -13,12 +14,12 @@ from memorypressure.reasons import Reason
 from memorypressure.spec import Action, Mode, Policy, Step
 from memorypressure.victims import Candidate
 from memorypressure_operator import evictions, evictor, kills
-from memorypressure_operator.api import Api
-from memorypressure_operator.budget import Budgets, Store
+from memorypressure_operator.budget import Store
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable
-from memorypressure_operator.events import Event, EventWriter, node_subject, pod_subject
+from memorypressure_operator.events import Event, node_subject, pod_subject
 from memorypressure_operator.evictions import Denied, EvictionLog, Room
 from memorypressure_operator.evictor import EvictionAnswer, Outcome
+from memorypressure_operator.means import Means
 from memorypressure_operator.memory import NodeMemory, Outstanding, now_text
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.pods import PodView
@@ -59,24 +60,11 @@ class Situation:
 
 
 class Actor:
-    """Sends evictions for the decision loop. `holds` is the Lease's deadline."""
+    """Sends evictions for the decision loop."""
 
-    def __init__(
-        self,
-        api: Api,
-        budgets: Budgets,
-        events: EventWriter,
-        metrics: Metrics,
-        holds: Callable[[], bool],
-        clock: Callable[[], float],
-        tally: Callable[[str], Tally],
-    ) -> None:
-        self._api = api
-        self._budgets = budgets
-        self._events = events
+    def __init__(self, means: Means, metrics: Metrics, tally: Callable[[str], Tally]) -> None:
+        self._means = means
         self._metrics = metrics
-        self._holds = holds
-        self._clock = clock
         self._tally = tally
         self._shadow: dict[str, tuple[EvictionLog, float]] = {}  # what DryRun would have evicted, per policy
 
@@ -97,10 +85,10 @@ class Actor:
         if store is None or store.desk is None:
             why = store.problem if store is not None else "the ledger was not read yet"
             return self._denied(memory, situation, Denied(Reason.LEDGER_INVALID, why, again_seconds=5.0))
-        now = self._clock()
+        now = self._means.clock()
         if now < memory.retry_at:
             return Denied(Reason.DISRUPTION_BUDGET, "waiting before the next try", again_seconds=memory.retry_at - now)
-        record = self._budgets.current_evictions(store)
+        record = self._means.budgets.current_evictions(store)
         if self._inherit(memory, situation, record, step.evict.grace_period_seconds):
             return Denied(Reason.WAITING_FOR_VICTIM, "a pod evicted before this process started has not ended yet")
         room = self._room(memory, situation, record, now)
@@ -115,7 +103,7 @@ class Actor:
         if memory.outstanding is not None:
             name = memory.outstanding.pod.name
             return Denied(reason, f"pod {name} has been evicted and has not ended yet")
-        pending = kills.waiting(memory, self._clock(), kills.EVICTION_WAITS_SECONDS)
+        pending = kills.waiting(memory, self._means.clock(), kills.EVICTION_WAITS_SECONDS)
         if pending is not None:
             return self._denied(memory, situation, Denied(reason, pending[0], again_seconds=pending[1]))
         says = kills.is_waiting(situation.state.status)
@@ -128,7 +116,7 @@ class Actor:
         for pod in situation.pods.values():
             age = record.age_of(pod.uid) if pod.terminating else None
             if age is not None and age < grace + evictions.TERMINATION_SLACK_SECONDS + evictions.GIVE_UP_SECONDS:
-                memory.outstanding = Outstanding(pod, situation.policy.name, grace, self._clock() - age)
+                memory.outstanding = Outstanding(pod, situation.policy.name, grace, self._means.clock() - age)
                 memory.slot = True
                 return True
         return False
@@ -166,7 +154,7 @@ class Actor:
     def _dry(self, memory: NodeMemory, situation: Situation) -> Denied | None:
         if Action.EVICT in memory.dry:
             return Denied(Reason.DRY_RUN, "told once in this episode")
-        now = self._clock()
+        now = self._means.clock()
         log_before, at = self._shadow.get(situation.policy.name, (EvictionLog(), now))
         shadow = log_before.aged(now - at)
         refused = evictions.limits_allow(situation.policy, self._room(memory, situation, shadow, now))
@@ -201,13 +189,13 @@ class Actor:
             return self._denied(memory, situation, Denied(ranking.reason, ranking.message, again_seconds=10.0))
         order = [ranking.chosen, *(each for each in ranking.order if each is not ranking.chosen and each.sufficient)]
         last = Denied(Reason.NO_VICTIM, "no candidate may be evicted now", again_seconds=REFUSED_RETRY_SECONDS)
-        wait, began, refused = max(REFUSED_RETRY_SECONDS, memory.refused_seconds), self._clock(), 0
+        wait, began, refused = max(REFUSED_RETRY_SECONDS, memory.refused_seconds), self._means.clock(), 0
         evicted = self._evicted_lately()
         for entry in order:
             candidate = entry.candidate
             if candidate.uid in memory.refused:
                 continue
-            if refused >= REFUSALS_A_TURN or (refused and self._clock() - began >= TURN_SECONDS):
+            if refused >= REFUSALS_A_TURN or (refused and self._means.clock() - began >= TURN_SECONDS):
                 memory.refused_seconds = wait
                 return replace(last, again_seconds=GOES_ON_SECONDS)
             pod = situation.pods.get(candidate.uid)
@@ -229,25 +217,25 @@ class Actor:
             last = Denied(reason, answer.message or answer.outcome.value, again_seconds=wait)
             self._denied(memory, situation, last, candidate)
             if not answer.outcome.next_candidate:  # nothing was said about this one: it has its place still
-                memory.retry_at = self._clock() + wait
+                memory.retry_at = self._means.clock() + wait
                 return last
             refused += 1
             memory.refused |= {candidate.uid}
         memory.refused, memory.refused_seconds = frozenset(), 0.0
-        memory.retry_at = self._clock() + wait
+        memory.retry_at = self._means.clock() + wait
         return last
 
     def _evicted_lately(self) -> Counter[str]:
         """Pods of each workload that were evicted in the last 10 minutes, under whatever policy."""
         found: Counter[str] = Counter()
-        for store in self._budgets.stores.values():
-            found.update(self._budgets.current_evictions(store).workloads())
+        for store in self._means.budgets.stores.values():
+            found.update(self._means.budgets.current_evictions(store).workloads())
         return found
 
     def _evict(self, situation: Situation, store: Store, pod: PodView, grace: int) -> EvictionAnswer:
         """The second veto, the record, and the call."""
         try:
-            current = evictor.read_pod(self._api, pod)
+            current = evictor.read_pod(self._means.api, pod)
         except (ApiUnreachable, ApiRefused, ValueError) as error:
             return EvictionAnswer(Outcome.BUSY, f"the pod could not be read again: {error}")
         refused = evictor.changed(pod, current, situation.node.name)
@@ -260,18 +248,18 @@ class Actor:
             return _not_sent(Reason.SITUATION_CHANGED, "pressure, policy or mode changed")
         if store.desk is None:
             return _not_sent(Reason.LEDGER_INVALID, "the ledger is not readable now")
-        record = self._budgets.current_evictions(store).with_record(situation.node.name, pod.workload, pod.uid)
-        if not self._holds():
+        record = self._means.budgets.current_evictions(store).with_record(situation.node.name, pod.workload, pod.uid)
+        if not self._means.holds():
             return _not_sent(Reason.NOT_HOLDING, "the Lease ran out before the eviction was recorded")
-        if not self._budgets.write(store, store.desk.ledger, record):
+        if not self._means.budgets.write(store, store.desk.ledger, record):
             return _not_sent(Reason.LEDGER_INVALID, "the eviction could not be recorded first")
-        if not self._holds():
+        if not self._means.holds():
             return _not_sent(Reason.NOT_HOLDING, "the Lease ran out while the eviction was recorded")
         if not situation.still():
             return _not_sent(Reason.SITUATION_CHANGED, "pressure, policy or mode changed while it was recorded")
-        answer = evictor.evict(self._api, pod, grace)
+        answer = evictor.evict(self._means.api, pod, grace)
         if not answer.outcome.spent:
-            store.evictions = self._budgets.current_evictions(store).without(pod.uid)  # written with the next record
+            self._means.budgets.take_back(store, pod.uid)
         return answer
 
     def _evicted(
@@ -284,7 +272,7 @@ class Actor:
         why: str,
         answer: EvictionAnswer,
     ) -> None:
-        now, failed = self._clock(), answer.outcome is Outcome.FAILED
+        now, failed = self._means.clock(), answer.outcome is Outcome.FAILED
         memory.outstanding = Outstanding(
             pod, situation.policy.name, grace, now, failed=failed, acted_before=memory.acted_at
         )
@@ -329,7 +317,7 @@ class Actor:
             event = Event(
                 f"{memory.watch.episode}/Evict", on_node, "EvictPod", denied.reason, f"no eviction: {denied.message}"
             )
-            self._events.tell(event)
+            self._means.events.tell(event)
         return denied
 
     def _tell(
@@ -338,8 +326,8 @@ class Actor:
         subject = pod_subject(candidate.namespace, candidate.name, candidate.uid)
         on_node = node_subject(situation.node)
         key = f"{situation.node.uid}/{memory.watch.episode}/{candidate.uid}"
-        self._events.tell(Event(key, subject, "EvictPod", reason, note, related=on_node))
-        self._events.tell(Event(key, on_node, "EvictPod", reason, note, related=subject))
+        self._means.events.tell(Event(key, subject, "EvictPod", reason, note, related=on_node))
+        self._means.events.tell(Event(key, on_node, "EvictPod", reason, note, related=subject))
 
     def _count(self, situation: Situation, result: str) -> None:
         self._metrics.actions.labels(situation.policy.name, "Evict", situation.mode.value, result).inc()

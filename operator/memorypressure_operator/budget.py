@@ -143,6 +143,10 @@ class Budgets:
         store.evictions_at = now
         return store.evictions
 
+    def take_back(self, store: Store, uid: str) -> None:
+        """Nothing came of the pod's newest eviction: it is on record no more, which the next write tells."""
+        store.evictions = self.current_evictions(store).without(uid)
+
     def write(self, store: Store, ledger: Ledger, record: EvictionLog) -> bool:
         """True if the ConfigMap now holds exactly this. Otherwise the store is unusable until it was read again.
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 from memorypressure.reasons import Reason
 from memorypressure_operator import evictions, evictor
-from memorypressure_operator.api import Api
-from memorypressure_operator.budget import Budgets, Store
+from memorypressure_operator.budget import Store
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable
-from memorypressure_operator.events import Event, EventWriter, node_subject, pod_subject
+from memorypressure_operator.events import Event, node_subject, pod_subject
 from memorypressure_operator.evictor import EvictionAnswer, Outcome
+from memorypressure_operator.means import Means
 from memorypressure_operator.memory import Cleanup, NodeMemory
 from memorypressure_operator.pods import PodView
 from memorypressure_operator.views import NodeView
@@ -47,28 +47,17 @@ class After:
 
 
 class Cleaner:
-    """Carries clean-ups out for the decision loop. `holds` is the Lease's deadline."""
+    """Carries clean-ups out for the decision loop."""
 
-    def __init__(
-        self,
-        api: Api,
-        budgets: Budgets,
-        events: EventWriter,
-        holds: Callable[[], bool],
-        clock: Callable[[], float],
-    ) -> None:
-        self._api = api
-        self._budgets = budgets
-        self._events = events
-        self._holds = holds
-        self._clock = clock
+    def __init__(self, means: Means) -> None:
+        self._means = means
 
     def run(self, memory: NodeMemory, after: After) -> float | None:
         """Does what is due; seconds until the next try, None when nothing is left.
 
         A PodDisruptionBudget's 429 leaves the pod (on a tainted node) and tries again; never a plain delete.
         """
-        now, waits = self._clock(), []
+        now, waits = self._means.clock(), []
         for uid, cleanup in list(memory.cleanups.items()):
             pod = after.pods.get(uid)
             if pod is None or pod.terminating or pod.finished:
@@ -77,7 +66,7 @@ class Cleaner:
             if now < cleanup.due_seconds:
                 waits.append(cleanup.due_seconds - now)
                 continue
-            if not self._holds():
+            if not self._means.holds():
                 return 1.0
             again = self._one(memory, pod, cleanup, after)
             if again is None:
@@ -90,7 +79,7 @@ class Cleaner:
     def _one(self, memory: NodeMemory, pod: PodView, cleanup: Cleanup, after: After) -> float | None:
         """Seconds until the next try, None when there is to be none."""
         try:
-            current = evictor.read_pod(self._api, pod)
+            current = evictor.read_pod(self._means.api, pod)
         except (ApiUnreachable, ApiRefused, ValueError) as error:
             log.warning("node %s: killed pod %s/%s not read again: %s", after.node.name, pod.namespace, pod.name, error)
             return RETRY_SECONDS
@@ -102,21 +91,21 @@ class Cleaner:
             return None
         recorded = self._recorded(pod, after)
         if recorded is None:
-            if self._clock() - cleanup.since_seconds < PATIENCE_SECONDS:
+            if self._means.clock() - cleanup.since_seconds < PATIENCE_SECONDS:
                 return COUNT_SECONDS
             why = "no ledger counts so many kills in the last hour"
             self._stays(memory, pod, after.node, Reason.KILL_NOT_COUNTED, why)
             return None
         if not recorded:
             return RETRY_SECONDS
-        answer = evictor.evict(self._api, pod, after.grace_seconds)
+        answer = evictor.evict(self._means.api, pod, after.grace_seconds)
         log.info("node %s: eviction of killed pod %s/%s: %s", after.node.name, pod.namespace, pod.name, answer)
         self._tell(pod, after, answer)
         if answer.outcome is Outcome.EVICTED:
             return SEEN_SECONDS
         if answer.outcome in (Outcome.GONE, Outcome.REPLACED):
             return None
-        if answer.outcome is Outcome.FORBIDDEN and self._clock() - cleanup.since_seconds >= PATIENCE_SECONDS:
+        if answer.outcome is Outcome.FORBIDDEN and self._means.clock() - cleanup.since_seconds >= PATIENCE_SECONDS:
             self._stays(memory, pod, after.node, Reason.ACTION_FAILED, f"its eviction is forbidden: {answer.message}")
             return None
         return max(RETRY_SECONDS, answer.retry_after_seconds)
@@ -128,17 +117,17 @@ class Cleaner:
             if store.desk is None:
                 unread = True
                 continue
-            record = self._budgets.current_evictions(store)
+            record = self._means.budgets.current_evictions(store)
             if record.cleaned_up(pod.uid):
                 return True
             if counts is None and evictions.cleanup_allowed(record, store.desk.ledger.spent, most):
                 counts = store
         if counts is None or counts.desk is None:
             return False if unread else None
-        added = self._budgets.current_evictions(counts).with_record(
+        added = self._means.budgets.current_evictions(counts).with_record(
             after.node.name, pod.workload, pod.uid, cleanup=True
         )
-        return self._budgets.write(counts, counts.desk.ledger, added)
+        return self._means.budgets.write(counts, counts.desk.ledger, added)
 
     def give_up(self, memory: NodeMemory, node: NodeView, pods: Mapping[str, PodView]) -> None:
         """Forgets the clean-ups of a node on which nothing is enforced any more: their pods stay where they are."""
@@ -164,4 +153,4 @@ class Cleaner:
 
     def _event(self, pod: PodView, node: NodeView, reason: Reason, note: str) -> None:
         subject, on_node = pod_subject(pod.namespace, pod.name, pod.uid), node_subject(node)
-        self._events.tell(Event(f"cleanup/{pod.uid}", subject, "EvictPod", reason, note, related=on_node))
+        self._means.events.tell(Event(f"cleanup/{pod.uid}", subject, "EvictPod", reason, note, related=on_node))

@@ -32,6 +32,7 @@ from memorypressure_operator.holdings import Holdings
 from memorypressure_operator.inforce import InForce
 from memorypressure_operator.leader import Leader
 from memorypressure_operator.look import Look, is_silent
+from memorypressure_operator.means import Means
 from memorypressure_operator.memory import Cleanup, NodeMemory
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.moves import Moves, is_moved
@@ -102,9 +103,8 @@ class DecisionLoop(threading.Thread):
         self._policies = Policies(api, registry, metrics, clock, settings)
         protected = settings.protected
         self._planner = Planner(registry, settings.namespace, self._urgency, self._holdings.is_armed, protected)
-        actor = Actor(api, self.budgets, events, metrics, leader.holds, clock, self._tallies.of)
-        follower = Follower(api, self.budgets, events, leader.holds, clock)
-        cleaner = Cleaner(api, self.budgets, events, leader.holds, clock)
+        means = Means(api, self.budgets, events, leader.holds, clock)
+        actor, follower, cleaner = Actor(means, metrics, self._tallies.of), Follower(means), Cleaner(means)
         self._evicting = Evicting(
             actor, follower, cleaner, registry, self._planner, self.rounds, self._in_force, metrics, clock, settings
         )

@@ -16,6 +16,7 @@ from memorypressure_operator.cleanups import After, Cleaner
 from memorypressure_operator.events import Event
 from memorypressure_operator.evictions import Denied
 from memorypressure_operator.following import Follower
+from memorypressure_operator.means import Means
 from memorypressure_operator.memory import Cleanup, NodeMemory
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.pods import PodView
@@ -42,12 +43,11 @@ class World:
         writer: Any = self  # `tell` below
         self.budgets = Budgets(api, "own", "ledger", self.clock, lambda: None)
         self.memory = NodeMemory()
-        self.follower = Follower(api, self.budgets, writer, lambda: self.leads, self.clock)
-        self.cleaner = Cleaner(api, self.budgets, writer, lambda: self.leads, self.clock)
+        means = Means(api, self.budgets, writer, lambda: self.leads, self.clock)
+        self.follower = Follower(means)
+        self.cleaner = Cleaner(means)
         self.metrics = Metrics()
-        self.actor = Actor(
-            api, self.budgets, writer, self.metrics, lambda: self.leads, self.clock, lambda _: Tally(self.clock)
-        )
+        self.actor = Actor(means, self.metrics, lambda _: Tally(self.clock))
 
     def tell(self, event: Event) -> bool:
         self.events.append(event)
