@@ -150,6 +150,14 @@ def test_the_report_shows_each_size_and_says_which_bar_is_missed_and_by_which_va
     assert report.above([result(100), result(20_000, 400.0)]) == []
 
 
+def test_a_write_while_idle_that_is_neither_the_lease_nor_a_grant_is_a_missed_bar() -> None:
+    told = result(100)
+    told["idle"]["writes"] |= {"patch nodememorystates": 9}
+    assert report.above([told]) == []
+    told["idle"]["writes"] |= {"patch memorypressurepolicies/status": 1}
+    assert report.above([told]) == ["100 nodes: writes while idle, neither Lease nor grants: 1 in all, the bar is 0"]
+
+
 def test_a_move_that_was_not_through_is_a_missed_bar() -> None:
     moved = result(5000) | {"moves": {"all": {"disabled": {"seconds": 59.0}, "labels away": {"seconds": None}}}}
     assert report.above([moved]) == [

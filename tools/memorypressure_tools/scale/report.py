@@ -36,6 +36,15 @@ def _at(*path: str) -> Callable[[Result], float | None]:
     return get
 
 
+IDLE_WRITES = frozenset(("update leases", "patch nodememorystates"))
+"""The Lease, and the renewal of grants: what a cluster in which nothing happens may cost the API server."""
+
+
+def _other_idle_writes(result: Result) -> float | None:
+    writes = (result.get("idle") or {}).get("writes")
+    return None if writes is None else float(sum(n for name, n in writes.items() if name not in IDLE_WRITES))
+
+
 ALL_TEXTS = {
     "disabled": "policy to Disabled",
     "enforced": "policy to Enforce",
@@ -60,6 +69,7 @@ QUANTITIES = (
     Quantity("CPU until synced", "s", _at("sync", "cpu_seconds"), own=True),
     Quantity("CPU idle, heartbeats included", "% of a core", _at("idle", "cpu_percent", "operator"), 3, own=True),
     Quantity("API writes a second, idle", "1/s", _at("idle", "writes_a_second")),
+    Quantity("writes while idle, neither Lease nor grants", "in all", _other_idle_writes, 0, line=False),
     Quantity("status changes a second", "1/s", _at("load", "got_a_second"), line=False),
     Quantity("write to decision, p50", "ms", _at("load", "decision_ms", "p50_ms"), line=False),
     Quantity("write to decision, p99", "ms", _at("load", "decision_ms", "p99_ms"), 50, line=False),

@@ -233,7 +233,7 @@ class _Measurement:
     def _rest(self, operator: Operator, agents: Agents) -> None:
         """Until nothing is written any more but heartbeats: statuses, the ledger and the first allowances are out."""
         started, quiet_since, total = time.monotonic(), time.monotonic(), dict[str, int]()
-        while time.monotonic() - quiet_since < QUIET_SECONDS:
+        while time.monotonic() - quiet_since < QUIET_SECONDS or not self._is_told():
             if time.monotonic() - started > REST_SECONDS:
                 self._result["rest"] = {"seconds": None, "writes": total}
                 self._tell(f"no rest within {REST_SECONDS:.0f} s: {total}")
@@ -250,6 +250,17 @@ class _Measurement:
         self._tell(f"at rest {seconds:.1f} s after the start; writes until then: {total or 'none'}")
         for answer in self._plane.admin.must("GET", f"{shapes.GROUP}/nodememorystates?limit=500")["items"]:
             agents.heard(answer["metadata"]["name"], answer)
+
+    def _is_told(self) -> bool:
+        """Whether the policy's status tells of every allowance: of thousands of nodes up to half a minute later."""
+        if self._plan.mode != "Enforce":
+            return True
+        admin = self._plane.admin
+        status = admin.must("GET", f"{shapes.GROUP}/memorypressurepolicies/{shapes.POLICY}").get("status") or {}
+        path = f"/api/v1/namespaces/{HOME}/configmaps/memory-pressure-ledger-{shapes.POLICY}"
+        entries = json.loads(admin.must("GET", path)["data"]["ledger"])["entries"]
+        standing = sum(max(0, entry["ceiling"] - entry["counted"]) for entry in entries)
+        return bool((status.get("exposure") or {}).get("standingKills") == standing)
 
     def _idle(self, operator: Operator, agents: Agents, writers: Writers) -> None:
         plan = self._plan
