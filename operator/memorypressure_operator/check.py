@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from memorypressure_operator.api import Api, own_path
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable
-from memorypressure_operator.paging import pages
+from memorypressure_operator.paging import listed
 
 DEFAULT_GRANT_SECONDS: Final = 900
 MOST_NAMES: Final = 10
@@ -73,7 +73,7 @@ def look(api: Api, metrics_url: str, now: dt.datetime) -> list[Finding]:
 
 
 def _objects(api: Api, path: str) -> list[Object]:
-    return [json.loads(raw) for raw in pages(api, path)]
+    return [json.loads(raw) for raw in listed(api, path)]
 
 
 def _policies(policies: Iterable[Object]) -> list[Finding]:

@@ -15,7 +15,7 @@ from memorypressure_operator import tainter
 from memorypressure_operator.api import Api
 from memorypressure_operator.errors import ApiUnreachable, OperatorError
 from memorypressure_operator.leader import Leader
-from memorypressure_operator.paging import pages
+from memorypressure_operator.paging import listed
 from memorypressure_operator.settings import Settings
 from memorypressure_operator.views import decode_node
 
@@ -61,7 +61,7 @@ def remove_taints(settings: Settings, api: Api) -> int:
     """Takes our taint off every node; how many may still carry it, which the log names."""
     left = 0
     try:
-        for raw in pages(api, "/api/v1/nodes", limit=str(settings.page_size)):
+        for raw in listed(api, "/api/v1/nodes", limit=settings.page_size):
             left += not _untainted(api, raw)
     except (OperatorError, msgspec.MsgspecError) as error:
         log.error("nodes cannot be listed: %s", error)

@@ -19,7 +19,7 @@ from memorypressure_operator import tainter
 from memorypressure_operator.api import Api, node_path, own_path
 from memorypressure_operator.caps import capped
 from memorypressure_operator.errors import NOT_UNDERSTOOD, ApiRefused, OperatorError
-from memorypressure_operator.paging import pages
+from memorypressure_operator.paging import listed
 from memorypressure_operator.planning import Planner
 from memorypressure_operator.pods import PodView, decode_pod
 from memorypressure_operator.registry import Registry
@@ -138,19 +138,19 @@ def _one(api: Api, plural: str, name: str) -> dict[str, Any] | None:
 
 def _pods(api: Api, registry: Registry, node: str) -> list[PodView]:
     """The node's pods; all pods of their namespaces, the namespaces and their budgets go into the registry."""
-    here = [decode_pod(raw) for raw in pages(api, "/api/v1/pods", fieldSelector=f"spec.nodeName={node}")]
+    here = [decode_pod(raw) for raw in listed(api, "/api/v1/pods", fieldSelector=f"spec.nodeName={node}")]
     namespaces = {pod.namespace for pod in here}
-    for raw in pages(api, "/api/v1/namespaces"):
+    for raw in listed(api, "/api/v1/namespaces"):
         name = json.loads(raw)["metadata"]["name"]
         if name in namespaces:
             with contextlib.suppress(*NOT_UNDERSTOOD):  # as one that is not known
                 registry.put_namespace(name, decode_namespace(raw))
-    for raw in pages(api, "/apis/policy/v1/poddisruptionbudgets"):
+    for raw in listed(api, "/apis/policy/v1/poddisruptionbudgets"):
         meta = json.loads(raw)["metadata"]
         if meta["namespace"] in namespaces:
             registry.put_budget((meta["namespace"], meta["name"]), _budget(meta["namespace"], raw))
     for namespace in sorted(namespaces):
-        for raw in pages(api, f"/api/v1/namespaces/{namespace}/pods"):
+        for raw in listed(api, f"/api/v1/namespaces/{namespace}/pods"):
             pod = decode_pod(raw)
             registry.put_pod(pod.uid, pod)
     return here

@@ -7,22 +7,33 @@ import msgspec
 from memorypressure_operator.api import Api
 
 
-class _PageMeta(msgspec.Struct):
+class PageMeta(msgspec.Struct, rename="camel"):
+    """metadata of a list: the version that all of its pages show."""
+
+    resource_version: str = ""
     continue_: str = msgspec.field(default="", name="continue")
 
 
-class _Page(msgspec.Struct):
-    metadata: _PageMeta
+class Page(msgspec.Struct):
+    """A part of a list."""
+
+    metadata: PageMeta
     items: list[msgspec.Raw] = []
 
 
-def pages(api: Api, path: str, **query: str) -> Iterator[bytes]:
-    """Every object of a list, as JSON. Raises what `Api.get` raises, and MsgspecError."""
+def pages(api: Api, path: str, *, limit: int, **query: str) -> Iterator[Page]:
+    """A list in pages of at most `limit` objects, one at least. Raises what `Api.get` raises, and MsgspecError."""
     token = ""
     while True:
-        asked = {"limit": "500", **query} | ({"continue": token} if token else {})
-        page = msgspec.json.decode(api.get(path, query=asked).body, type=_Page)
-        yield from (bytes(raw) for raw in page.items)
+        asked = {"limit": str(limit), **query} | ({"continue": token} if token else {})
+        page = msgspec.json.decode(api.get(path, query=asked).body, type=Page)
+        yield page
         token = page.metadata.continue_
         if not token:
             return
+
+
+def listed(api: Api, path: str, *, limit: int = 500, **query: str) -> Iterator[bytes]:
+    """Every object of a list, as JSON. Raises as `pages`."""
+    for page in pages(api, path, limit=limit, **query):
+        yield from map(bytes, page.items)

@@ -20,6 +20,7 @@ import msgspec
 
 from memorypressure_operator.api import Api
 from memorypressure_operator.errors import NOT_UNDERSTOOD, ApiRefused, ApiUnreachable
+from memorypressure_operator.paging import pages
 
 log = logging.getLogger(__name__)
 
@@ -79,16 +80,6 @@ class _Status(msgspec.Struct):
     code: int = 0
     reason: str = ""
     message: str = ""
-
-
-class _ListMeta(msgspec.Struct, rename="camel"):
-    resource_version: str = ""
-    continue_: str = msgspec.field(default="", name="continue")
-
-
-class _Page(msgspec.Struct):
-    metadata: _ListMeta
-    items: list[msgspec.Raw] = []
 
 
 class Source:
@@ -227,24 +218,20 @@ class Stream(threading.Thread):
 
     def _list(self) -> None:
         self._expected = None
-        expected, token = self._known(), ""
-        while True:
-            query = {"limit": str(self._page_size)} | ({"continue": token} if token else {})
-            try:
-                page = msgspec.json.decode(self._api.get(self._source.path, query=query).body, type=_Page)
-            except ApiRefused as error:
-                if error.status == 410:
-                    raise _Expired from None
-                raise
-            for raw in page.items:
-                data = bytes(raw)
-                meta = msgspec.json.decode(data, type=_Object).metadata
-                self._put(meta, data)
-                expected.discard(self._source.key(meta))
-            token = page.metadata.continue_
-            if not token:
-                break
-        self._complete(expected, page.metadata.resource_version)
+        expected, version = self._known(), ""
+        try:
+            for page in pages(self._api, self._source.path, limit=self._page_size):
+                for raw in page.items:
+                    data = bytes(raw)
+                    meta = msgspec.json.decode(data, type=_Object).metadata
+                    self._put(meta, data)
+                    expected.discard(self._source.key(meta))
+                version = page.metadata.resource_version
+        except ApiRefused as error:
+            if error.status == 410:
+                raise _Expired from None
+            raise
+        self._complete(expected, version)
 
     def _event(self, line: bytes) -> None:
         self._sink.heard()
