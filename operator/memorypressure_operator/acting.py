@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from memorypressure.reasons import Reason
-from memorypressure.spec import Action, Mode, Policy, Step
+from memorypressure.spec import Action, Mode, Policy
 from memorypressure.victims import Candidate
 from memorypressure_operator import evictions, evictor, kills
 from memorypressure_operator.budget import Store
@@ -39,14 +39,13 @@ GOES_ON_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """One node at one moment, with what the limits need."""
+    """One node at one moment at which the policy's Evict step is due, with what the limits need."""
 
     node: NodeView
     state: StateView
     policy: Policy
     mode: Mode
-    step: Step | None  # the policy's Evict step
-    due: bool  # its triggers match for long enough
+    grace_seconds: int
     fresh: bool
     candidates: Sequence[Candidate]
     ages: Mapping[str, float]
@@ -72,9 +71,6 @@ class Actor:
 
     def act(self, memory: NodeMemory, situation: Situation, store: Store | None) -> Denied | None:
         """Evicts at most one pod, or tells in DryRun which it would be; a Denied says why nothing was done."""
-        step, policy = situation.step, situation.policy
-        if step is None or step.evict is None or not situation.due:
-            return None
         if not situation.fresh:
             return Denied(Reason.SAMPLE_STALE, "the node's last report is too old to act upon")
         awaited = self._awaited(memory, situation)
@@ -89,13 +85,13 @@ class Actor:
         if now < memory.retry_at:
             return Denied(Reason.DISRUPTION_BUDGET, "waiting before the next try", again_seconds=memory.retry_at - now)
         record = self._means.budgets.current_evictions(store)
-        if self._inherit(memory, situation, record, step.evict.grace_period_seconds):
+        if self._inherit(memory, situation, record):
             return Denied(Reason.WAITING_FOR_VICTIM, "a pod evicted before this process started has not ended yet")
         room = self._room(memory, situation, record, now)
-        refused = evictions.limits_allow(policy, room)
+        refused = evictions.limits_allow(situation.policy, room)
         if refused is not None:
             return self._denied(memory, situation, refused)
-        return self._try_candidates(memory, situation, store, step.evict.grace_period_seconds)
+        return self._try_candidates(memory, situation, store)
 
     def _awaited(self, memory: NodeMemory, situation: Situation) -> Denied | None:
         """A victim of the operator's or of the node's own that has not gone: one at a time."""
@@ -111,12 +107,17 @@ class Actor:
             return self._denied(memory, situation, Denied(reason, says, again_seconds=5.0))
         return None
 
-    def _inherit(self, memory: NodeMemory, situation: Situation, record: EvictionLog, grace: int) -> bool:
+    def _inherit(self, memory: NodeMemory, situation: Situation, record: EvictionLog) -> bool:
         """Takes over an eviction that an earlier process began: its pod is still ending."""
         for pod in situation.pods.values():
             age = record.age_of(pod.uid) if pod.terminating else None
-            if age is not None and age < grace + evictions.TERMINATION_SLACK_SECONDS + evictions.GIVE_UP_SECONDS:
-                memory.outstanding = Outstanding(pod, situation.policy.name, grace, self._means.clock() - age)
+            if (
+                age is not None
+                and age < situation.grace_seconds + evictions.TERMINATION_SLACK_SECONDS + evictions.GIVE_UP_SECONDS
+            ):
+                memory.outstanding = Outstanding(
+                    pod, situation.policy.name, situation.grace_seconds, self._means.clock() - age
+                )
                 memory.slot = True
                 return True
         return False
@@ -179,7 +180,7 @@ class Actor:
         )
         return None
 
-    def _try_candidates(self, memory: NodeMemory, situation: Situation, store: Store, grace: int) -> Denied | None:
+    def _try_candidates(self, memory: NodeMemory, situation: Situation, store: Store) -> Denied | None:
         """Goes down the ranking until one eviction is accepted; a 429 leads to the next, some of them in a later turn.
 
         Who was refused is not asked again before all others were.
@@ -208,9 +209,9 @@ class Actor:
                 )
                 self._denied(memory, situation, last, candidate)
                 continue
-            answer = self._evict(situation, store, pod, grace)
+            answer = self._evict(situation, store, pod)
             if answer.outcome.spent:
-                self._evicted(memory, situation, pod, candidate, grace, ranking.message, answer)
+                self._evicted(memory, situation, pod, candidate, ranking.message, answer)
                 return None
             reason = answer.reason or _REASONS.get(answer.outcome, Reason.ACTION_FAILED)
             wait = max(wait, answer.retry_after_seconds)
@@ -232,7 +233,7 @@ class Actor:
             found.update(self._means.budgets.current_evictions(store).workloads())
         return found
 
-    def _evict(self, situation: Situation, store: Store, pod: PodView, grace: int) -> EvictionAnswer:
+    def _evict(self, situation: Situation, store: Store, pod: PodView) -> EvictionAnswer:
         """The second veto, the record, and the call."""
         try:
             current = evictor.read_pod(self._means.api, pod)
@@ -257,7 +258,7 @@ class Actor:
             return _not_sent(Reason.NOT_HOLDING, "the Lease ran out while the eviction was recorded")
         if not situation.still():
             return _not_sent(Reason.SITUATION_CHANGED, "pressure, policy or mode changed while it was recorded")
-        answer = evictor.evict(self._means.api, pod, grace)
+        answer = evictor.evict(self._means.api, pod, situation.grace_seconds)
         if not answer.outcome.spent:
             self._means.budgets.take_back(store, pod.uid)
         return answer
@@ -268,13 +269,12 @@ class Actor:
         situation: Situation,
         pod: PodView,
         candidate: Candidate,
-        grace: int,
         why: str,
         answer: EvictionAnswer,
     ) -> None:
         now, failed = self._means.clock(), answer.outcome is Outcome.FAILED
         memory.outstanding = Outstanding(
-            pod, situation.policy.name, grace, now, failed=failed, acted_before=memory.acted_at
+            pod, situation.policy.name, situation.grace_seconds, now, failed=failed, acted_before=memory.acted_at
         )
         memory.acted_at, memory.slot = now, True
         memory.refused, memory.refused_seconds = frozenset(), 0.0

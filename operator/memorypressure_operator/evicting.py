@@ -4,7 +4,7 @@ import functools
 import time
 from collections.abc import Callable
 
-from memorypressure.spec import Action, Mode, Policy, Step
+from memorypressure.spec import Action, Match, Mode, Policy, Step
 from memorypressure_operator import pressure
 from memorypressure_operator.acting import Actor, Situation
 from memorypressure_operator.caps import for_nodes
@@ -84,7 +84,7 @@ class Evicting:
         return After(
             node=look.node,
             pods=look.pods,
-            grace_seconds=step.evict.grace_period_seconds if step and step.evict else NO_GRACE_SECONDS,
+            grace_seconds=_grace_seconds(step),
             ledgers=self._rounds.ledgers(look.node.name, policy.name),
             protected=functools.partial(self._planner.veto, policy),
         )
@@ -107,7 +107,7 @@ class Evicting:
                 return False
             active = {trigger.name for trigger in state.status.active_triggers}
             needed = [trigger in active for trigger in step.triggers]
-            holds = all(needed) if step.match.value == "All" else any(needed)
+            holds = all(needed) if step.match is Match.ALL else any(needed)
             return holds and fresh() and state.spec.get("mode") == look.mode.value
 
         return Situation(
@@ -115,8 +115,7 @@ class Evicting:
             state=look.state,
             policy=policy,
             mode=look.mode,
-            step=step,
-            due=True,
+            grace_seconds=_grace_seconds(step),
             fresh=fresh(),
             candidates=candidates,
             ages=ages(candidates, time.time()),
@@ -128,3 +127,7 @@ class Evicting:
             protected=lambda pod: self._planner.veto(policy, pod),
             still=still,
         )
+
+
+def _grace_seconds(step: Step | None) -> int:
+    return step.evict.grace_period_seconds if step is not None and step.evict is not None else NO_GRACE_SECONDS

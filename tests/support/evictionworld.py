@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from support import operatorpolicy
 from support.fakecluster import Clock, FakeCluster
 
 from memorypressure.book import Book
 from memorypressure.ledger import Ledger
 from memorypressure.reasons import Reason
-from memorypressure.spec import Mode, Policy, parse_policy
+from memorypressure.spec import Mode, Policy
 from memorypressure.victims import Candidate
 from memorypressure_operator.acting import Actor, Situation
 from memorypressure_operator.budget import Budgets, Store
@@ -84,18 +85,10 @@ class World:
 
 
 def policy(**limits: Any) -> Policy:
-    spec = {
-        "mode": "Enforce",
-        "nodeSelector": {},
-        "triggers": [{"name": "low", "type": "ZoneWatermark", "zoneWatermark": {"line": "Low"}}],
-        "ladder": [
-            {"action": "Evict", "triggers": ["low"], "afterSeconds": 0, "evict": {"gracePeriodSeconds": 4}},
-        ],
-        "limits": {"cooldownSeconds": 10, "maxVictimsPerEpisode": 50, "evictionsPerHour": 2, **limits},
-    }
-    meta = {"name": "p", "uid": "u", "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"}
-    body = {"apiVersion": "memorypressure.dev/v1alpha1", "kind": "MemoryPressurePolicy", "metadata": meta, "spec": spec}
-    return parse_policy(body)
+    """One that evicts only, at once."""
+    evict = {"action": "Evict", "triggers": ["low"], "afterSeconds": 0, "evict": {"gracePeriodSeconds": 4}}
+    some = {"cooldownSeconds": 10, "maxVictimsPerEpisode": 50, "evictionsPerHour": 2, **limits}
+    return operatorpolicy.policy(ladder=[evict], limits=some)
 
 
 def act(world: World, rules: Policy, *, allowed: int = 9) -> Denied | None:
@@ -116,8 +109,7 @@ def act(world: World, rules: Policy, *, allowed: int = 9) -> Denied | None:
         state=state,
         policy=rules,
         mode=Mode.ENFORCE,
-        step=rules.ladder[0],
-        due=True,
+        grace_seconds=4,
         fresh=True,
         candidates=candidates,
         ages=dict.fromkeys(pods, 1000.0),
