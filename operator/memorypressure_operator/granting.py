@@ -10,20 +10,19 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import msgspec
-
 from memorypressure import allotment
 from memorypressure.allotment import GrantWrite, NodeView, WriteKind
 from memorypressure.grants import Grant, Lease
 from memorypressure.ledger import Entry, Ledger, adopted
-from memorypressure.orders import OrdersError, grant_from, grant_json
+from memorypressure.orders import OrdersError, grant_from
 from memorypressure.reasons import Reason
 from memorypressure.spec import Limits, Mode, Policy, Share
 from memorypressure_operator import atonce
-from memorypressure_operator.api import MERGE_PATCH, Api, own_path
+from memorypressure_operator.api import Api, own_path
 from memorypressure_operator.budget import Budgets, Store
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable, OperatorError
-from memorypressure_operator.reports import StateView, decode_state
+from memorypressure_operator.objects import write_grant
+from memorypressure_operator.reports import StateView
 
 log = logging.getLogger(__name__)
 
@@ -348,17 +347,6 @@ class Granting:
                 log.warning("node %s: grant not withdrawn: %s", state.name, refusal)
             return False
         return True
-
-
-def write_grant(api: Api, state: StateView, grant: Grant | None) -> StateView:
-    """The state with the grant (None: without one), written on condition of its resourceVersion."""
-    value = None if grant is None else grant_json(grant)
-    body = {"metadata": {"resourceVersion": state.resource_version}, "spec": {"grant": value}}
-    answer = api.request("PATCH", own_path("nodememorystates", state.name), body=body, content_type=MERGE_PATCH)
-    try:
-        return decode_state(answer.body)
-    except msgspec.MsgspecError as error:
-        raise ApiUnreachable(f"the answer to the grant of {state.name} is not understood: {error}") from None
 
 
 def _armed(views: Iterable[NodeView], writes: Iterable[GrantWrite]) -> int:

@@ -1,13 +1,15 @@
-"""The writes of the two per-node kinds: plans and states are created, changed and removed here, each on condition.
+"""The writes of the two per-node kinds: plans, states and the grants in these, each on condition.
 
-Both carry an owner reference to the Node's UID, so that they go with it. A patch names what it expects to replace; if
-somebody wrote meanwhile nothing is applied and the next pass looks again.
+Both kinds carry an owner reference to the Node's UID, so that they go with it. A patch names what it expects to
+replace; if somebody wrote meanwhile nothing is applied and the next pass looks again.
 """
 
 from typing import Any
 
 import msgspec
 
+from memorypressure.grants import Grant
+from memorypressure.orders import grant_json
 from memorypressure_operator.api import GROUP, JSON_PATCH, MERGE_PATCH, Api, own_path
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable
 from memorypressure_operator.reports import PlanView, StateView, decode_plan, decode_state
@@ -71,6 +73,14 @@ def write_state(api: Api, node: NodeView, before: StateView | None, spec: dict[s
         if refusal.conflict or refusal.not_found:
             return None
         raise
+
+
+def write_grant(api: Api, state: StateView, grant: Grant | None) -> StateView:
+    """The state with the grant (None: without one), if nobody wrote it meanwhile. Raises as `Api.request`."""
+    value = None if grant is None else grant_json(grant)
+    body = {"metadata": {"resourceVersion": state.resource_version}, "spec": {"grant": value}}
+    path = own_path("nodememorystates", state.name)
+    return _state(api.request("PATCH", path, body=body, content_type=MERGE_PATCH).body)
 
 
 def _plan(body: bytes) -> PlanView:
