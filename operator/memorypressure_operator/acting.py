@@ -133,7 +133,7 @@ class Actor:
             evictions_per_hour=situation.evictions_per_hour,
             concurrent_nodes=situation.concurrent_nodes,
             concurrent_limit=situation.concurrent_limit,
-            has_slot=memory.slot or (memory.inherited and situation.node.name in record.nodes()),
+            has_slot=memory.has_slot(situation.node.name in record.nodes()),
             since_action=min(since, default=None),
             unrelieved=self._unrelieved(memory, situation, record, now),
             victims_in_episode=memory.victims + self._inherited_victims(memory, situation, record, now),

@@ -80,3 +80,10 @@ class NodeMemory:
     planned_at: float | None = None  # when the plan was last found to be as it should be
     planned_for: Policy | None = None  # and by which policy
     plan_written: tuple[str, str] = ("", "")  # digest wanted, digest that the API server stored for it
+
+    def has_slot(self, on_record: bool) -> bool:
+        """Whether the node counts for maxConcurrentNodes; `on_record`: an eviction there of the last hour is.
+
+        One that an earlier process began to help does until its episode ends.
+        """
+        return self.slot or (self.inherited and on_record)

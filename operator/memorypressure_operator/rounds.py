@@ -245,7 +245,7 @@ class Rounds:
             plans = {node: tables.plans.get(node) for node in states}
         facts = {}
         slot_free, held, now = self._slot_free(name), self._holdings.elsewhere(name), self._clock()
-        unsure = self._holdings.of_unread(name, states)
+        unsure, recorded = self._holdings.of_unread(name, states), self._recorded(name)
         for node, state in states.items():
             memory = self._memories.get(node) or NodeMemory()
             plan = plans[node]
@@ -263,7 +263,7 @@ class Rounds:
                 plan_newest=newest,
                 reporting=not is_silent(self._registry, node, policy, now),
                 under_pressure=memory.watch.pressed,
-                refill_slot=memory.slot or slot_free,
+                refill_slot=slot_free or memory.has_slot(node in recorded),
                 held_elsewhere=node in held or node in unsure,
                 victim_pending=kills.pending(memory, state.status, now),
             )
@@ -271,10 +271,12 @@ class Rounds:
 
     def slots(self, name: str) -> int:
         """Nodes that count for the policy's maxConcurrentNodes; after a restart those with an eviction on record."""
+        recorded = self._recorded(name)
+        return sum(self._memories[node].has_slot(node in recorded) for node in self._in_force.of(name))
+
+    def _recorded(self, name: str) -> frozenset[str]:
         store = self._budgets.stores.get(name)
-        recorded = store.evictions.nodes() if store is not None else frozenset()
-        memories = ((node, self._memories[node]) for node in self._in_force.of(name))
-        return sum(memory.slot or (memory.inherited and node in recorded) for node, memory in memories)
+        return store.evictions.nodes() if store is not None else frozenset()
 
     def _slot_free(self, name: str) -> bool:
         limits = self._limits.get(name)
