@@ -25,6 +25,7 @@ DMA = Zone(0, "DMA", 3840, 0, True, 21, 26, 31, 3840, 0, 0, True, (0, 3018, 1185
 NORMAL = Zone(0, "Normal", 500_000, 0, True, 900, 1100, 1300, 2_000_000, 0, 0, True, (0, 0, 0), 32, 2)
 EMPTY_ZONE = Zone(0, "Movable", 0, 0, True, 32, 32, 32, 0, 0, 0, True, (0, 0, 0))
 MACHINE = ZoneInfo((DMA, replace(NORMAL, name="DMA32"), NORMAL, EMPTY_ZONE), PAGE, 2)
+TELLING = replace(MACHINE, zones=(replace(DMA, held_pages=1_000_000, uses_told=True), *MACHINE.zones[1:]))
 MEMORY = MemInfo(1 << 33, 1 << 32, 1 << 30, 1 << 29, 1 << 21)
 PSI = Psi(PsiLine(1.5, 2.25, 99.99, 0), PsiLine(0.01, 0.0, 3.0, 0))
 ZERO = Psi(PsiLine(0.0, 0.0, 0.0, 0), PsiLine(0.0, 0.0, 0.0, 0))
@@ -182,21 +183,29 @@ def test_any_history_comes_back_in_order(history: list[tuple[int, str, list[int]
                 assert seen.psi_node == (None if isinstance(sample.psi_node, Absent) else sample.psi_node)
 
 
-def test_bytes_a_sample_are_as_stated(area: mmap.mmap) -> None:
+@pytest.mark.parametrize(("machine", "for_uses"), [(MACHINE, 0), (TELLING, 4)], ids=["old kernel", "since 4.8"])
+def test_bytes_a_sample_are_as_stated(area: mmap.mmap, machine: ZoneInfo, for_uses: int) -> None:
     recorder = FlightRecorder(area, 0)
-    recorder.add(full(START, MACHINE))
-    recorder.add(full(START + 10 * MS, MACHINE, slow=False))
+    recorder.add(full(START, machine))
+    recorder.add(full(START + 10 * MS, machine, slow=False))
     recorder.add(gate(START + 20 * MS, 9000))
-    moved = with_free(MACHINE, 3840, 499_000, 501_000)
+    moved = with_free(machine, 3840, 499_000, 501_000)
     assert bytes_of(area, recorder, gate(START + 30 * MS, 9001)) == 7
-    assert bytes_of(area, recorder, full(START + 40 * MS, moved, slow=False)) == 11
-    boosted = with_free(MACHINE, 3840, 499_000, 501_000, boost=512)
-    assert bytes_of(area, recorder, full(START + 50 * MS, boosted, slow=False)) == 23
-    assert bytes_of(area, recorder, full(START + 2 * SECOND, moved)) == 43
+    assert bytes_of(area, recorder, full(START + 40 * MS, moved, slow=False)) == 11 + for_uses
+    boosted = with_free(machine, 3840, 499_000, 501_000, boost=512)
+    assert bytes_of(area, recorder, full(START + 50 * MS, boosted, slow=False)) == 23 + for_uses
+    assert bytes_of(area, recorder, full(START + 2 * SECOND, moved)) == 43 + for_uses
 
 
-def machine_of(zones: int) -> ZoneInfo:
-    return ZoneInfo(tuple(replace(NORMAL, node=node) for node in range(zones)), PAGE, 2)
+def machine_of(zones: int, telling_nodes: int = 0) -> ZoneInfo:
+    """So many zones in as many nodes, or spread over so many nodes that tell who holds their pages."""
+    if not telling_nodes:
+        return ZoneInfo(tuple(replace(NORMAL, node=node) for node in range(zones)), PAGE, 2)
+    members = [replace(NORMAL, node=place * telling_nodes // zones) for place in range(zones)]
+    first = {zone.node: place for place, zone in reversed(list(enumerate(members)))}
+    for place in first.values():
+        members[place] = replace(members[place], held_pages=1_000_000, uses_told=True)
+    return ZoneInfo(tuple(members), PAGE, 2)
 
 
 FAST = 600 * 100
@@ -204,9 +213,11 @@ FAST = 600 * 100
 DAY = 86_400
 
 
-@pytest.mark.parametrize("zones", [3, 9], ids=["three zones", "nine zones"])
-def test_ten_minutes_of_fast_samples_and_a_day_of_slow_ones_have_room(area: mmap.mmap, zones: int) -> None:
-    recorder, machine = FlightRecorder(area, 0), machine_of(zones)
+@pytest.mark.parametrize(("zones", "telling_nodes"), [(9, 0), (3, 1), (5, 2)])
+def test_ten_minutes_of_fast_samples_and_a_day_of_slow_ones_have_room(
+    area: mmap.mmap, zones: int, telling_nodes: int
+) -> None:
+    recorder, machine = FlightRecorder(area, 0), machine_of(zones, telling_nodes)
     fast, slow = recorder._fast, recorder._slow
     tick = second = 0
     while fast.sequence < 9:
@@ -222,9 +233,11 @@ def test_ten_minutes_of_fast_samples_and_a_day_of_slow_ones_have_room(area: mmap
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("zones", [3, 9], ids=["three zones", "nine zones"])
-def test_ten_minutes_of_fast_samples_are_there_every_one_of_all_zones(area: mmap.mmap, zones: int) -> None:
-    recorder, machine = FlightRecorder(area, 0), machine_of(zones)
+@pytest.mark.parametrize(("zones", "telling_nodes"), [(9, 0), (3, 1), (5, 2)])
+def test_ten_minutes_of_fast_samples_are_there_every_one_of_all_zones(
+    area: mmap.mmap, zones: int, telling_nodes: int
+) -> None:
+    recorder, machine = FlightRecorder(area, 0), machine_of(zones, telling_nodes)
     for tick in range(700 * 100):
         recorder.add(full(START + tick * 10 * MS, machine, slow=tick % 20 == 0))
     kept = [each for each in rings(area[:]) if each.time_ns >= START + 100 * SECOND]
@@ -233,9 +246,9 @@ def test_ten_minutes_of_fast_samples_are_there_every_one_of_all_zones(area: mmap
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(("zones", "every_seconds"), [(3, 1), (9, 1), (20, 3)])
-def test_a_day_of_slow_samples_is_there(area: mmap.mmap, zones: int, every_seconds: int) -> None:
-    recorder, machine = FlightRecorder(area, 0), machine_of(zones)
+@pytest.mark.parametrize(("zones", "telling_nodes", "every_seconds"), [(9, 0, 1), (3, 1, 1), (5, 2, 1), (10, 8, 3)])
+def test_a_day_of_slow_samples_is_there(area: mmap.mmap, zones: int, telling_nodes: int, every_seconds: int) -> None:
+    recorder, machine = FlightRecorder(area, 0), machine_of(zones, telling_nodes)
     for second in range(DAY + 3_600):
         recorder.add(full(START + second * SECOND, machine))
     first = START + 3_600 * SECOND
