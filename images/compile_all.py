@@ -1,4 +1,6 @@
-"""Compiles the standard library, the libraries and ours in an image that is being built; ends with 1 where it cannot.
+"""Compiles the standard library, the libraries and ours in an image that is being built, and removes itself.
+
+Ends with 1 where something cannot be compiled.
 
 Unchecked bytecode: the root is read-only and the sources never change, so nothing is compared or compiled at start.
 By force: what this process itself imported has bytecode by now that is bound to times which the image does not keep.
@@ -24,3 +26,4 @@ if Path(f"{LIBRARIES}/memorypressure_agent").is_dir():
     ):
         if not compileall.compile_dir(place, maxlevels=levels, quiet=1, force=True, invalidation_mode=MODE, optimize=2):
             sys.exit(f"not everything below {place} could be compiled for -OO")
+Path(__file__).unlink()

@@ -158,6 +158,7 @@ def test_nothing_is_left_of_the_build(images: dict[str, ImageTree], name: str) -
     assert [path for path in paths if path.name in {"pip", "setuptools", "ensurepip", "wheels"}] == []
     assert [path for path in paths if path.suffix == ".whl"] == []
     assert list((root / "tmp").iterdir()) == []
+    assert {path.name for path in (root / "opt/memory-pressure").iterdir()} == {"LICENSE", "bin", "lib"}
     for path in paths:
         status = path.lstat()
         assert (status.st_uid, status.st_gid) == (0, 0), path
