@@ -199,5 +199,6 @@ def test_skipped_tests_are_listed_and_the_exit_code_is_3_but_a_failure_in_ci(tmp
     assert "2 tests not run: no cgroup tree" in results[""][1]
     assert "1 test not run: Go is not installed" in results[""][1]
     assert results["true"][0] == 1
-    assert "CI=true allows no skips: no-such-command-anywhere" in results["true"][1]
-    assert "skipped, which CI=true does not allow: no cgroup tree" in results["true"][1]
+    assert "CI=true does not allow: no-such-command-anywhere: no such command on PATH" in results["true"][1]
+    assert "CI=true does not allow: Go is not installed" in results["true"][1]
+    assert "CI=true does not allow: no cgroup tree" in results["true"][1]
