@@ -1,6 +1,7 @@
 """Figures of a run, from the files that a guest brings back."""
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,17 @@ def test_a_run_that_lacks_a_file_is_void_and_not_a_run_without_failures(
         run_figures(run, SCENARIOS["flood"])
     (run / file).unlink()
     with pytest.raises(VoidRunError, match=file):
+        run_figures(run, SCENARIOS["flood"])
+
+
+@pytest.mark.parametrize("said", ["", "not armed within 30 s: Expired: no beat\n"])
+def test_a_run_whose_agent_had_no_leave_to_kill_is_void_and_not_one_without_a_kill(run: Path, said: str) -> None:
+    status = {"loop": {"lag": {"worst": 0.02}}}
+    (run / "agent.json").write_text(json.dumps({"status": status}))
+    (run / "armed.txt").write_text("armed: Granted: 6 of 6 kills left\n")
+    assert run_figures(run, SCENARIOS["flood"])["killer_late_ms"] == pytest.approx(20)
+    (run / "armed.txt").write_text(said)
+    with pytest.raises(VoidRunError, match=r"armed\.txt"):
         run_figures(run, SCENARIOS["flood"])
 
 

@@ -25,10 +25,21 @@ class KillMarks:
 
     def read(self, now_ns: int) -> tuple[int, ...]:
         """Boot-time clocks of kills that any journal of this boot counted, oldest first; none where nothing is kept."""
+        return () if self._tree.path is None else self._read(self._tree.path, now_ns)
+
+    def add(self, times: tuple[int, ...], now_ns: int) -> str:
+        """Keeps these times beside those that are there; empty, or why not."""
         if self._tree.path is None or self._boot_id is None:
-            return ()
+            return "there is no pods' cgroup directory"
+        return self._add(self._tree.path, times, now_ns)
+
+    def rehearse(self) -> None:
+        """Fails to keep a time, for a file without a name: the code for it, and for an error's words, is there then."""
+        self._add("", (1,), 1)
+
+    def _read(self, path: str, now_ns: int) -> tuple[int, ...]:
         try:
-            value = os.getxattr(self._tree.path, NAME)
+            value = os.getxattr(path, NAME)
         except OSError:
             return ()
         boot_id, *words = value[:MOST_BYTES].decode("ascii", "replace").split()[: MOST_TIMES + 1] or [""]
@@ -36,13 +47,10 @@ class KillMarks:
             return ()
         return tuple(sorted(time for time in map(int, words) if time <= now_ns))
 
-    def add(self, times: tuple[int, ...], now_ns: int) -> str:
-        """Keeps these times beside those that are there; empty, or why not."""
-        if self._tree.path is None or self._boot_id is None:
-            return "there is no pods' cgroup directory"
-        kept = sorted({*self.read(now_ns), *times})[-MOST_TIMES:]
+    def _add(self, path: str, times: tuple[int, ...], now_ns: int) -> str:
+        kept = sorted({*self._read(path, now_ns), *times})[-MOST_TIMES:]
         try:
-            os.setxattr(self._tree.path, NAME, " ".join([self._boot_id, *map(str, kept)]).encode("ascii"))
+            os.setxattr(path, NAME, " ".join([self._boot_id or "", *map(str, kept)]).encode("ascii"))
         except OSError as error:
-            return f"{self._tree.path}: {NAME}: {error.strerror}"
+            return f"{path}: {NAME}: {error.strerror}"
         return ""

@@ -128,6 +128,8 @@ def become_lean(settings: SentinelSettings) -> None:
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_TOP_PAD_": "16384"}
     # A zoneinfo of many CPUs is read into the heap, which keeps its pages, and not mapped anew each time.
     environment |= {"MALLOC_TRIM_THRESHOLD_": str(1 << 20), "MALLOC_MMAP_THRESHOLD_": str(1 << 22)}
+    # Functions of libraries are looked up now, not at their first call: that reads pages of names in a library's file.
+    environment["LD_BIND_NOW"] = "1"
     if age_of_bytecode(lean) is None or any((age_of_bytecode(path) or 0) < 0 for path in sources(places)):
         # Whatever has to be compiled is compiled by a process of its own and cached where it can be: compiling would
         # leave the lean process 1 to 4 MiB larger.

@@ -25,6 +25,10 @@ SYS_PROCESS_MRELEASE: Final = 448
 REALTIME_PRIORITY: Final = 10
 WANTED_DESCRIPTORS: Final = 16384
 """250 candidates of 8 containers with 7 files each."""
+POOL_BYTES: Final = 16 << 10
+"""Of CPython's small objects of one size (Objects/obmalloc.c, 3.10 to 3.14)."""
+LARGEST_RESERVED_BYTES: Final = 256
+LARGE_RESERVED_BYTES: Final = 64 << 10
 
 _MRELEASE_ATTEMPTS = 20
 _MRELEASE_PAUSE_SECONDS = 0.005
@@ -67,6 +71,18 @@ def stop_collecting() -> None:
     gc.collect()
     gc.freeze()
     gc.disable()
+
+
+def reserve_heap() -> None:
+    """Touches heap that is free then: what a kill adds to it takes no page from a machine that has none to give.
+
+    Small objects lie in pools of one size each, whose pages are touched one after the other as they fill; they stay
+    when they are empty. Larger ones are the C library's, which keeps up to its trim threshold.
+    """
+    smallest = list(range(1 << 20, (1 << 20) + POOL_BYTES // 32))  # of 32 bytes; bytes take 33 more than they hold
+    small = [[bytes(size) for _ in range(POOL_BYTES // size)] for size in range(15, LARGEST_RESERVED_BYTES, 16)]
+    large = b"\1" * LARGE_RESERVED_BYTES  # zeros would be pages that are not touched
+    del smallest, small, large
 
 
 def empty_free_lists() -> None:

@@ -9,7 +9,7 @@ from time import thread_time_ns
 from typing import Any, Final
 
 from memorypressure.reasons import Reason
-from memorypressure.signals import Absent
+from memorypressure.signals import Absent, MemInfo
 from memorypressure.version import VERSION
 from memorypressure_agent.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK
 from memorypressure_agent.host.cgroups import PodsTree
@@ -181,12 +181,17 @@ class Service:
         os._exit(EXIT_FAILED)
 
     def _rehearse(self) -> None:
-        """Goes through a kill's decision once, so that its code and its heap are there when memory is locked."""
-        sampler = self._sampler
-        if self._readings.info is not None:
+        """Goes through a kill once, so that its code and its heap are there when memory is locked."""
+        sampler, readings = self._sampler, self._readings
+        process.reserve_heap()
+        self._marks.rehearse()
+        if sampler.journal is not None:
+            sampler.journal.flight.rehearse()
+        if readings.info is not None:
             absent = Absent(Reason.NOT_PRESENT, "not part of the rehearsal")
+            memory = readings.memory if isinstance(readings.memory, MemInfo) else absent
             usages = self._helper.snapshot.usages
-            rehearse(sampler.rules, self._readings.info, absent, boot_ns(), sampler.orders.candidates, usages)
+            rehearse(sampler.rules, readings.info, memory, absent, boot_ns(), sampler.orders.candidates, usages)
 
     def _settle(self) -> None:
         """Makes the process small and keeps it in memory; what is not allowed becomes a capability that is missing."""

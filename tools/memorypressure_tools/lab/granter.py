@@ -1,9 +1,8 @@
 """In the guest: stands for reporter and operator, with the functions of core and agent that these use.
 
-    granter.py prepare    a journal of a node that has never killed, so that no cool-down has to pass
-    granter.py arm        gives orders with a grant that echoes the beat; returns when the sentinel may kill
-
-A beat is good for grantSeconds (900), which is longer than any run: it is echoed once.
+Makes the journal of a node that has never killed, so that no cool-down has to pass, and the file `PREPARED`; then gives
+orders with a grant that echoes the sentinel's beat, and returns when the sentinel may kill and has settled: its memory
+is locked, real time is asked for. A beat is good for grantSeconds (900), longer than any run: it is echoed once.
 """
 
 import sys
@@ -20,6 +19,7 @@ from memorypressure_agent.host.journal_format import JournalError
 from memorypressure_agent.host.journal_reader import JournalReader
 
 JOURNAL = "/run/mp/journal"
+PREPARED = Path("/run/mp/prepared")
 ORDERS = Path("/run/mp/orders.json")
 UNGRANTED = Path("/config/lab/orders.json")
 ARM_SECONDS = 30.0
@@ -31,10 +31,11 @@ def prepare() -> None:
     journal = Journal(JOURNAL, read_boot_id())
     journal.write_state({"ladder": ladder.durable(ladder.initial(boot_ns(), unknown_past=False)), "pending": None})
     journal.close()
+    PREPARED.touch()
 
 
 def arm() -> None:
-    """Waits for the sentinel's beat, echoes it, waits until its status says that it may kill."""
+    """Waits for the sentinel's beat, echoes it, waits until its status says that it may kill and has settled."""
     reader = JournalReader(JOURNAL)
     end = time.monotonic() + ARM_SECONDS
     given = 0
@@ -56,14 +57,15 @@ def arm() -> None:
             temporary.rename(ORDERS)
             given = lease.beat
         if status is not None:
-            permit = status.values["permit"]
-            said = f"{permit['reason']}: {permit['message']}"
-            if permit["allowed"]:
-                print(f"armed: {said}; {status.values['capabilities']}")
+            permit, capabilities = status.values["permit"], status.values["capabilities"]
+            said = f"{permit['reason']}: {permit['message']}; {capabilities}"
+            if permit["allowed"] and "MemoryLocked" in capabilities:
+                print(f"armed: {said}")
                 return
         time.sleep(0.2)
     sys.exit(f"not armed within {ARM_SECONDS:.0f} s: {said}")
 
 
 if __name__ == "__main__":
-    {"prepare": prepare, "arm": arm}[sys.argv[1]]()
+    prepare()
+    arm()

@@ -202,14 +202,19 @@ killer_systemd_oomd() { # options were taken by systemd_tree; the packaged servi
 	KILLER=$(systemctl show -P MainPID systemd-oomd)
 }
 
-killer_ours() { # host|own PID namespace, options...: our agent as its DaemonSet's pod runs it; returns when it is armed
+killer_ours() { # host|own PID namespace, options...: our agent as its DaemonSet's pod runs it; a run without it is void
 	namespace=$1
 	shift
 	mkdir -p /run/mp "$KUBEPODS/pod$OWN_UID"
 	echo "+memory +pids" > "$KUBEPODS/pod$OWN_UID/cgroup.subtree_control"
 	mkdir "$KUBEPODS/pod$OWN_UID/sentinel"
 	export PYTHONPATH=/config/agent
-	python3 /config/lab/granter.py prepare
+	python3 /config/lab/granter.py > $OUT/armed.txt 2>&1 &
+	granter=$! tries=0
+	while [ ! -e /run/mp/prepared ] && [ $tries -lt 300 ]; do
+		tries=$((tries + 1))
+		sleep 0.1
+	done
 	[ "$namespace" = host ] && prefix= || prefix="unshare -p -f --mount-proc"
 	(
 		echo 0 > "$KUBEPODS/pod$OWN_UID/sentinel/cgroup.procs"
@@ -218,7 +223,7 @@ killer_ours() { # host|own PID namespace, options...: our agent as its DaemonSet
 			--orders /run/mp/orders.json --journal /run/mp/journal --own-pod-uid $OWN_UID "$@"
 	) > $OUT/killer.log 2>&1 &
 	KILLER=$!
-	python3 /config/lab/granter.py arm > $OUT/armed.txt 2>&1
+	wait $granter
 	[ "$namespace" = host ] || KILLER=$(pgrep -P $KILLER)
 }
 

@@ -24,7 +24,7 @@ _FLOOD_COLUMNS: Final = (
 )
 _LEAK_COLUMNS: Final = ("worst_stall_ms", "p99_stall_ms", "psi_full_seconds", "kill_after_start_seconds")
 _CONTROL_COLUMNS: Final = ("lowest_of_min", "below_reserve_seconds", "worst_stall_ms", "psi_full_seconds")
-_AGENT_COLUMNS: Final = ("killer_gap_ms", "killer_cpu_percent", "killer_rss_kib")
+_AGENT_COLUMNS: Final = ("killer_late_ms", "killer_cpu_percent", "killer_rss_kib")
 _TITLES: Final[Mapping[str, str]] = {
     "atomic_failures": "failed atomic allocations",
     "worst_stall_ms": "worst stall, ms",
@@ -35,7 +35,7 @@ _TITLES: Final[Mapping[str, str]] = {
     "kill_to_memory_back_ms": "kill to memory back, ms",
     "kill_after_start_seconds": "leak to kill, s",
     "lowest_of_min": "lowest, part of min",
-    "killer_gap_ms": "longest gap, ms",
+    "killer_late_ms": "latest turn, ms",
     "killer_cpu_percent": "CPU, % of a core",
     "killer_rss_kib": "RSS, KiB",
 }
@@ -65,7 +65,8 @@ other killers are Debian's packages, with oom_score_adj -1000 and protected memo
 - **Below AtomicReserve**: /proc/zoneinfo every 10 ms by a program with locked memory under SCHED_FIFO, judged by core.
 - **Kills**: every KILL and TERM by the tracepoint `signal_generate`, by whom and when; which pod the process was of.
 - **Line to kill**: from the first sample of the lab below AtomicReserve to the first signal. Negative: it came before.
-- **Memory back**: the victim's cgroup holds at most a tenth of what it held at the kill.
+- **Memory back**: the victim's cgroup holds at most a fifth of what it held at the kill (swap cache counts).
+- **Latest turn**: how much later than it had asked for the agent's loop woke up, at worst, from its start on.
 - Figures are medians; in brackets the interval of order statistics that holds the true median with at least 95 %, or
   the range where there are fewer than six runs. Absolute times are several times longer than on hardware: compare arms.
 """

@@ -65,6 +65,13 @@ def marks(directory: Path) -> dict[str, float]:
     return found
 
 
+def require_armed(directory: Path) -> None:
+    """VoidRunError when our agent had no leave to kill as the load began: it would have spared anybody."""
+    said = text(directory, "armed.txt").strip()
+    if not said.startswith("armed: "):
+        raise VoidRunError(f"armed.txt: {said or 'empty'}")
+
+
 def pods(directory: Path) -> dict[int, str]:
     """Process id -> name of its pod."""
     found: dict[int, str] = {}
