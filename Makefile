@@ -70,7 +70,7 @@ soak: setup tools ## the tests that run for long
 	@$(BIN)/pytest -m soak $(ARGS)
 
 e2e: setup ## floods on a real node with the chart installed (NODES=1|2); the short form: ARGS="-k drained", with RUNS=20
-	@NODES=$(NODES) RUNS=$(RUNS) $(BIN)/pytest -m e2e -o testpaths=tests/e2e $(ARGS)
+	@NODES=$(NODES) RUNS=$(RUNS) $(BIN)/pytest -m e2e --tb=short -o testpaths=tests/e2e $(ARGS)
 
 images: setup ## the agent's and the operator's image as OCI archives in build/images (root, buildah, mmdebstrap)
 	@PYTHONPATH=tools:core $(BIN)/python -m memorypressure_tools.images $(ARGS)

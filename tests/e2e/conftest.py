@@ -16,6 +16,8 @@ from memorypressure_tools.cluster.cluster import Cluster, ClusterOptions, prepar
 from memorypressure_tools.toolcache import ToolMissingError
 
 FLOODS = pytest.StashKey[Runs]()
+STORY_LINES = 60
+"""Of a failed test's story, the last ones."""
 
 
 @pytest.fixture(scope="session")
@@ -64,16 +66,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What the cluster shows is part of a failure's report: it is gone when the session ends."""
+    """The test's story is part of a failure's report; what the cluster shows, which is long, is in a file named there.
+
+    So the last 150 lines of a log, which CI shows, have the assertion, the story and the floods.
+    """
     report = yield
     arguments = getattr(item, "funcargs", {})
     lab = arguments.get("lab") or getattr(arguments.get("episodes"), "lab", None)
-    if report.when == "call" and report.failed and isinstance(lab, Lab):
-        described = lab.cluster.plane.kubectl("describe", "mpp,nms", check=False).stdout
-        report.sections.append(("cluster", f"{described}\n{lab.cluster.evidence()}"))
-    if report.when == "call" and isinstance(lab, Lab):
-        item.config.stash.setdefault(FLOODS, Runs()).add(lab.results, passed=report.passed)
-        lab.results.clear()
+    if report.when != "call" or not isinstance(lab, Lab):
+        return report
+    if report.failed:
+        report.sections.append(("what was seen", "\n".join(lab.story[-STORY_LINES:])))
+        report.sections.append(("pods, events, logs", str(lab.cluster.save_evidence())))
+    item.config.stash.setdefault(FLOODS, Runs()).add(lab.results, passed=report.passed)
+    lab.results.clear()
+    lab.story.clear()
     return report
 
 

@@ -60,6 +60,8 @@ class Lab:
         self.calm_since = time.monotonic() - CALM_SECONDS
         #: floods since somebody took them, void ones too
         self.results: list[Result] = []
+        #: what was seen of the API since somebody took it, a line each
+        self.story: list[str] = []
         cluster.say(f"the load waits on {NODE}: {', '.join(APPS)}; beside it {', '.join(self.innocents())}")
 
     def _add_static_pod(self) -> None:
@@ -190,8 +192,10 @@ class Lab:
         began = time.time()
 
         def told(change: Change) -> None:
+            line = f"{change.at - began:+7.2f}  {change.what[:70]:70} {change.now[:120]}"
+            self.story.append(line)
             with self.capture.global_and_fixture_disabled():
-                self.cluster.say(f"{change.at - began:+7.2f}  {change.what[:70]:70} {change.now[:120]}")
+                self.cluster.say(line)
 
         with Observer(self.cluster.plane.admin, NODE, told=told) as observer:
             yield observer

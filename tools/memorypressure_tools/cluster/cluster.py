@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -32,6 +33,9 @@ OPERATOR_READY_SECONDS: Final = 300.0
 NODE_GRACE_SECONDS: Final = 40
 """Kubernetes' default: a node that is silent for so long is NotReady."""
 POLL_SECONDS: Final = 0.3
+EVIDENCE: Final = Path("build/evidence")
+"""What a cluster showed when something went wrong in it, a file each."""
+OPERATOR_LOG_BYTES: Final = 50_000
 TOOLS: Final = (*toolcache.CONTROL_PLANE, "helm", *toolcache.NODE_TOOLS)
 PACKAGES: Final = (*packages.GUEST, *packages.NODE, *packages.IMAGES)
 OPERATOR_TOKEN_SECONDS: Final = 24 * 3600
@@ -180,7 +184,7 @@ class Cluster:
 
     def start_operator(self) -> None:
         """Starts the operator's process, on a cluster of one node, after `stop_operator`."""
-        self.operator = Child("operator", self.operator_command, self.plane.logs / "operator.log", self.plane.directory)
+        self.operator = Child("operator", self.operator_command, self._operator_log(), self.plane.directory)
         self._stack.callback(self.operator.stop)
 
     def stop_operator(self, *, hard: bool = False) -> None:
@@ -235,7 +239,7 @@ class Cluster:
         return next((pod for pod in self.pods(component, node) if pod_ready(pod)), None)
 
     def wait_for(self, what: str, check: Callable[[], Any], seconds: float) -> Any:
-        """The first true answer of `check`; ClusterError with the logs of the nodes when it does not come in time."""
+        """The first true answer of `check`; ClusterError, which names a file of evidence, when it does not come."""
         end = time.monotonic() + seconds
         while True:
             found = check()
@@ -243,7 +247,7 @@ class Cluster:
                 return found
             self.check()
             if time.monotonic() > end:
-                raise ClusterError(f"not within {seconds:.0f} s: {what}\n{self.evidence()}")
+                raise ClusterError(f"not within {seconds:.0f} s: {what} (pods, events, logs: {self.save_evidence()})")
             time.sleep(POLL_SECONDS)
 
     def check(self) -> None:
@@ -254,23 +258,36 @@ class Cluster:
         if self.operator is not None:
             self.operator.check()
 
-    def evidence(self) -> str:
-        """What is known when something did not come: pods, their events, the ends of the nodes' logs."""
+    def save_evidence(self) -> Path:
+        """Writes what is known when something went wrong: policies, states, pods, events, the ends of all logs."""
+        EVIDENCE.mkdir(parents=True, exist_ok=True)
+        path = EVIDENCE / f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}.txt"
+        path.write_text(self._evidence(), encoding="utf-8")
+        return path
+
+    def _evidence(self) -> str:
         try:
             said = self._said_by_the_api()
         except (subprocess.SubprocessError, ControlPlaneError) as error:
             said = f"(the API server does not answer: {error})"
+        if self.operator is not None:
+            log = self._operator_log().read_text(encoding="utf-8", errors="replace")
+            said += f"==== operator\n{log[-OPERATOR_LOG_BYTES:]}"
         return "\n".join([said, *(f"==== {name}\n{node.logs()}" for name, node in self.nodes.items())])
+
+    def _operator_log(self) -> Path:
+        return self.plane.logs / "operator.log"
 
     def _said_by_the_api(self) -> str:
         pods = self.plane.kubectl("get", "nodes,pods", "-A", "-o", "wide", check=False).stdout
+        described = self.plane.kubectl("describe", "mpp,nms", check=False).stdout if self.options.install else ""
         events = self.plane.kubectl("get", "events", "-A", "--sort-by=.lastTimestamp", check=False).stdout
         # What could not be scheduled is said once and then only counted: it would be far up.
         lines = events.splitlines()
         tail = "\n".join([*(line for line in lines[:-25] if "FailedScheduling" in line), *lines[-25:]])
-        words = ["--selector=app.kubernetes.io/component", "--all-containers", "--prefix", "--tail=12"]
+        words = ["--selector=app.kubernetes.io/component", "--all-containers", "--prefix", "--tail=200"]
         ours = self.plane.kubectl("logs", "--namespace", NAMESPACE, *words, check=False)
-        return f"{pods}\n{tail}\n{ours.stdout}{ours.stderr}"
+        return f"{pods}\n{described}\n{tail}\n{ours.stdout}{ours.stderr}"
 
     def state(self) -> dict[str, Any]:
         """What `make cluster-shell` and `status` have to know."""

@@ -145,8 +145,8 @@ class Node:
     def logs(self) -> str:
         """The ends of the console and of the logs of boot script, containerd and kubelet, as far as they are there."""
         try:
-            script = 'cd /run; for f in boot.log log/*.log; do echo "--- $f"; tail -n 25 $f; done'
+            script = 'cd /run; for f in boot.log log/*.log; do echo "--- $f"; tail -n 200 $f; done'
             inside = self.shell.run(script, seconds=20, check=False)
         except Exception as error:  # noqa: BLE001 -- what can be shown is shown; this is for an error's text
             inside = f"(no shell: {error})"
-        return f"--- console\n{self.machine.serial()[-1500:]}\n{inside}"
+        return f"--- console\n{self.machine.serial()[-5000:]}\n{inside}"
