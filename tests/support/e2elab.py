@@ -176,11 +176,15 @@ class Lab:
         time.sleep(max(0.0, self.fresh_since + age_seconds - time.monotonic()))
 
     def keep(self, result: Result) -> None:
-        """Puts a flood to the session's; the node is calm from the flood's end on, if there was a kill."""
+        """Puts a flood to the session's; the node is calm from when it told so after a kill, else the flood's end."""
         self.results.append(result)
-        if result.document["killed_at"] is not None:
-            ended = result.flood_at + result.scenario.flood_seconds
-            self.calm_since = time.monotonic() - (time.time() - ended)
+        killed_at = result.document["killed_at"]
+        if killed_at is None:
+            return
+        told = [each for each in result.document["changes"] if each["what"] == "triggers" and each["at"] > killed_at]
+        is_clear = bool(told) and told[-1]["now"] == "none"
+        calm_at = told[-1]["at"] if is_clear else result.scenario.flood_seconds
+        self.calm_since = time.monotonic() - (time.time() - (result.flood_at + calm_at))
 
     def wait_until_calm(self) -> None:
         """Returns when a kill would not be futile for coming too soon after the one before."""
