@@ -122,9 +122,10 @@ class Readings:
     def sample(self, *, watching: bool, fresh: bool = False) -> Sample:
         """The next sample. `watching`: a window runs or a trigger is active; `fresh`: all of it is read now."""
         ticks = self.ticks
-        if self._gates and ticks.last_ns > self.drains.free_ns and self.info is not None:
-            before = zip(ticks.nodes, ticks.free_pages, strict=True)
-            self.drains = observe_gates(self.drains, tuple(before), ticks.last_ns)
+        last_ns, free_pages = ticks.last
+        if self._gates and last_ns > self.drains.free_ns and self.info is not None:
+            before = zip(ticks.nodes, free_pages, strict=True)
+            self.drains = observe_gates(self.drains, tuple(before), last_ns)
         now = self._now = self._clock()
         zones: ZoneInfo | GateShut | Absent | Unknown
         since_ns = self._full_ns
@@ -157,7 +158,7 @@ class Readings:
 
         A single costly round (a page that had to be read again) counts at most twice what was usual.
         """
-        now = self.ticks.last_ns if ticks else self._now
+        now = self.ticks.last[0] if ticks else self._now
         elapsed_ns = 0 if self._charged_ns is None else now - self._charged_ns
         self._charged_ns = now
         on_credit = self._hurried.is_on_credit

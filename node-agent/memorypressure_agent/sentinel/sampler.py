@@ -33,7 +33,6 @@ from memorypressure_agent.sentinel.orders_file import OrdersFile, OrdersRead, St
 from memorypressure_agent.sentinel.readings import Readings
 from memorypressure_agent.sentinel.recorder import Recorder
 from memorypressure_agent.sentinel.settings import SentinelSettings
-from memorypressure_agent.sentinel.ticks import TICKS_KEPT
 
 DEFAULT_GRANT_SECONDS: Final = 900
 _SECOND_NS: Final = 1_000_000_000
@@ -128,7 +127,7 @@ class Sampler:
     def round(self, pause: Callable[[int], int] | None = None) -> int:
         """One turn: samples, decides, acts. Nanoseconds from the sample to the next one; 0: at once.
 
-        While nothing is going on it is as many turns as `pause` lets it make: see `Ticks.run`.
+        While nothing is going on it is many turns, with `pause` between them: see `Ticks.run`.
         """
         now = self._clocks.boot_ns()
         if self._resting and not (self._publish or self._helper.has_outcomes):
@@ -169,7 +168,7 @@ class Sampler:
         before = ticks.count
         period = ticks.run(now, self._chores_ns, pause)
         self.counts.rounds += ticks.count - before
-        if ticks.unrecorded == TICKS_KEPT:
+        if ticks.is_full:
             self.put_down_ticks()
         return period
 
@@ -178,14 +177,13 @@ class Sampler:
 
         Near a line each tick wakes up with cold caches: what can be done for sixteen of them together costs a fifth.
         """
-        ticks = self._readings.ticks
-        count, ticks.unrecorded = ticks.unrecorded, 0
-        if not count:
+        taken = self._readings.ticks.take_unrecorded()
+        if not taken:
             return
         if self.journal is not None:
-            self.journal.flight.add_gates(tuple(ticks.taken)[-count:])
+            self.journal.flight.add_gates(taken)
         cpu = self._clocks.cpu_ns()
-        self._readings.charge(cpu - self._ticks_cpu_ns, count)
+        self._readings.charge(cpu - self._ticks_cpu_ns, len(taken))
         self._ticks_cpu_ns = cpu
 
     def _catch_up(self) -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from signal import sigtimedwait
-from time import thread_time_ns
+from time import sleep, thread_time_ns
 from typing import Any, Final
 
 from memorypressure.reasons import Reason
@@ -105,7 +105,7 @@ class Service:
         self._announce()
         self._woke = monotonic_ns()
         while not self._stopping:
-            period = sampler.round(self._pause)
+            period = sampler.round(self._doze)
             if helper.failure is not None:
                 print(f"{PROGRAM}: error: the helper thread ended: {helper.failure!r}", file=sys.stderr)
                 return EXIT_FAILED
@@ -150,6 +150,14 @@ class Service:
         if taken is not None and taken.si_signo in STOP_SIGNALS:
             self._stopping = True
             return 0
+        return boot_ns()
+
+    def _doze(self, period_ns: int) -> int:
+        """`_pause` between two readings of gates alone, without a look at signals: one comes within a second."""
+        due = self._woke + period_ns
+        sleep(max(0, due - monotonic_ns()) / 1e9)
+        self._woke = woke = monotonic_ns()
+        self._late.append(woke - due)
         return boot_ns()
 
     def _remember_kills(self) -> None:

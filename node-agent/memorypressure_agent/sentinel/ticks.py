@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from os import pread
 from typing import Final
 
-from memorypressure.sampling import LONGEST_NS, shut_period_ns
+from memorypressure.sampling import LONGEST_NS, least_period_ns
 from memorypressure_agent.host.sources import FIRST_LINE_BYTES, first_count
 
 TICKS_KEPT: Final = 16
@@ -41,11 +41,11 @@ class Ticks:
         self._gates: tuple[tuple[int, int, int], ...] = ()
         self._until_ns = 0
         self._longest_ns = LONGEST_NS
+        self._recorded = 0
         self.nodes: tuple[int, ...] = ()
         """The NUMA nodes of the gates, in the order of their free pages."""
-        self.free_pages: tuple[int, ...] = ()
-        self.last_ns = 0
-        """When the gates were last read, in a sample or after it, and what they showed."""
+        self.last: Tick = (0, ())
+        """The last reading of the gates, in a sample or after it."""
         self.period_ns = 0
         """From the last reading to the next one."""
         self.cost_ns = 0
@@ -55,14 +55,12 @@ class Ticks:
         self.gate_reads = 0
         self.taken: deque[Tick] = deque(maxlen=TICKS_KEPT)
         """The last readings, of which no sample was made yet."""
-        self.unrecorded = 0
-        """How many of them, the last ones, are not in the flight recorder yet."""
 
     def arm(self, gates: tuple[Gate, ...], free_pages: tuple[int, ...], now_ns: int) -> None:
         """Takes gates that a sample found shut; `begin` lets them be read."""
         self.nodes = tuple([gate.node for gate in gates])
         self._gates = tuple([(gate.descriptor, gate.threshold_pages, gate.pages_per_second) for gate in gates])
-        self.free_pages, self.last_ns = free_pages, now_ns
+        self.last = now_ns, free_pages
 
     def begin(self, until_ns: int, longest_ns: int) -> None:
         """Lets the gates be read until then, when another sample is due, with no longer period than that."""
@@ -76,38 +74,45 @@ class Ticks:
         """Drops the readings taken: they were stepped, or nothing is known any more."""
         self.taken.clear()
 
+    def take_unrecorded(self) -> tuple[Tick, ...]:
+        """The readings that were not asked for here before: for the flight recorder."""
+        count, self._recorded = self.count - self._recorded, self.count
+        return tuple(self.taken)[-count:] if count else ()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another reading would push one out that is not recorded."""
+        return self.count - self._recorded >= TICKS_KEPT
+
     def run(self, now_ns: int, until_ns: int, pause: Callable[[int], int] | None) -> int | None:
         """Reads the gates now, and after each pause again: nanoseconds to the next reading; None: a sample is due.
 
         It is due when a gate opened or could not be read, a loss was faster than any before, or zones and memory are
-        due. `pause` waits so long and returns the time then; 0, or no `pause`: something else is to be done first, or
-        `TICKS_KEPT` readings have to be recorded.
+        due. `pause` waits so long and returns the time then; without it, and with `TICKS_KEPT` readings to be recorded,
+        the caller waits.
         """
         until_ns = min(until_ns, self._until_ns)
-        gates = self._gates
+        gates, longest_ns = self._gates, self._longest_ns
+        shortest_ns = min(least_period_ns(self.cost_ns), longest_ns)
         while now_ns < until_ns:
-            elapsed_ns = now_ns - self.last_ns
-            found, rooms = [], []
-            for (descriptor, threshold, rate), before in zip(gates, self.free_pages, strict=True):
+            last_ns, before = self.last
+            elapsed_ns, period_ns = now_ns - last_ns, longest_ns
+            found = []
+            for (descriptor, threshold, rate), free_before in zip(gates, before, strict=True):
                 try:
-                    text = pread(descriptor, FIRST_LINE_BYTES, 0)
+                    free = first_count(pread(descriptor, FIRST_LINE_BYTES, 0))
                 except OSError:
                     return None
                 self.gate_reads += 1
-                free = first_count(text)
-                if free is None or free <= threshold or (before - free) * _SECOND_NS > rate * elapsed_ns:
+                if free is None or free <= threshold or (free_before - free) * _SECOND_NS > rate * elapsed_ns:
                     return None
                 found.append(free)
-                rooms.append((free - threshold, rate))
-            self.free_pages = free_pages = tuple(found)
-            self.last_ns = now_ns
-            self.taken.append((now_ns, free_pages))
+                period_ns = min(period_ns, (free - threshold) * _SECOND_NS // (2 * rate))
+            self.last = last = now_ns, tuple(found)
+            self.taken.append(last)
             self.count += 1
-            self.unrecorded += 1
-            self.period_ns = period_ns = min(shut_period_ns(rooms, self.cost_ns), self._longest_ns)
-            if pause is None or self.unrecorded == TICKS_KEPT:
+            self.period_ns = period_ns = max(shortest_ns, period_ns)
+            if pause is None or self.is_full:
                 return period_ns
             now_ns = pause(period_ns)
-            if not now_ns:
-                return 0
         return None
