@@ -18,6 +18,9 @@ NODES ?= 1
 NODE ?=
 RUN ?=
 export RUN
+# Of `make soak`: how long each parser is fuzzed (18 of them, three hours by default; alone: ARGS=tests/fuzz).
+FUZZ_MINUTES ?= 10
+export FUZZ_MINUTES
 # Cluster sizes of `make scale`, in nodes.
 SIZES ?= 100,1000,5000
 export PYTHONPATH := $(CURDIR)/tools

@@ -46,8 +46,9 @@ _CPU_AND_COUNT = re.compile(rb"(?:cpu|count): ++([0-9]+)")
 _THRESHOLD = re.compile(rb"\n  vm stats threshold: ([0-9]+)\n")
 _STAT_NAME = re.compile(rb"      ([a-z0-9_]+) ")
 _DIGITS = b"0123456789"
-_KNOWN_REGIONS = 64
-"""Regions of counter names, of which a machine has two kinds (node and zone), remembered as free of duplicates."""
+_MOST_KNOWN = 64
+"""Regions of counter names, of which a machine has two kinds (node and zone), remembered as free of duplicates; and
+zones, each with its protections."""
 
 MAX_THRESHOLD = 127
 """The kernel keeps the threshold in a signed byte (and caps it at 125)."""
@@ -77,6 +78,7 @@ class ZoneInfoReader:
         self._unique_regions: set[bytes] = set()
         self._structure: list[Row] = []
         self._normal_index = 0
+        self._known: dict[Row, tuple[int, str, tuple[int, ...]]] = {}
         self._empty: dict[int, tuple[bytes, Zone, Row]] = {}
         self._cpus_in_order: list[bytes] = []
 
@@ -120,9 +122,14 @@ class ZoneInfoReader:
 
     def _zone(self, block: Block, place: int) -> tuple[Zone, Row]:
         """A block's zone, and what of it must be as in the reading before for the same order to hold."""
-        node, name, node_stats, free, boost, min_, low, high, promo, _, present, managed, cma, early, stats, late = (
-            block.head.groups()
-        )
+        node, name, node_stats, free, boost, min_, low, high, promo, *others = block.head.groups()
+        spanned, present, managed, cma, early, stats, late = others
+        shape = node, name, node_stats is None, boost is None, promo is None, present == b"0", cma is None, early, late
+        known = self._known.get(shape)
+        if known is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            known = self._known[shape] = int(node), name.strip().decode(), _protection(block, early or late)
         threshold = cpu_count = free_cma_pages = held_pages = compressed_pages = 0
         uses_told = False
         if stats is not None:
@@ -135,12 +142,9 @@ class ZoneInfoReader:
             raise error_at(block.text, block.end, "the counters of a zone that has pages")
         if node_stats is not None:
             self._check_unique(block, "node_stats", node_stats)
-        protection = early if early is not None else late
-        if protection is None:
-            raise error_at(block.text, block.start("present"), "'protection: (a, b, ...)' in each zone")
         zone = Zone(
-            int(node),
-            name.strip().decode(),
+            known[0],
+            known[1],
             int(free),
             0 if boost is None else int(boost),
             boost is not None,
@@ -151,15 +155,14 @@ class ZoneInfoReader:
             free_cma_pages,
             0 if cma is None else int(cma),
             cma is not None,
-            tuple(map(int, protection.split(b", "))),
+            known[2],
             threshold,
             cpu_count,
             held_pages,
             uses_told,
             compressed_pages,
         )
-        _check_numbers(block, zone)
-        shape = node, name, node_stats is None, boost is None, promo is None, present == b"0", cma is None, early, late
+        _check_numbers(block, zone, int(spanned))
         if stats is None:
             self._empty[place] = (block.text[block.start() : block.end], zone, shape)
         return zone, shape
@@ -175,7 +178,7 @@ class ZoneInfoReader:
                 raise error_at(block.text, block.start(group) + found.start(), "a counter that was not there before")
             seen.add(found[1])
         names = _STAT_NAME.findall(shape)
-        if len(set(names)) == len(seen) and len(self._unique_regions) < _KNOWN_REGIONS:
+        if len(set(names)) == len(seen) and len(self._unique_regions) < _MOST_KNOWN:
             self._unique_regions.add(shape)
 
     def _pagesets(self, block: Block) -> tuple[int, int, int]:
@@ -252,26 +255,33 @@ def _free_cma(block: Block, stats: bytes, cma: bytes | None) -> int:
     raise error_at(block.text, block.head.end("stats"), "'nr_free_cma' among the counters of the zone")
 
 
-def _check_numbers(block: Block, zone: Zone) -> None:
+def _protection(block: Block, counts: bytes | None) -> tuple[int, ...]:
+    if counts is None:
+        raise error_at(block.text, block.start("present"), "'protection: (a, b, ...)' in each zone")
+    protection = tuple(map(int, counts.split(b", ")))
+    if max(protection) > MAX_PAGES:
+        raise error_at(block.text, _protection_offset(block), "page counts from 0 to 2^52")
+    return protection
+
+
+def _check_numbers(block: Block, zone: Zone, spanned_pages: int) -> None:
     """Every count is a count of pages, no part is larger than its whole, and the watermarks stand in their order."""
-    spanned_pages = int(block["spanned"])
-    if max(zone.free_pages, zone.high_pages, zone.managed_pages, zone.cma_pages) > MAX_PAGES:
+    free_pages, managed_pages, high_pages = zone.free_pages, zone.managed_pages, zone.high_pages
+    if max(free_pages, high_pages, managed_pages, zone.cma_pages) > MAX_PAGES:
         name = next(name for name in ("free", "high", "managed", "cma") if int(block[name] or 0) > MAX_PAGES)
         raise error_at(block.text, block.start(name), "a page count from 0 to 2^52")
     drift = zone.cpus * MAX_THRESHOLD  # by how much a counter can be off, whatever the threshold was when it drifted
-    if zone.managed_pages > spanned_pages:
+    if managed_pages > spanned_pages:
         raise error_at(block.text, block.start("managed"), f"managed not above spanned ({spanned_pages})")
-    if zone.free_pages > spanned_pages + drift:
+    if free_pages > spanned_pages + drift:
         raise error_at(block.text, block.start("free"), f"pages free not above spanned ({spanned_pages})")
-    if zone.free_cma_pages > zone.free_pages + 2 * drift:
-        raise error_at(block.text, _free_cma_offset(block), f"'nr_free_cma' not above pages free ({zone.free_pages})")
+    if zone.free_cma_pages > free_pages + 2 * drift:
+        raise error_at(block.text, _free_cma_offset(block), f"'nr_free_cma' not above pages free ({free_pages})")
     if zone.cma_known and zone.free_cma_pages > zone.cma_pages + drift:
         raise error_at(block.text, _free_cma_offset(block), f"'nr_free_cma' not above cma ({zone.cma_pages})")
-    if max(zone.protection) > MAX_PAGES:
-        raise error_at(block.text, _protection_offset(block), "page counts from 0 to 2^52")
     if zone.boost_pages > zone.min_pages:
         raise error_at(block.text, block.start("boost"), "boost not above min, which it is part of")
-    if not zone.min_pages <= zone.low_pages <= zone.high_pages:
+    if not zone.min_pages <= zone.low_pages <= high_pages:
         raise error_at(block.text, block.start("min"), "min <= low <= high")
 
 

@@ -1,5 +1,6 @@
 """What holds of the readers of the journal and of the objects in it: one file that is damaged and mended again."""
 
+import atexit
 import json
 import struct
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,7 @@ class _JournalFile:
             (journal_format.DECISIONS_OFFSET, 8 * journal_format.DECISION_SLOT_BYTES),
         )
         self.file = self.path.open("r+b", buffering=0)
+        atexit.register(self.file.close)
 
     def damaged(self, data: bytes) -> None:
         """Puts the patches in `data` (place, length, bytes) over the journal, reads it, and mends it."""

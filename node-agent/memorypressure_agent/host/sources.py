@@ -268,7 +268,8 @@ class HostSources:
 
     def recheck_one(self) -> None:
         """Looks whether one file, another at each call, vanished, appeared or was replaced. For once a second."""
-        self._find_pods()
+        if self._psi_pods is None or not self._psi_pods.is_open:
+            self._find_pods()
         if not self._zoneinfo.is_open:
             self._zoneinfo.reopen()
         files = self._files()

@@ -263,8 +263,11 @@ class Candidates:
         except OSError as error:
             self._failures.append(f"{'/'.join(handle.container.parts)}: {error.strerror}")
             return None
-        figures = handle.figures()
         pod.reliefs.pop(container_id, None)
+        held = ContainerUsage(container_id, None, handle.memory_bytes(), len(pids))
+        if held.is_sandbox:  # nobody asks what it would give back, and memory.stat is the dearest file of a cgroup
+            return held
+        figures = handle.figures()
         if isinstance(figures, MemoryFigures):
             pod.reliefs[container_id] = figures.relief_bytes
             by_node = figures.relief_bytes_by_node or None
