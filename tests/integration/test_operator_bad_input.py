@@ -8,6 +8,7 @@ from support.operator_lab import GROUP, Lab, OperatorProcess, wait_for
 from memorypressure_tools.controlplane import ControlPlane
 
 LONGEST_NAME = 253
+LONGEST_POLICY_NAME = 63
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +81,15 @@ def test_quantities_of_both_kinds_mean_what_they_say(lab: Lab, name: str, quanti
     assert plan["spec"]["victims"]["minRelief"] == relief
 
 
-def test_a_node_of_the_longest_name_has_plan_state_and_allowance_like_any_other(lab: Lab) -> None:
+def test_a_node_and_a_policy_of_the_longest_names_have_plan_state_ledger_and_allowance_like_any_other(lab: Lab) -> None:
     stem = ".".join([f"{lab.prefix}long", *["o" * 60] * 4])
     node = stem[:LONGEST_NAME].ljust(LONGEST_NAME, "p")
     lab.admin.must("POST", "/api/v1/nodes", {"metadata": {"name": node, "labels": {"bad": "long"}}})
-    lab.policy("long", nodeSelector={"matchLabels": {"bad": "long"}})
+    policy = "long.".ljust(LONGEST_POLICY_NAME - len(lab.prefix), "p")
+    lab.policy(policy, nodeSelector={"matchLabels": {"bad": "long"}})
     agent = lab.agent(node)
     wait_for(lambda: lab.allowed(agent) == 1, "an allowance")
+    assert lab.admin.must("GET", lab.ledger_path(policy))["data"]
     agent.press("low")
     with lab.reporting(agent):
         wait_for(lambda: lab.our_taints(node), "our taint")

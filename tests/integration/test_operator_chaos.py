@@ -1,6 +1,7 @@
-"""Operators die, sleep and fight over the Lease while nodes kill whenever they may: the hour has its worst case.
+"""Operators die, sleep, are cut off and fight over the Lease, nodes kill all they may: never more than the worst case.
 
-Everything is real but the nodes, which use up every allowance as soon as they see it, are made anew and forget.
+Everything is real but the nodes, which use up every allowance as soon as they see it, are made anew and forget. Each
+operator is as on a machine of its own: with a clock of another boot, and a network that loses requests or answers.
 """
 
 import contextlib
@@ -13,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from support.faultproxy import FaultProxy
 from support.operator_lab import GROUP, Agent, Lab, OperatorProcess, wait_for
+from support.operatorprocess import boot_clock_moves
 
 from memorypressure_tools.apiclient import MERGE_PATCH
 from memorypressure_tools.controlplane import ControlPlane
@@ -21,6 +24,9 @@ from memorypressure_tools.controlplane import ControlPlane
 STANDING, HOURLY = 2, 3
 WORST = STANDING + HOURLY
 GRANT_SECONDS = 180
+AWAY_SECONDS = 5
+"""Longer than the Lease lasts."""
+DAY_SECONDS = 86400
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/{}/leases/memory-pressure-operator"
 
 
@@ -40,12 +46,29 @@ class Chaos:
     agents: list[Agent] = field(default_factory=list)
     operators: dict[str, OperatorProcess] = field(default_factory=dict)
     asleep: dict[str, float] = field(default_factory=dict)  # operator -> until when
+    networks: dict[str, FaultProxy] = field(default_factory=dict)
+    cut_off: dict[str, float] = field(default_factory=dict)  # operator -> until when
+    token: str = ""
     killed: list[str] = field(default_factory=list)  # nodes, one for each kill
     shown: set[int] = field(default_factory=set)
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def start(self, name: str) -> None:
-        self.operators[name] = self.lab.operator(identity=name)
+        """An operator, or the next of its name: perhaps on another machine, whose boot clock is ahead or behind."""
+        network = self.networks[name]
+        config = self.lab.plane.write_kubeconfig(f"{self.lab.prefix}{name}", server=network.url, token=self.token)
+        booted = self.random.randrange(30 * DAY_SECONDS) if boot_clock_moves() else 0
+        self.operators[name] = self.lab.operator(identity=name, kubeconfig=config, booted_seconds_before=booted)
+
+    def cut(self, name: str, *, answers_only: bool) -> None:
+        """Nothing of the operator arrives any more; or all of it does, and it hears of nothing."""
+
+        def lost(_method: str, _path: str) -> None:
+            raise ConnectionAbortedError("the network of the test")
+
+        setattr(self.networks[name].faults, "after" if answers_only else "before", lost)
+        self.networks[name].cut()
+        self.cut_off[name] = time.monotonic() + AWAY_SECONDS
 
     def node_lives(self, agent: Agent) -> None:
         """A node's whole life: it takes its orders, and kills while it may."""
@@ -72,19 +95,21 @@ class Chaos:
         """One of the things that go wrong."""
         name = self.random.choice(sorted(self.operators))
         agent = self.random.choice(self.agents)
-        match self.random.randrange(6):
+        match self.random.randrange(8):
             case 0 if name not in self.asleep:
                 self.operators[name].kill()
                 self.start(name)
             case 1 if name not in self.asleep:
                 self.operators[name].child.send_signal(signal.SIGSTOP)
-                self.asleep[name] = time.monotonic() + 5  # longer than its Lease
+                self.asleep[name] = time.monotonic() + AWAY_SECONDS
             case 2:
                 body = {"spec": {"holderIdentity": name}}
                 self.lab.admin.request("PATCH", LEASE.format(self.lab.home), body, MERGE_PATCH)
             case 3:
                 self.lab.admin.request("DELETE", f"{GROUP}/nodememorystates/{agent.node}")
-            case 4:
+            case 4 | 5 as kind if name not in self.cut_off:
+                self.cut(name, answers_only=kind == 5)
+            case 6:
                 agent.incarnation = f"{time.time_ns():032x}.{9:032x}"
                 agent.beat, agent.kills_total, agent.ceiling_seen = 1, 0, 0
             case _:
@@ -98,6 +123,10 @@ class Chaos:
             if time.monotonic() > until:
                 self.operators[name].child.send_signal(signal.SIGCONT)
                 del self.asleep[name]
+        for name, until in list(self.cut_off.items()):
+            if time.monotonic() > until:
+                self.networks[name].heal()
+                del self.cut_off[name]
         exposure = self.lab.get_policy().get("status", {}).get("exposure", {})
         if exposure:
             self.shown.add(exposure["worstCaseHour"])
@@ -121,15 +150,19 @@ class Chaos:
                 thread.join(10)
             for name in self.asleep:
                 self.operators[name].child.send_signal(signal.SIGCONT)
+            for network in self.networks.values():
+                network.heal()
 
 
 @pytest.mark.parametrize("seconds", [12, pytest.param(300, marks=pytest.mark.soak)])
 def test_whatever_happens_to_operators_and_nodes_no_more_is_killed_than_the_worst_case_shown(
-    lab: Lab, seconds: int
+    lab: Lab, seconds: int, request: pytest.FixtureRequest
 ) -> None:
-    chaos = Chaos(lab, random.Random(8))
-    chaos.start("one")
-    chaos.start("two")
+    chaos = Chaos(lab, random.Random(8), token=lab.all_rights("op"))
+    for name in ("one", "two"):
+        network = chaos.networks[name] = FaultProxy(lab.plane)
+        request.addfinalizer(network.close)
+        chaos.start(name)
     nodes = [lab.node(f"n{number}") for number in range(4)]
     lab.policy(limits={"maxStandingKills": STANDING, "killsPerHour": HOURLY, "grantSeconds": GRANT_SECONDS})
     wait_for(lambda: all(lab.state(node) for node in nodes), "an operator leads")

@@ -36,17 +36,6 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield started
 
 
-def operator_token(lab: PathLab) -> str:
-    """A token for an operator, with all rights."""
-    rbac, name = "/apis/rbac.authorization.k8s.io/v1", f"{lab.prefix}operator"
-    account = {"kind": "ServiceAccount", "name": "operator", "namespace": lab.home}
-    lab.admin.must("POST", f"/api/v1/namespaces/{lab.home}/serviceaccounts", {"metadata": {"name": "operator"}})
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
-    binding = {"metadata": {"name": name}, "roleRef": role, "subjects": [account]}
-    lab.admin.must("POST", f"{rbac}/clusterrolebindings", binding)
-    return lab.plane.token(lab.home, "operator")
-
-
 def allows_a_kill(method: str, path: str, body: bytes) -> bool:
     """Whether a request gives a node leave to kill."""
     if method != "PATCH" or "/nodememorystates/" not in path or path.endswith("/status"):
@@ -58,7 +47,7 @@ def allows_a_kill(method: str, path: str, body: bytes) -> bool:
 @cases
 def test_the_late_write_of_a_leader_that_slept_beyond_its_lease_fails_and_the_budget_holds(directory: Path) -> None:
     with own_lab(directory, "late") as lab, contextlib.closing(HoldingProxy(lab.plane, allows_a_kill)) as proxy:
-        through = lab.plane.write_kubeconfig("through-proxy", token=operator_token(lab), server=proxy.url)
+        through = lab.plane.write_kubeconfig("through-proxy", token=lab.all_rights("operator"), server=proxy.url)
         first = lab.operator(identity="first", kubeconfig=through)
         first.ready()
         first.leads()

@@ -50,7 +50,9 @@ class Lab:
 
     # --- the operator ---
 
-    def operator(self, *arguments: str, identity: str = "one", kubeconfig: Path | None = None) -> OperatorProcess:
+    def operator(
+        self, *arguments: str, identity: str = "one", kubeconfig: Path | None = None, booted_seconds_before: int = 0
+    ) -> OperatorProcess:
         """A started operator; quick settings, free ports."""
         self._numbers += 1
         quick = {
@@ -72,7 +74,8 @@ class Lab:
             "--backoff-limit-seconds": "1",
         }
         words = [word for pair in quick.items() for word in pair if pair[0] not in arguments]
-        process = OperatorProcess(self.directory / f"operator-{self._numbers}.log", [*words, *arguments])
+        log = self.directory / f"operator-{self._numbers}.log"
+        process = OperatorProcess(log, [*words, *arguments], booted_seconds_before=booted_seconds_before)
         self.processes.append(process)
         return process
 
@@ -82,6 +85,15 @@ class Lab:
         process.ready()
         process.leads()
         return process
+
+    def all_rights(self, account: str) -> str:
+        """A token of a new service account in the operator's namespace, which may do everything."""
+        rbac, name = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", f"{self.prefix}{account}"
+        self.admin.must("POST", f"/api/v1/namespaces/{self.home}/serviceaccounts", {"metadata": {"name": account}})
+        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
+        subject = {"kind": "ServiceAccount", "name": account, "namespace": self.home}
+        self.admin.must("POST", rbac, {"metadata": {"name": name}, "roleRef": role, "subjects": [subject]})
+        return self.plane.token(self.home, account)
 
     # --- nodes, pods, policies ---
 

@@ -1,8 +1,10 @@
 """The operator as a real process: its log, its probes and metrics, its end."""
 
+import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,17 +16,40 @@ from typing import Any
 from support.waiting import WAIT_SECONDS, wait_for
 
 PATIENCE_SECONDS = 30.0  # with an answer that is due at once: the machine may stand still for seconds
+ANOTHER_BOOT_CLOCK = ("unshare", "--time", "--boottime")
 Object = dict[str, Any]
+
+
+@functools.cache
+def boot_clock_moves() -> bool:
+    """Whether a process can be given another CLOCK_BOOTTIME: as root, in a time namespace that exec enters (6.2)."""
+    if shutil.which("unshare") is None:
+        return False
+    ask = "import time; print(time.clock_gettime(time.CLOCK_BOOTTIME) > 1 << 30)"
+    answer = subprocess.run(
+        [*ANOTHER_BOOT_CLOCK, str(1 << 30), sys.executable, "-c", ask], capture_output=True, check=False
+    )
+    return answer.stdout.strip() == b"True"
 
 
 class OperatorProcess:
     """`memorypressure-operator run` as a child process, with its log."""
 
-    def __init__(self, log: Path, arguments: list[str], environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        log: Path,
+        arguments: list[str],
+        environment: dict[str, str] | None = None,
+        *,
+        booted_seconds_before: int = 0,
+    ) -> None:
+        """`booted_seconds_before`: as on a machine that was started so long before this one, see `boot_clock_moves`."""
         self.log = log
         self._file = log.open("ab")
         words = arguments if arguments[:1] == ["cleanup"] else ["run", *arguments]
         command = [str(Path(sys.executable).parent / "memorypressure-operator"), *words]
+        if booted_seconds_before:
+            command = [*ANOTHER_BOOT_CLOCK, str(booted_seconds_before), *command]
         clean = {k: v for k, v in os.environ.items() if k != "KUBECONFIG" and not k.startswith("MPO_")}
         self.child = subprocess.Popen(
             command, stdout=self._file, stderr=self._file, env=clean | (environment or {}), start_new_session=True
