@@ -67,8 +67,3 @@ class ApiRefused(OperatorError):  # noqa: N818  same
         What is not valid has causes, one a field (NewGenericServerResponse and NewInvalid in apimachinery).
         """
         return self.status == 422 and not self.causes
-
-    @property
-    def credentials(self) -> bool:
-        """401 or 403: the token is not accepted, or its role lacks the verb."""
-        return self.status in (401, 403)

@@ -8,15 +8,13 @@ that a restart may not lose. Without the Lease the loop only waits.
 import functools
 import logging
 import math
-import random
 import threading
 import time
-import zlib
 from collections.abc import Callable
 
 from memorypressure.selection import select
 from memorypressure.spec import Policy
-from memorypressure_operator import kills, objects, pressure
+from memorypressure_operator import kills, pressure
 from memorypressure_operator.acting import Actor
 from memorypressure_operator.api import Api
 from memorypressure_operator.budget import Budgets
@@ -36,26 +34,23 @@ from memorypressure_operator.means import Means
 from memorypressure_operator.memory import Cleanup, NodeMemory
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.moves import Moves, is_moved
-from memorypressure_operator.planning import Draft, Planner, TokenBucket
+from memorypressure_operator.planning import Planner
+from memorypressure_operator.planwriting import PlanWriter
 from memorypressure_operator.policies import Policies, is_less
 from memorypressure_operator.registry import Registry
-from memorypressure_operator.reports import PlanView, StateView
+from memorypressure_operator.reports import StateView
 from memorypressure_operator.rounds import Rounds
 from memorypressure_operator.settings import Settings
 from memorypressure_operator.surveying import Surveyor
 from memorypressure_operator.tainting import Tainting
 from memorypressure_operator.tallies import Tallies
 from memorypressure_operator.telling import Teller
-from memorypressure_operator.views import NodeView
 
 log = logging.getLogger(__name__)
 
 NODES_A_PASS = 50
 RETRY_SECONDS = 2.0
 UNEXPECTED_RETRY_SECONDS = 20.0
-PLANNED_ANEW = 12
-"""After 6 to 12 times the time of a resync a plan is thought over although nothing asked for it: whatever it is made of
-marks its node when it changes, so this is for what that forgot. At 5,000 nodes each plan takes a millisecond."""
 STANDBY_SECONDS = 0.1
 """How often a replica that may not act yet asks whether it may."""
 
@@ -89,7 +84,6 @@ class DecisionLoop(threading.Thread):
         self._term = 0
         self.memories: dict[str, NodeMemory] = {}
         self._tallies = Tallies(api, settings.namespace, settings.counts_configmap, clock, time.time)
-        self._bucket = TokenBucket(settings.plan_writes_per_second, clock)
         self.budgets = Budgets(api, settings.namespace, settings.ledger_prefix, clock, metrics.ledger_conflicts.inc)
         put_own_state = functools.partial(registry.put_state, ours=True)
         self._granting = Granting(api, self.budgets, leader.holds, clock, put_own_state)
@@ -99,6 +93,7 @@ class DecisionLoop(threading.Thread):
         self.rounds = Rounds(
             self._granting, self.budgets, self._holdings, self._in_force, registry, self.memories, clock, settings
         )
+        self._plans = PlanWriter(api, registry, self._holdings, metrics, clock, settings)
         self._moves = Moves(api, registry)
         self._policies = Policies(api, registry, metrics, clock, settings)
         protected = settings.protected
@@ -109,7 +104,6 @@ class DecisionLoop(threading.Thread):
             actor, follower, cleaner, registry, self._planner, self.rounds, self._in_force, metrics, clock, settings
         )
         self._tainting = Tainting(api, registry, leader.holds, events, metrics, self._tallies.of, clock, settings)
-        self._behind: dict[str, float] = {}  # node -> since when its plan is not what it should be
         self._surveyor = Surveyor(
             api, registry, self.budgets, self._holdings, self.rounds, events, metrics, health, clock, settings
         )
@@ -169,7 +163,7 @@ class DecisionLoop(threading.Thread):
         self._policies.refresh(self._holdings.is_armed)
         self._planner.begin_pass()
         self._registry.dirty.add(self._planner.unsettled(self._policies.valid.values()))
-        self._metrics.plan_staleness.set(self._staleness_seconds())
+        self._metrics.plan_staleness.set(self._plans.staleness_seconds())
         self._moves.run(self._policies.moved, self._policies.valid)
         for _ in range(NODES_A_PASS):
             if self._stopping.is_set() or not self._leader.holds():
@@ -221,12 +215,6 @@ class DecisionLoop(threading.Thread):
         self._registry.dirty.add(list(self._registry.tables.nodes))
         self._term = term
 
-    def _staleness_seconds(self) -> float:
-        """Age of the oldest change that is in no plan yet."""
-        now = self._clock()
-        since = min(self._behind.values(), default=now)
-        return max(0.0, now - min(since, self._registry.dirty.oldest(now)))
-
     # --- one node ---
 
     def _look(self, name: str, *, quick: bool = False) -> float | None:
@@ -244,7 +232,7 @@ class DecisionLoop(threading.Thread):
             pods = dict(tables.pods_by_node.get(name, {}))
         if node is None:
             self.memories.pop(name, None)
-            self._behind.pop(name, None)
+            self._plans.forget(name)
             self.rounds.gone(name)
             self._registry.dirty.thorough(name)
             return None
@@ -270,7 +258,7 @@ class DecisionLoop(threading.Thread):
             if thorough:
                 draft = self._planner.draft(policy, name, pods.values(), memory.cleanups.keys())
                 before = plan
-                plan, wait = self._write_plan(node, memory, plan, policy, draft)
+                plan, wait = self._plans.write(node, memory, plan, policy, draft)
                 if wait >= self._settings.resync_seconds:
                     memory.planned_at, memory.planned_for = self._clock(), policy
                 if plan is not before and self._registry.dirty.pressing() and not is_moved(state, policy, mode):
@@ -291,69 +279,11 @@ class DecisionLoop(threading.Thread):
     def _thorough(self, name: str, memory: NodeMemory, policy: Policy | None, state: StateView | None) -> bool:
         """Whether the plan has to be thought over: not where only the report or the time has moved."""
         pressed = state is not None and bool(state.status.active_triggers)
-        return (
-            self._registry.dirty.thorough(name)
-            or memory.planned_at is None
-            or memory.planned_for is not policy
-            or pressed != memory.watch.pressed
-            or self._clock() - memory.planned_at >= self._plan_lasts_seconds(name)
-        )
-
-    def _plan_lasts_seconds(self, name: str) -> float:
-        """Not the same for all nodes: those that were planned together are not all planned anew at once."""
-        share = 0.5 + zlib.crc32(name.encode()) / (1 << 33)
-        return share * PLANNED_ANEW * self._settings.resync_seconds
+        asked = self._registry.dirty.thorough(name)
+        return asked or pressed != memory.watch.pressed or self._plans.is_due(name, memory, policy)
 
     def _now_ns(self) -> int:
         return int(self._clock() * pressure.NS)
-
-    def _write_plan(
-        self, node: NodeView, memory: NodeMemory, plan: PlanView | None, policy: Policy | None, draft: Draft
-    ) -> tuple[PlanView | None, float]:
-        """(the plan that stands, seconds until its writing is to be tried again)."""
-        resync = self._settings.resync_seconds
-        behind_since = self._behind.pop(node.name, self._clock())
-        if plan is None and policy is None:
-            return None, resync
-        if draft.blocked or draft.waits:
-            self._registry.dirty.add(draft.blocked)  # they give a workload up first
-            resync = 1.0
-        wanted = draft.digest
-        stands = plan is not None and plan.owner_uid == node.uid
-        if plan is not None and stands and (plan.digest == wanted or memory.plan_written == (wanted, plan.digest)):
-            return plan, resync
-        self._behind[node.name] = behind_since
-        if policy is not None and not self._holdings.may_plan(node.name, policy.limits.grant_seconds):
-            return plan, 1.0  # a grant that is out would hold longer than its ledger knows
-        if not self._bucket.take():
-            return plan, self._token_wait_seconds(memory)
-        started = self._clock()
-        try:
-            stored = objects.write_plan(self._api, node, plan, draft.spec)
-        except ApiRefused as refusal:
-            self._bucket.rest(refusal.retry_after_seconds)
-            raise
-        finally:
-            self._bucket.rest(self._clock() - started)
-        if stored is None:
-            return plan, 0.2
-        del self._behind[node.name]
-        self._metrics.plan_writes.inc()
-        if draft.beyond_limit:
-            log.warning("node %s: %d eligible pods are not on the plan, it holds 250", node.name, draft.beyond_limit)
-        memory.plan_written = (wanted, stored.digest)
-        self._registry.put_plan(node.name, stored, ours=True)
-        return stored, resync
-
-    def _token_wait_seconds(self, memory: NodeMemory) -> float:
-        """Until the node asks again for its plan to be written: nodes in trouble at once, others when it may be theirs.
-
-        Each time its plan is thought over, so thousands that ask all the time would take a core for themselves.
-        """
-        if memory.watch.pressed:
-            return self._bucket.wait_seconds()
-        turn = len(self._behind) / self._settings.plan_writes_per_second
-        return max(self._bucket.wait_seconds(), turn * random.random())  # noqa: S311  spreads them
 
     def _urgency(self, name: str) -> float:
         memory = self.memories.get(name)

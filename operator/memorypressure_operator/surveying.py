@@ -29,12 +29,10 @@ from memorypressure_operator.tallies import Tallies, Tally
 
 log = logging.getLogger(__name__)
 
-
 SHARE = 0.002
 """Looking through all nodes takes so much of the time at most: in a large cluster statuses come less often."""
-
-
 HASTE_SECONDS = 0.5
+"""So soon another follows one that shows less than its policy's limits allow."""
 
 
 class Surveyor:

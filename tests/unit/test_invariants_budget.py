@@ -29,6 +29,7 @@ from memorypressure.spec_values import Limits, Mode, Share
 
 SECOND = 1_000_000_000
 HOUR = 3600 * SECOND
+DAY = 24 * HOUR
 GRANT_SECONDS = 180
 NODES = ("a", "b", "c")
 
@@ -80,8 +81,12 @@ class ApiServer:
 
 @dataclass
 class Operator:
-    """A process: its desk, the version of the ledger it read, and how old its caches are (index into the versions)."""
+    """A process: its desk, the version of the ledger it read, and how old its caches are (index into the versions).
 
+    Each that is opened reads another clock: that of its machine, which was booted at any time before.
+    """
+
+    clock_offset_ns: int = 0
     desk: Desk | None = None
     ledger_version: int | None = None
     cached: dict[str, int] = field(default_factory=dict)
@@ -109,6 +114,7 @@ class Simulation:
     operators: tuple[Operator, Operator] = field(default_factory=lambda: (Operator(), Operator()))
     nodes: dict[str, Node] = field(default_factory=dict)
     under_way: list[Callable[[], object]] = field(default_factory=list)
+    opened: int = 0  # operators so far
     kills: list[int] = field(default_factory=list)
     ceilings: dict[str, int] = field(default_factory=dict)
     pressure: dict[str, bool] = field(default_factory=dict)
@@ -133,8 +139,11 @@ class Simulation:
         return self.now_ns + self.nodes[name].boot_offset_ns
 
     def new_journal(self, name: str) -> None:
+        """A journal that was lost; every other time with all of memory, and the boot clock begins anew."""
         node = self.nodes[name]
         node.journals += 1
+        if node.journals % 2 == 0:
+            node.boot_offset_ns = -self.now_ns
         node.journal = grants.new_journal(f"{name}-{node.journals:04d}", self.boot_ns(name))
         node.orders = None
         node.running = True
@@ -199,10 +208,15 @@ class Simulation:
 
     # --- operators ---
 
+    def clock_ns(self, operator: Operator) -> int:
+        return self.now_ns + operator.clock_offset_ns
+
     def open(self, index: int) -> bool:
         operator = self.operators[index]
         operator.cached.clear()
         operator.taken.clear()
+        self.opened += 1
+        operator.clock_offset_ns = self.opened * 7_919 % 30 * DAY
         if self.api.ledger is None:
             operator.ledger_version = None
             fresh = ledger.adopted((), used_before=self.api.ever_granted, grant_seconds=GRANT_SECONDS)
@@ -211,7 +225,7 @@ class Simulation:
             version, data = self.api.ledger
             fresh = ledger.decode(data)
         operator.ledger_version = version
-        operator.desk = allotment.opened(fresh, self.now_ns)
+        operator.desk = allotment.opened(fresh, self.clock_ns(operator))
         return True
 
     def views(self, index: int, lag: int) -> tuple[list[NodeView], frozenset[str], dict[str, State]]:
@@ -247,7 +261,7 @@ class Simulation:
         if not whole and operator.taken:
             named = {entry.node for entry in operator.desk.ledger.entries}
             views = [v for v in views if v.node in named or operator.taken.get(v.node) != looks[v.node]]
-        desk = allotment.settled(operator.desk, views, absent, self.now_ns)
+        desk = allotment.settled(operator.desk, views, absent, self.clock_ns(operator))
         result = allotment.decide(desk, views, self.limits, len(NODES))
         if result.write_ledger_first:
             if stop_after == 0:
@@ -280,7 +294,7 @@ class Simulation:
             return
         if land() and not doubt:
             assert operator.desk is not None
-            operator.desk = allotment.noted(operator.desk, write, self.now_ns)
+            operator.desk = allotment.noted(operator.desk, write, self.clock_ns(operator))
 
     # --- what must hold ---
 
@@ -462,17 +476,17 @@ def test_a_write_that_another_process_has_under_way_fails_after_a_closing() -> N
     simulation.pressure = {"a": True}
     simulation.report("a", arrives=True)
     simulation.round(0, 0, stop_after=0, doubt=False)  # no ledger yet: begins one
-    simulation.operators[0].desk = None
+    operator = simulation.operators[0]
+    operator.desk = None
     simulation.open(0)
-    desk = simulation.operators[0].desk
+    desk = operator.desk
     assert desk is not None
     views, absent, seen = simulation.views(0, 0)
-    result = allotment.decide(allotment.settled(desk, views, absent, simulation.now_ns), views, simulation.limits, 3)
-    simulation.operators[0].ledger_version = simulation.api.write_ledger(
-        ledger.encode(result.desk.ledger), simulation.operators[0].ledger_version
-    )
+    settled = allotment.settled(desk, views, absent, simulation.clock_ns(operator))
+    result = allotment.decide(settled, views, simulation.limits, 3)
+    operator.ledger_version = simulation.api.write_ledger(ledger.encode(result.desk.ledger), operator.ledger_version)
     (write,) = result.writes
-    simulation.operators[0].desk = None
+    operator.desk = None
     armed(simulation, "b", index=1)  # closes a, whose ledger entry it found, and raises b
     assert not simulation.api.write_grant("a", write.grant, seen["a"].uid, seen["a"].version)
     assert simulation.kill("b", "no")
