@@ -101,6 +101,7 @@ def test_at_default_times_the_other_operator_taints_within_twenty_seconds_of_the
         first.child.send_signal(end)
         agent.press("low")
         wait_for(lambda: lab.our_taints(node), "the other acts", 20)
+    first.kill()
 
 
 def test_with_two_operators_each_grant_is_given_once(lab: Lab) -> None:
