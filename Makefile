@@ -18,7 +18,7 @@ NODES ?= 1
 NODE ?=
 RUN ?=
 export RUN
-# Of `make soak`: how long each parser is fuzzed (18 of them, three hours by default; alone: ARGS=tests/fuzz).
+# Of `make soak`: how long each parser is fuzzed (19 of them, three hours by default; alone: ARGS=tests/fuzz).
 FUZZ_MINUTES ?= 10
 export FUZZ_MINUTES
 # Cluster sizes of `make scale`, in nodes.

@@ -17,6 +17,7 @@ from memorypressure_agent.host.containers import (
     parse_flat_keyed,
     parse_numa_stat,
     parse_populated,
+    parse_procs,
     parse_relief,
     relief_of,
 )
@@ -156,6 +157,16 @@ def cgroup_events(data: bytes) -> None:
         return
     lines = [line.split() for line in data.splitlines()]
     assert [int(words[1]) for words in lines if words[0] == b"populated"] == [populated]
+
+
+def cgroup_procs(data: bytes) -> None:
+    """A number for each line, as a plain reading has them, or none at all."""
+    try:
+        found = parse_procs(data)
+    except CgroupFileError:
+        return
+    assert list(found) == [int(word) for word in data.decode("ascii").split()]
+    assert len(found) == data.count(b"\n")
 
 
 def cgroup_names(data: bytes) -> None:

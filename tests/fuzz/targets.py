@@ -68,6 +68,7 @@ TARGETS: Final[Mapping[str, Target]] = {
         kernel_files.numa_stat, lambda: iter([b"anon N0=4096 N1=8192\nfile N0=0 N1=5\nkernel_stack N0=16384 N1=0\n"])
     ),
     "cgroup_events": Target(kernel_files.cgroup_events, lambda: iter([b"populated 1\nfrozen 0\n", b"populated 0\n"])),
+    "cgroup_procs": Target(kernel_files.cgroup_procs, lambda: iter([b"1\n4000123\n0\n", b""])),
     "cgroup_names": Target(
         kernel_files.cgroup_names,
         lambda: iter(

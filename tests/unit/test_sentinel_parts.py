@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.cgrouptree import MIB, CgroupTree, Memory
+from support.cgrouptree import MIB, SANDBOX, CgroupTree, Memory
 from support.sentinellab import CAPTURES, candidate, grant_for, lowest_of_the_flood, orders
 
 from memorypressure.orders import encode
@@ -160,6 +160,33 @@ def test_only_wanted_pods_have_figures(candidates: Candidates) -> None:
     assert {container.id: container.relief_bytes for container in usage.containers}["c0de01"] == 300 * MIB
     assert {container.id: container.processes for container in usage.containers}["c0de01"] == 3
     assert usage.containers[0].is_sandbox != usage.containers[1].is_sandbox
+
+
+def test_a_sandbox_has_no_other_figure_than_what_it_holds_until_it_holds_more(
+    candidates: Candidates, tree: CgroupTree
+) -> None:
+    candidates.wanted = frozenset((UID,))
+    (usage,) = candidates.refresh(hold=False).usages
+    (sandbox,) = [container for container in usage.containers if container.is_sandbox]
+    assert (sandbox.relief_bytes, sandbox.memory_bytes) == (None, SANDBOX.anon + SANDBOX.kernel)
+    Memory(anon=3 * MIB).write(tree.pod_directory(UID) / sandbox.id)
+    (usage,) = candidates.refresh(hold=True).usages
+    (grown,) = [container for container in usage.containers if container.id == sandbox.id]
+    assert (grown.is_sandbox, grown.relief_bytes) == (False, 3 * MIB)
+
+
+def test_a_container_whose_processes_are_not_understood_has_no_figures_and_the_others_have(
+    candidates: Candidates, tree: CgroupTree
+) -> None:
+    candidates.wanted = frozenset((UID, OTHER))
+    candidates.refresh(hold=False)
+    (tree.pod_directory(UID) / "c0de01" / "cgroup.procs").write_text("12\nthirteen\n")
+    snapshot = candidates.refresh(hold=True)
+    containers = {usage.uid: {each.id for each in usage.containers} for usage in snapshot.usages}
+    assert "c0de01" not in containers[UID]
+    assert len(containers[OTHER]) == 2
+    (failure,) = snapshot.failures
+    assert failure.endswith("cgroup.procs line 2: 'thirteen': expected a process's number")
 
 
 def test_the_agents_own_pod_is_never_opened(tree: CgroupTree, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Rounds of gates alone: what the sampler knows after them is what it would know if each had been a whole round."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,9 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.samplerbench import MS, SECOND, Bench
 
+from memorypressure.sampling import LONGEST_NS, Drains, NodeDrain, assumed_rate, next_period_ns
 from memorypressure.zone_values import Line
 from memorypressure_agent.host.flight_reader import rings
 from memorypressure_agent.host.journal_reader import JournalReader
+from memorypressure_agent.sentinel.readings import SLOW_WATCHING_NS
+from memorypressure_agent.sentinel.ticks import Gate, Ticks
 
 
 @pytest.fixture
@@ -86,6 +90,40 @@ def test_above_the_reserve_looks_at_gates_stand_between_two_samples_and_a_dip_ge
     assert bench.sampler.state != sampled
     assert bench.sampler.period_ns == 10 * MS
     assert bench.sampler.state.triggers.of("reserve").holds
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    gates=st.lists(st.tuples(st.integers(1, 10**7), st.integers(1, 10**7)), min_size=1, max_size=3),
+    cost_ns=st.integers(0, 30 * MS),
+    longest_ns=st.sampled_from([SLOW_WATCHING_NS, LONGEST_NS]),
+)
+def test_between_readings_the_period_is_the_cores_choice(
+    tmp_path: Path, gates: list[tuple[int, int]], cost_ns: int, longest_ns: int
+) -> None:
+    threshold, now = 1000, 5 * SECOND
+    ticks, drains, opened = Ticks(), [], []
+    for node, (room, rate) in enumerate(gates):
+        file = tmp_path / str(node)
+        file.write_text(f"nr_free_pages {threshold + room}\n")
+        opened.append(
+            Gate(node, os.open(file, os.O_RDONLY), threshold, assumed_rate(drain(node, rate), node, now, 4096))
+        )
+        drains += drain(node, rate).nodes
+    rooms = tuple([(node, room) for node, (room, _) in enumerate(gates)])
+    ticks.arm(tuple(opened), tuple([threshold + room for room, _ in gates]), now)
+    ticks.begin(10 * SECOND, longest_ns)
+    ticks.cost_ns = cost_ns
+    period = ticks.run(now, 10 * SECOND, None)
+    for gate in opened:
+        os.close(gate.descriptor)
+    chosen = next_period_ns(Drains(now, tuple(drains), now), rooms, now, 4096, cost_ns, watching=False)
+    assert period == ticks.period_ns == min(chosen, longest_ns)
+
+
+def drain(node: int, rate: int) -> Drains:
+    """A node that lost so many pages a second five seconds after boot."""
+    return Drains(5 * SECOND, (NodeDrain(node, (), rate, 5 * SECOND),))
 
 
 START = 10_000 * SECOND

@@ -149,7 +149,10 @@ class ContainerHandle:
         return MemoryFigures(int(current), relief, by_node)
 
     def pids(self) -> tuple[int, ...]:
-        """Processes in the cgroup and below, as seen from the agent; 0 for each that is outside its PID namespace."""
+        """Processes in the cgroup and below, as seen from the agent; 0 for each that is outside its PID namespace.
+
+        OSError or CgroupFileError where that cannot be told.
+        """
         found: list[int] = []
         for descriptor in self._procs:
             found.extend(self._pids_of(descriptor))
@@ -203,7 +206,7 @@ class ContainerHandle:
     @staticmethod
     def _pids_of(descriptor: int) -> tuple[int, ...]:
         try:
-            return tuple(int(pid) for pid in _read_all(descriptor).split())
+            return parse_procs(_read_all(descriptor))
         except OSError as error:
             if error.errno in (
                 errno.ENODEV,
@@ -289,6 +292,17 @@ def parse_numa_stat(text: bytes) -> tuple[tuple[int, int], ...]:
                 raise CgroupFileError("memory.numa_stat", number, line, "a name and N<node>=<bytes> for each node")
             by_node[int(node[1:])] = by_node.get(int(node[1:]), 0) + int(value)
     return tuple(sorted(by_node.items()))
+
+
+def parse_procs(text: bytes) -> tuple[int, ...]:
+    """The processes of cgroup.procs, one a line; CgroupFileError for any other line, and for one that is cut off."""
+    *lines, rest = text.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if not _is_number(line):
+            raise CgroupFileError("cgroup.procs", number, line, "a process's number")
+    if rest:
+        raise CgroupFileError("cgroup.procs", len(lines) + 1, rest, "the end of a line")
+    return tuple(map(int, lines))
 
 
 def parse_populated(text: bytes) -> bool:

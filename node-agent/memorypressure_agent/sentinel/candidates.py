@@ -14,7 +14,7 @@ from memorypressure.signals import Unknown
 from memorypressure.victims import CgroupState, ContainerUsage, Usage
 from memorypressure_agent.host.cgroups import ContainerCgroup, PodsTree
 from memorypressure_agent.host.clocks import boot_ns, monotonic_ns, unix_ns
-from memorypressure_agent.host.containers import ContainerHandle, MemoryFigures, open_handle
+from memorypressure_agent.host.containers import CgroupFileError, ContainerHandle, MemoryFigures, open_handle
 
 _SECOND_NS = 1_000_000_000
 
@@ -260,8 +260,9 @@ class Candidates:
     def _container(self, container_id: str, handle: ContainerHandle, pod: _Pod) -> ContainerUsage | None:
         try:
             pids = pod.pids[container_id] = handle.pids()
-        except OSError as error:
-            self._failures.append(f"{'/'.join(handle.container.parts)}: {error.strerror}")
+        except (OSError, CgroupFileError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            self._failures.append(f"{'/'.join(handle.container.parts)}: {why}")
             return None
         pod.reliefs.pop(container_id, None)
         held = ContainerUsage(container_id, None, handle.memory_bytes(), len(pids))
