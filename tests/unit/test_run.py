@@ -90,7 +90,7 @@ def test_a_capture_under_its_line_is_shown_below_with_nothing_left(proc: Path) -
 
 def test_a_lasting_breach_becomes_decisions_and_each_is_logged_once(proc: Path) -> None:
     shutil.copy(CAPTURES / "zoneinfo-6.1-guest-1node-below-half.txt", proc / "zoneinfo")
-    done = run("--duration", "1", "--interval", "0.1", "--json", "--proc-root", proc)
+    done = run("--duration", "2.6", "--interval", "0.1", "--json", "--proc-root", proc)
     assert done.returncode == 0, done.stderr
     views = [json.loads(line) for line in done.stdout.splitlines()]
     last = views[-1]
@@ -266,12 +266,13 @@ def test_a_recording_that_may_not_be_read_or_written_is_named(shared: Path) -> N
 
 
 def enforcing(tmp_path: Path) -> Path:
-    """The default policy in mode Enforce, for cgroups without memory figures and pods just made."""
+    """The default policy in mode Enforce, for cgroups without memory figures, pods just made, and a test in a hurry."""
     text = DEFAULT.read_text()
     for old, new in (
         ("mode: DryRun", "mode: Enforce"),
         ("minRelief: 64Mi", "minRelief: 0"),
         ("minAgeSeconds: 60", "minAgeSeconds: 0"),
+        ("belowMilliseconds: 2000", "belowMilliseconds: 500"),
     ):
         assert old in text, old
         text = text.replace(old, new)
