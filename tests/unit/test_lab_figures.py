@@ -90,6 +90,13 @@ def test_every_figure_of_a_flood_with_a_kill(run: Path) -> None:
     assert figures["kill_after_start_seconds"] == pytest.approx(13.015)
 
 
+def test_what_a_killer_costs_is_told_where_there_is_one(run: Path) -> None:
+    keys = ("killer_cpu_percent", "killer_rss_kib", "killer_major_faults")
+    assert [run_figures(run, SCENARIOS["flood"])[key] for key in keys] == [None] * 3
+    (run / "killer.txt").write_text("cpu_ticks 100\nminor_faults 9\nmajor_faults 2\nVmRSS:\t  19760 kB\n")
+    assert [run_figures(run, SCENARIOS["flood"])[key] for key in keys] == [pytest.approx(5), 19760, 2]
+
+
 def test_a_kill_of_another_pod_a_kill_too_early_and_one_by_the_kernel_are_told_apart(run: Path) -> None:
     text = lines(
         SIGNAL.format(at=104, sig=15, code=0, comm="sink", pid=216),

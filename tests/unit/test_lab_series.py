@@ -186,6 +186,17 @@ def test_a_peer_that_is_better_in_one_figure_is_named() -> None:
     assert "worst stall" not in bar.measured.split("better:")[1]
 
 
+def test_we_are_better_than_every_peer_only_when_every_peer_was_measured() -> None:
+    peers = [
+        result(Cell("flood-zram", arm, 1), atomic_failures=9, worst_stall_ms=900) for arm in ("earlyoom", "nohang")
+    ]
+    ours = result(Cell("flood-zram", OURS, 1), atomic_failures=2, worst_stall_ms=100, kills=1)
+    for known, met in ((peers, True), (peers[:1], None)):
+        bar = next(each for each in bars([ours, *known]) if each.text.startswith("flood-zram: better"))
+        assert bar.met is met
+        assert f"{len(known)} of 2 peers measured" in bar.measured
+
+
 def test_the_report_shows_every_scenario_that_was_run_and_can_be_read_by_programs() -> None:
     results = series(2, 300)
     text = markdown(results, MACHINE, {})

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from memorypressure_tools.lab.arms import OURS, PEERS
 from memorypressure_tools.lab.scenarios import SCENARIOS, Flood
-from memorypressure_tools.lab.series import Result
+from memorypressure_tools.lab.series import Result, default_arms
 from memorypressure_tools.lab.statistics import median
 
 LEAST_RUNS: Final = 15
@@ -49,10 +49,9 @@ def bars(results: Sequence[Result]) -> list[Bar]:
         _leak_before_kernel(runs),
         _leak_as_early(runs),
         *(
-            bar
+            _better_than_peers(runs, name)
             for name, scenario in SCENARIOS.items()
             if not scenario.is_control and scenario.flood is not Flood.NONE
-            for bar in _better_than_peers(runs, name)
         ),
     ]
 
@@ -84,13 +83,15 @@ def _controls(runs: Cells) -> Bar:
 
 def _victims(runs: Cells) -> Bar:
     found = [
-        figures["innocent_kills"]
+        figures
         for (scenario, arm), each in runs.items()
         if arm.startswith("ours") and not SCENARIOS[scenario].is_control
         for figures in each
     ]
-    measured = f"{sum(found)} wrong victims in {len(found)} runs"
-    return Bar("the right victim in every run of our agent", not any(found) if found else None, measured)
+    wrong = sum(each["innocent_kills"] for each in found)
+    right = sum(each["kills"] > each["innocent_kills"] for each in found)
+    measured = f"{wrong} wrong victims in {len(found)} runs, the right one in {right}"
+    return Bar("the right victim in every run of our agent", wrong == 0 if found else None, measured)
 
 
 def _leak_before_kernel(runs: Cells) -> Bar:
@@ -113,13 +114,14 @@ def _leak_as_early(runs: Cells) -> Bar:
     return Bar(text, mine <= MOST_LEAK_FACTOR * base, measured)
 
 
-def _better_than_peers(runs: Cells, scenario: str) -> list[Bar]:
-    """For each scenario one bar: not worse than any peer in median failures and median worst stall."""
+def _better_than_peers(runs: Cells, scenario: str) -> Bar:
+    """Not worse than any peer in median failures and median worst stall; open until all peers were measured."""
     text = f"{scenario}: better than every peer in failed allocations and worst stall"
     ours = {key: _values(runs, scenario, OURS, key) for key in ("atomic_failures", "worst_stall_ms")}
+    wanted = [arm for arm in default_arms(scenario) if arm in PEERS]
     peers = [peer for peer in PEERS if runs.get((scenario, peer))]
     if not all(ours.values()) or not peers:
-        return [Bar(text, None, "not measured")]
+        return Bar(text, None, "not measured")
     mine = {key: median(values) for key, values in ours.items()}
     worse = [
         f"{peer} {_short(key)} {theirs:.4g}"
@@ -128,8 +130,12 @@ def _better_than_peers(runs: Cells, scenario: str) -> list[Bar]:
         if (theirs := median(_values(runs, scenario, peer, key))) < mine[key]
     ]
     measured = f"ours {mine['atomic_failures']:.4g} failures, {mine['worst_stall_ms']:.4g} ms"
-    measured += f"; better: {', '.join(worse)}" if worse else f"; {len(peers)} peers measured"
-    return [Bar(text, not worse, measured)]
+    measured += f"; better: {', '.join(worse)}" if worse else ""
+    measured += (
+        f"; {len(peers)} of {len(wanted)} peers measured, in {sum(len(runs[scenario, peer]) for peer in peers)} runs"
+    )
+    whole = set(wanted) <= set(peers)
+    return Bar(text, False if worse else (True if whole else None), measured)
 
 
 def _short(key: str) -> str:

@@ -48,6 +48,7 @@ FIGURES: Final = (
     Figure("killer_late_ms", "longest that a turn of the agent came late", "ms"),
     Figure("killer_cpu_percent", "CPU of the killer", "% of a core"),
     Figure("killer_rss_kib", "memory of the killer", "KiB"),
+    Figure("killer_major_faults", "pages that the killer had to wait for, read from a disk", ""),
     Figure("sampler_gap_ms", "longest time between two samples of the lab", "ms"),
 )
 BY_KEY: Final = {figure.key: figure for figure in FIGURES}
@@ -183,13 +184,16 @@ def _frames(directory: Path, scenario: Scenario) -> dict[str, float | None]:
 
 
 def _killer(directory: Path, seconds: float) -> dict[str, float | None]:
-    found: dict[str, float | None] = {"killer_cpu_percent": None, "killer_rss_kib": None, "killer_late_ms": None}
+    found: dict[str, float | None] = dict.fromkeys(
+        ("killer_cpu_percent", "killer_rss_kib", "killer_major_faults", "killer_late_ms")
+    )
     if (directory / "killer.txt").exists():
         figures = rundata.numbers(directory, "killer.txt")
         if "cpu_ticks" in figures:
             found["killer_cpu_percent"] = figures["cpu_ticks"] / 100 / seconds * 100
         if "VmRSS" in figures:
             found["killer_rss_kib"] = figures["VmRSS"]
+        found["killer_major_faults"] = figures.get("major_faults")
     if (directory / "agent.json").exists():
         rundata.require_armed(directory)
         status = json.loads(rundata.text(directory, "agent.json"))["status"]

@@ -227,14 +227,15 @@ killer_ours() { # host|own PID namespace, options...: our agent as its DaemonSet
 	[ "$namespace" = host ] || KILLER=$(pgrep -P $KILLER)
 }
 
-killer_ticks() { # before|after: CPU time and memory of the killer
+killer_use() { # before|after: CPU time, page faults and memory of the killer
 	[ -n "$KILLER" ] && [ -e /proc/$KILLER/stat ] || return 0
-	ticks=$(awk '{ print $14 + $15 }' /proc/$KILLER/stat)
 	if [ "$1" = before ]; then
-		TICKS=$ticks
+		cp /proc/$KILLER/stat $OUT/.killer
 	else
 		{
-			echo "cpu_ticks $((ticks - TICKS))"
+			awk '{ cpu = $14 + $15; minor = $10; major = $12 }
+				NR > 1 { print "cpu_ticks", cpu - cpu0; print "minor_faults", minor - minor0; print "major_faults", major - major0 }
+				{ cpu0 = cpu; minor0 = minor; major0 = major }' $OUT/.killer /proc/$KILLER/stat
 			grep -E '^Vm(RSS|Lck|HWM)' /proc/$KILLER/status
 		} > $OUT/killer.txt
 	fi
@@ -242,7 +243,7 @@ killer_ticks() { # before|after: CPU time and memory of the killer
 
 finish() { # ends the load first, then what measured it, and puts everything on the disk for results
 	touch $OUT/.finished
-	killer_ticks after
+	killer_use after
 	[ -e /run/mp/journal ] && cp /run/mp/journal /run/mp/orders.json $OUT/
 	cat $SIGNALS/trace > $OUT/signals.txt
 	cat $TRACE/trace > $OUT/failures.txt

@@ -24,7 +24,7 @@ _FLOOD_COLUMNS: Final = (
 )
 _LEAK_COLUMNS: Final = ("worst_stall_ms", "p99_stall_ms", "psi_full_seconds", "kill_after_start_seconds")
 _CONTROL_COLUMNS: Final = ("lowest_of_min", "below_reserve_seconds", "worst_stall_ms", "psi_full_seconds")
-_AGENT_COLUMNS: Final = ("killer_late_ms", "killer_cpu_percent", "killer_rss_kib")
+_AGENT_COLUMNS: Final = ("killer_late_ms", "killer_cpu_percent", "killer_rss_kib", "killer_major_faults")
 _TITLES: Final[Mapping[str, str]] = {
     "atomic_failures": "failed atomic allocations",
     "worst_stall_ms": "worst stall, ms",
@@ -38,6 +38,7 @@ _TITLES: Final[Mapping[str, str]] = {
     "killer_late_ms": "latest turn, ms",
     "killer_cpu_percent": "CPU, % of a core",
     "killer_rss_kib": "RSS, KiB",
+    "killer_major_faults": "major faults",
 }
 
 EXPLANATION: Final = """\

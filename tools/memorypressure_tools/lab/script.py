@@ -45,7 +45,7 @@ def _lines(scenario: Scenario, arm: Arm) -> Iterator[str]:
     files = " ".join(f"/pods/{pod.name}/memory.current /pods/{pod.name}/cgroup.procs" for pod in scenario.pods)
     yield f"measure {scenario.sampled_seconds + SPARE_SECONDS} {SAMPLE_MS} {CANARY_KIB} {CANARY_MS} {files}"
     yield "mark start"
-    yield "killer_ticks before"
+    yield "killer_use before"
     for pod in scenario.pods:
         yield _run(pod, scenario)
     yield f"sleep {scenario.fill_seconds}"
