@@ -1,5 +1,9 @@
-"""The real sentinel where nothing can be killed: a kernel before 5.14, cgroup v1. All else works, and it says why."""
+"""The real sentinel where it may not do all it could: no kill before 5.14 or on cgroup v1, no memory locked.
 
+All else works, and it says why.
+"""
+
+import pytest
 from support.cgrouptree import MIB, CgroupTree, Memory
 from support.killcases import BYSTANDER, CANDIDATES, VICTIM
 from support.sentinellab import SentinelLab, eventually, grant_for, orders
@@ -46,3 +50,17 @@ def test_on_cgroup_v1_the_missing_capability_is_said(tree_lab: SentinelLab) -> N
         (tree_lab.cgroup_root / controller / "kubepods" / f"pod{VICTIM}" / "c0de01").mkdir(parents=True)
     suffers(tree_lab)
     assert "is cgroup v1" in tree_lab.status()["capabilities"]["CgroupKill"]
+
+
+@pytest.mark.needs("root", "setpriv")
+def test_memory_that_may_not_be_locked_is_reported_and_the_sentinel_works_on(tree_lab: SentinelLab) -> None:
+    tree = CgroupTree(tree_lab.cgroup_root)
+    tree.add_pod(VICTIM)
+    tree.add_container(VICTIM, "c0de01", Memory(anon=300 * MIB), processes=2)
+    tree_lab.give(orders(*CANDIDATES, grant=grant_for(tree_lab.known_past(), ceiling=1)))
+    tree_lab.start(under=("setpriv", "--bounding-set", "-ipc_lock", "sh", "-c", 'ulimit -l 0; exec "$0" "$@"'))
+    eventually(lambda: "not locked" in tree_lab.log(), "it says that its memory is not locked")
+    assert "memory is not locked: mlockall: Operation not permitted (needs IPC_LOCK" in tree_lab.log()
+    eventually(lambda: "needs IPC_LOCK" in tree_lab.status()["capabilities"].get("MemoryLocked", ""), "the status too")
+    tree_lab.flood()
+    eventually(lambda: tree.killed() == {"c0de01"}, "it kills all the same")

@@ -140,9 +140,10 @@ class SentinelLab:
         temporary.write_bytes(given if isinstance(given, bytes) else encode(given))
         temporary.rename(self.orders_path)
 
-    def start(self, *options: str) -> subprocess.Popen[bytes]:
-        """A sentinel by its console script."""
+    def start(self, *options: str, under: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+        """A sentinel by its console script; `under` are the words of a command that runs another one."""
         words = [
+            *under,
             SCRIPT,
             "sentinel",
             f"--proc-root={self.machine.proc}",
