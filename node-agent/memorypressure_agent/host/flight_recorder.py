@@ -81,12 +81,15 @@ class _Ring:
         self.full = self.gate = self.boost = self.cma = ()
 
     def append(self, flags: int, ticks: int, body: bytes) -> None:
-        """Puts a sample behind the last one; it counts once the bytes used say so."""
+        """Puts a sample behind the last one; it counts from `publish` on."""
         record = layout.RECORD.pack(flags, layout.check_of(flags, ticks, body), ticks) + body
         start = self.open_offset + self.used
         self._area[start : start + len(record)] = record
         self.used += len(record)
         self.time_ns += ticks * layout.TICK_NS
+
+    def publish(self) -> None:
+        """Lets what was appended to the open block count: it says how many of its bytes are used."""
         live = self.open_offset + (self.shape.live if self.shape else 0)
         self._area[live : live + 2] = self.used.to_bytes(2, "little")
 
@@ -144,6 +147,7 @@ class FlightRecorder:
             ticks = 0
             flags, body = self._sample(ring, shape, sample)
         ring.append(flags, ticks, body)
+        ring.publish()
         if self._kept and now > self._keep_until_ns:
             self._end_keeping()
 
@@ -161,7 +165,10 @@ class FlightRecorder:
             flags, body = self._gate(ring, free)
             ring.append(flags, ticks, body)
             if self._kept and now_ns > self._keep_until_ns:
+                ring.publish()
                 self._end_keeping()
+        if ring.open_offset >= 0:
+            ring.publish()
 
     def keep(self, episode: int, now_ns: int) -> None:
         """Keeps the samples of this episode until 30 s from now; called again while its pressure lasts."""
@@ -273,8 +280,10 @@ class FlightRecorder:
         self._has = has
 
     def _next_block(self, ring: _Ring, shape: _Shape, now_ns: int) -> None:
-        if self._kept and ring.open_offset >= 0:
-            self._copy(ring.open_offset)
+        if ring.open_offset >= 0:
+            ring.publish()
+            if self._kept:
+                self._copy(ring.open_offset)
         ring.begin(shape, self._has, now_ns)
 
     def _copy_recent(self, ring: _Ring, since_ns: int) -> None:
