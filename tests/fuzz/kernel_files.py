@@ -89,7 +89,9 @@ def vmstat(data: bytes) -> None:
     except SourceError:
         return
     plain = dict(line.split() for line in data.decode("ascii").splitlines())
-    wanted = {name for name in plain if name.split("_")[0] == "allocstall" and name.count("_") <= 1} | {"oom_kill"}
+    zones = {name: name.partition("_") for name in plain if name.startswith("allocstall")}
+    wanted = {name for name, (first, _, zone) in zones.items() if first == "allocstall" and zone.isalnum()}
+    wanted |= {"allocstall", "oom_kill"}
     assert counters == {name: int(value) for name, value in plain.items() if name in wanted}
 
 
