@@ -17,7 +17,7 @@ from memorypressure_agent.host.cgroups import NESTED_DEPTH, ContainerCgroup, Pod
 
 _KERNEL_PARTS = ("kernel_stack", "pagetables", "sec_pagetables", "percpu", "vmalloc", "slab")
 _STAT = re.compile(rb"(?>(?:[a-z0-9_]++ [0-9]{1,20}+\n)+)")
-_RELIEF_PARTS = re.compile(rb"^(anon|kernel|sock|%s) ([0-9]++)$" % "|".join(_KERNEL_PARTS).encode(), re.MULTILINE)
+_RELIEF_PARTS = re.compile(rb"\n(anon|kernel|sock|%s) ([0-9]++)" % "|".join(_KERNEL_PARTS).encode())
 _NUMA_PARTS = frozenset(
     ("anon", "kernel_stack", "pagetables", "sec_pagetables", "slab_reclaimable", "slab_unreclaimable")
 )
@@ -257,7 +257,7 @@ def parse_relief(text: bytes) -> int:
 
     Sixty lines of sixty containers every few seconds: taken apart line by line they would cost most of a refresh.
     """
-    found = _RELIEF_PARTS.findall(text) if _STAT.fullmatch(text) else []
+    found = _RELIEF_PARTS.findall(b"\n" + text) if _STAT.fullmatch(text) else []
     values = {name.decode(): int(value) for name, value in found}
     if not values or len(values) != len(found):
         return relief_of(parse_flat_keyed("memory.stat", text))
