@@ -105,6 +105,7 @@ class Reason(StrEnum):
     INVALID = "Invalid"
     RECONCILED = "Reconciled"
     REPORT_MISSING = "ReportMissing"
+    PLAN_REFUSED = "PlanRefused"
     EQUAL_PRIORITY_OVERLAP = "EqualPriorityOverlap"
     NO_OVERLAP = "NoOverlap"
     NO_POLICY = "NoPolicy"

@@ -37,6 +37,9 @@ MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 JSON = "application/json"
 _CHUNK_BYTES = 65536
+NAMESPACE_ENDS = "NamespaceTerminating"
+MOST_RETRY_AFTER_SECONDS = 60.0
+"""No answer makes the operator wait for longer: the server may be well again, and nodes are not."""
 
 log = logging.getLogger(__name__)
 Clock = Callable[[], float]
@@ -194,7 +197,7 @@ class Api:
             if response.status >= 300:
                 raise _refusal(method, path, response.status, data, response.headers)
         except (ApiUnreachable, ApiRefused) as error:
-            if _is_trouble(path, error):
+            if _is_trouble(method, path, error):
                 self.troubles.failed(method, path, _short(error))
             raise
         finally:
@@ -274,11 +277,17 @@ class Api:
         raise AssertionError("unreachable")
 
 
-def _is_trouble(path: str, error: ApiUnreachable | ApiRefused) -> bool:
-    """Whether the API server or our rights are to blame; a stale version, an absent object, a budget are daily life."""
+def _is_trouble(method: str, path: str, error: ApiUnreachable | ApiRefused) -> bool:
+    """Whether the API server or our rights are to blame; a stale version, an absent object, a budget are daily life.
+
+    A 404 to what is to be made anew says that its namespace does not exist; Events are in those of others, which go.
+    """
     if isinstance(error, ApiUnreachable) or error.not_served:
         return True
-    return not path.endswith("/eviction") and (error.status in (401, 403, 429) or error.status >= 500)
+    if path.endswith("/eviction") or NAMESPACE_ENDS in error.causes:
+        return False
+    homeless = error.not_found and method == "POST" and not path.endswith("/events")
+    return homeless or error.status in (401, 403, 429) or error.status >= 500
 
 
 def _short(error: object) -> str:
@@ -296,11 +305,15 @@ def _refusal(method: str, path: str, status: int, data: bytes, headers: Mapping[
         causes = tuple(str(cause.get("reason") or "") for cause in details.get("causes") or ())
     except (ValueError, AttributeError):
         message = data[:200].decode("utf-8", "replace")
-    try:
-        retry_after = float(headers.get("Retry-After") or 0)
-    except ValueError:
-        retry_after = 0.0
-    return ApiRefused(status, reason, f"{message or 'no message'} ({method} {path})", retry_after, causes)
+    return ApiRefused(
+        status, reason, f"{message or 'no message'} ({method} {path})", _retry_after_seconds(headers), causes
+    )
+
+
+def _retry_after_seconds(headers: Mapping[str, str]) -> float:
+    """What the answer asks for, within bounds; 0 where it asks for nothing, or by a date."""
+    text = (headers.get("Retry-After") or "").strip()
+    return min(float(text), MOST_RETRY_AFTER_SECONDS) if text.isascii() and text.isdigit() else 0.0
 
 
 def segment(name: str) -> str:

@@ -66,7 +66,7 @@ def look(api: Api, metrics_url: str, now: dt.datetime) -> list[Finding]:
     except (ApiRefused, ApiUnreachable) as error:
         found.append(Finding(False, f"API server: {error}"))
     else:
-        found += [*_policies(policies), _agents(nodes, states, policies, now)]
+        found += [*_policies(policies), _agents(nodes, states, policies, now), *_strays(nodes, states)]
     if metrics_url:
         found.append(_metrics(metrics_url))
     return found
@@ -110,6 +110,18 @@ def _agents(
     more = f" and {len(silent) - MOST_NAMES} more" if len(silent) > MOST_NAMES else ""
     which = f"; not: {', '.join(silent[:MOST_NAMES])}{more}" if silent else ""
     return Finding(not silent, f"agents: {len(wanted) - len(silent)} of {len(wanted)} nodes report{which}")
+
+
+def _strays(nodes: Iterable[Object], states: Mapping[str, Object]) -> list[Finding]:
+    """States that somebody made by hand: those of the operator belong to their Node, and go with it."""
+    names = {node["metadata"]["name"] for node in nodes}
+    strays = sorted(n for n, state in states.items() if n not in names and not state["metadata"].get("ownerReferences"))
+    if not strays:
+        return []
+    shown = " ".join(strays[:MOST_NAMES])
+    return [
+        Finding(True, f"{len(strays)} NodeMemoryStates of no node, nobody looks at them: kubectl delete nms {shown}")
+    ]
 
 
 def _is_machine(node: Object) -> bool:

@@ -124,7 +124,7 @@ def _read(config_map: dict[str, Any]) -> tuple[dict[str, Any], str]:
         return {}, f"missing; put a MemoryPressurePolicy there (keys now: {sorted(config_map.get('data') or {})})"
     try:
         policy = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: dates, numbers, depth that are none
         return {}, f"not YAML: {' '.join(str(error).split())}"
     try:
         parse_policy(policy)

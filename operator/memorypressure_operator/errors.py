@@ -61,6 +61,11 @@ class ApiRefused(OperatorError):  # noqa: N818  same
         return self.status == 409
 
     @property
+    def malformed(self) -> bool:
+        """400, 413, or 422 with causes: what was sent is not valid, and will not be if it is sent again."""
+        return self.status in (400, 413) or (self.status == 422 and bool(self.causes))
+
+    @property
     def test_failed(self) -> bool:
         """422 to a JSON patch because a test did not hold: the server drops the words of it.
 

@@ -27,7 +27,6 @@ class Health:
     stuck_seconds: float
     phase: str = "starting"
     waiting_for: str = ""
-    leader: bool = False
     last_policy_event: float | None = None
     last_reconcile: float | None = None
     last_node_report: float | None = None
@@ -42,6 +41,8 @@ class Health:
     unready_seconds: float = 10.0  # failures that go on for so long make it unready
     report_seconds: float = math.inf  # three beats of the slowest policy: by then some node has reported
     troubles: Callable[[float], list[str]] = lambda _: []
+    leads: Callable[[], bool] = lambda: False  # whether this replica may act now
+    policy_watch_served: bool = True  # the API server lets us watch policies: a watch that is silent is stuck
 
     def live(self) -> tuple[bool, dict[str, object]]:
         """(alive, facts). Dead: a thread ended, the loop is stuck, or the policy watch went silent."""
@@ -51,10 +52,13 @@ class Health:
         beat = max((each for each in beats if each is not None), default=None)
         if beat is not None and now - beat > self.stuck_seconds:
             problems.append(f"the decision loop made no pass for {now - beat:.0f} s, and ended no request")
-        due = self.policy_echo_due if self.leader else None  # nobody's write comes back while the server is away
-        if due is not None and now - due > 2.5 * self.stuck_seconds:
+        if self.policy_watch_served and self.policy_silence_seconds(now) > 2.5 * self.stuck_seconds:
             problems.append("the policy watch did not show a status that was written: it is silent")
         return not problems, self._facts(now) | {"problems": problems}
+
+    def policy_silence_seconds(self, now: float) -> float:
+        """Since when a status that was written should have come back; nobody's does while the server is away."""
+        return now - self.policy_echo_due if self.policy_echo_due is not None and self.leads() else 0.0
 
     def ready(self) -> tuple[bool, dict[str, object]]:
         """(ready, facts). Ready: every table is complete and fresh, nothing fails; a standby replica is ready too."""
@@ -80,7 +84,7 @@ class Health:
         return {
             "phase": self.phase,
             "waiting_for": self.waiting_for,
-            "leader": self.leader,
+            "leader": self.leads(),
             "last_policy_event_seconds": age(self.last_policy_event),
             "last_reconcile_seconds": age(self.last_reconcile),
             "last_node_report_seconds": age(self.last_node_report),

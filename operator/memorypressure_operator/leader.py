@@ -87,7 +87,9 @@ class Leader:
         try:
             held = self._attempt()
         except (ApiUnreachable, ApiRefused) as error:
-            if not (isinstance(error, ApiRefused) and error.conflict):
+            if isinstance(error, ApiRefused) and error.not_found:
+                self._tell(f"{error}; does namespace {self._settings.namespace} (--namespace) exist?")
+            elif not (isinstance(error, ApiRefused) and error.conflict):
                 self._tell(str(error))
             return False
         except _NOT_UNDERSTOOD as error:
@@ -276,7 +278,7 @@ def _annotations(lease: dict[str, Any]) -> dict[str, str]:
 class LeaderThread(threading.Thread):
     """Attempts every `renew_seconds` until `stop`; `on_change` hears each gain and loss."""
 
-    def __init__(self, leader: Leader, renew_seconds: float, on_change: Callable[[bool], None]) -> None:
+    def __init__(self, leader: Leader, renew_seconds: float, on_change: Callable[[], None]) -> None:
         super().__init__(name="leader", daemon=True)
         self._leader = leader
         self._renew_seconds = renew_seconds
@@ -294,5 +296,5 @@ class LeaderThread(threading.Thread):
             self._leader.attempt()
             if self._leader.holds() != held:
                 held = not held
-                self._on_change(held)
+                self._on_change()
             self._stopping.wait(self._renew_seconds)

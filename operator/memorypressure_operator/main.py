@@ -91,6 +91,8 @@ class Operator:
         api.observe = self.metrics.observe_request
         self.registry = Registry(clock, settings.coalesce_seconds)
         self.leader = Leader(api, _leader_settings(settings), clock, installation=api.own_uid)
+        self.health.leads = self.leader.holds
+        self.metrics.leader.set_function(self.leader.holds)  # asked when it is scraped
         self.events = EventWriter(api, settings.identity, self.metrics.events_failed.inc)
         self.loop = DecisionLoop(
             settings,
@@ -144,10 +146,8 @@ class Operator:
     def _loop_goes_on(self) -> None:
         self.health.loop_progress = self.clock()
 
-    def _leadership(self, held: bool) -> None:
+    def _leadership(self) -> None:
         self.health.policy_echo_due = None  # what was written before may have come back while nobody listened
-        self.health.leader = held
-        self.metrics.leader.set(held)
         self.registry.dirty.add(list(self.registry.tables.nodes))
 
     def start(self) -> None:

@@ -3,7 +3,7 @@
 import logging
 import random
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from memorypressure.spec import Policy
 from memorypressure_operator import objects
@@ -49,6 +49,7 @@ class PlanWriter:
         self._resync_seconds = settings.resync_seconds
         self._bucket = TokenBucket(self._rate, clock)
         self._behind: dict[str, float] = {}  # node -> since when its plan is not what it should be
+        self._refused: dict[str, str] = {}  # node -> why the API server does not take its plan
 
     def is_due(self, name: str, memory: NodeMemory, policy: Policy | None) -> bool:
         """Whether the plan was never found right for this version of the policy, or not for long."""
@@ -67,6 +68,11 @@ class PlanWriter:
     def forget(self, name: str) -> None:
         """The node is gone."""
         self._behind.pop(name, None)
+        self._refused.pop(name, None)
+
+    def refused(self, nodes: Container[str]) -> dict[str, str]:
+        """Of these nodes, those whose plan the API server does not take as it is, and its words."""
+        return {node: why for node, why in self._refused.items() if node in nodes}
 
     def write(
         self, node: NodeView, memory: NodeMemory, plan: PlanView | None, policy: Policy | None, draft: Draft
@@ -75,6 +81,7 @@ class PlanWriter:
         again = self._resync_seconds
         behind_since = self._behind.pop(node.name, self._clock())
         if plan is None and policy is None:
+            self._refused.pop(node.name, None)
             return None, again
         if draft.blocked or draft.waits:
             self._registry.dirty.add(draft.blocked)  # they give a workload up first
@@ -82,6 +89,7 @@ class PlanWriter:
         wanted = draft.digest
         stands = plan is not None and plan.owner_uid == node.uid
         if plan is not None and stands and (plan.digest == wanted or memory.plan_written == (wanted, plan.digest)):
+            self._refused.pop(node.name, None)
             return plan, again
         self._behind[node.name] = behind_since
         if policy is not None and not self._holdings.may_plan(node.name, policy.limits.grant_seconds):
@@ -93,12 +101,15 @@ class PlanWriter:
             stored = objects.write_plan(self._api, node, plan, draft.spec)
         except ApiRefused as refusal:
             self._bucket.rest(refusal.retry_after_seconds)
+            if refusal.malformed:
+                self._refused[node.name] = refusal.message
             raise
         finally:
             self._bucket.rest(self._clock() - started)
         if stored is None:
             return plan, CHANGED_MEANWHILE_SECONDS
         del self._behind[node.name]
+        self._refused.pop(node.name, None)
         self._metrics.plan_writes.inc()
         if draft.beyond_limit:
             log.warning("node %s: %d eligible pods are not on the plan, it holds 250", node.name, draft.beyond_limit)

@@ -4,6 +4,7 @@ What is not listed here is skipped by the decoder without being built. Label and
 they are kept once.
 """
 
+import hashlib
 import math
 import sys
 from collections.abc import Mapping
@@ -18,6 +19,10 @@ from memorypressure_operator.shared import Shared, label_words, labels_of
 
 _MIRROR = "kubernetes.io/config.mirror"
 _TEMPLATE_HASH = "pod-template-hash"
+
+MOST_OWNER_BYTES = 317
+MOST_REQUEST_BYTES = (1 << 53) - 1
+"""What a NodeMemoryPlan holds of a pod (crds/). The API server bounds neither owners' names nor the sum of requests."""
 
 _traits = Shared(40_000)
 
@@ -35,7 +40,7 @@ class PodTraits(msgspec.Struct, frozen=True, gc=False):
     qos_class: str
     priority: int
     request_bytes: int
-    owner: str  # "Kind/name" of the controlling owner; "" without one
+    owner: str  # "Kind/name" of the controlling owner, see `_owner_text`; "" without one
     static: bool
     daemon_set: bool
     local_storage: bool
@@ -245,12 +250,24 @@ def _workload(owner: _Owner, labels: Mapping[str, str]) -> str:
     """Kind/name; a ReplicaSet of a Deployment (its name ends with the template's hash) counts as the Deployment."""
     suffix = "-" + labels.get(_TEMPLATE_HASH, "")
     if owner.kind == "ReplicaSet" and len(suffix) > 1 and owner.name.endswith(suffix):
-        return "Deployment/" + owner.name.removesuffix(suffix)
-    return f"{owner.kind}/{owner.name}"
+        return _owner_text("Deployment", owner.name.removesuffix(suffix))
+    return _owner_text(owner.kind, owner.name)
+
+
+def _owner_text(kind: str, name: str) -> str:
+    """Kind/name; what is too long for a plan ends in a digest of it, so that it still names one owner."""
+    whole = f"{kind}/{name}".encode()
+    if len(whole) <= MOST_OWNER_BYTES:
+        return whole.decode()
+    digest = hashlib.sha256(whole).hexdigest()[:32]
+    return f"{whole[: MOST_OWNER_BYTES - len(digest) - 1].decode(errors='ignore')}~{digest}"
 
 
 def _request_bytes(spec: _PodSpec) -> int:
-    """The pod's memory request as the kubelet counts it (KEP-753 for sidecars, KEP-2837 for pod-level requests)."""
+    """The pod's memory request as the kubelet counts it (KEP-753 for sidecars, KEP-2837 for pod-level requests).
+
+    At most what a plan holds.
+    """
 
     def memory(resources: _Resources | None) -> int | None:
         text = (resources.requests or {}).get("memory") if resources else None
@@ -259,7 +276,7 @@ def _request_bytes(spec: _PodSpec) -> int:
     overhead = parse_quantity((spec.overhead or {}).get("memory", "0"))
     whole = memory(spec.resources)
     if whole is not None:
-        return whole + overhead
+        return min(whole + overhead, MOST_REQUEST_BYTES)
     running = sum(memory(c.resources) or 0 for c in spec.containers or ())
     sidecars, starting = 0, 0
     for container in spec.init_containers or ():
@@ -269,4 +286,4 @@ def _request_bytes(spec: _PodSpec) -> int:
             starting = max(starting, sidecars)
         else:
             starting = max(starting, sidecars + request)
-    return max(running + sidecars, starting) + overhead
+    return min(max(running + sidecars, starting) + overhead, MOST_REQUEST_BYTES)

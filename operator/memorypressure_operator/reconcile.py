@@ -105,7 +105,17 @@ class DecisionLoop(threading.Thread):
         )
         self._tainting = Tainting(api, registry, leader.holds, events, metrics, self._tallies.of, clock, settings)
         self._surveyor = Surveyor(
-            api, registry, self.budgets, self._holdings, self.rounds, events, metrics, health, clock, settings
+            api,
+            registry,
+            self.budgets,
+            self._holdings,
+            self.rounds,
+            self._plans,
+            events,
+            metrics,
+            health,
+            clock,
+            settings,
         )
 
     # --- the thread ---

@@ -269,6 +269,10 @@ class Rounds:
             )
         return facts, states
 
+    def in_force(self, policy: str) -> Mapping[str, Mode]:
+        """The nodes on which the policy is in force."""
+        return self._in_force.of(policy)
+
     def slots(self, name: str) -> int:
         """Nodes that count for the policy's maxConcurrentNodes; after a restart those with an eviction on record."""
         recorded = self._recorded(name)

@@ -170,6 +170,11 @@ def _filled(settings: Settings, environment: Mapping[str, str]) -> Settings:
 def _checked(settings: Settings) -> Settings:
     if not settings.renew_timeout_seconds < settings.renew_deadline_seconds:
         raise SettingsError("--renew-timeout-seconds: must be below --renew-deadline-seconds")
+    if not settings.renew_seconds + settings.renew_timeout_seconds < settings.renew_deadline_seconds:
+        raise SettingsError(
+            "--renew-seconds: with --renew-timeout-seconds must be below --renew-deadline-seconds, "
+            "or the Lease is lost between two renewals"
+        )
     if not settings.renew_deadline_seconds + settings.request_timeout_seconds <= settings.lease_seconds:
         raise SettingsError(
             "--lease-seconds: must be at least --renew-deadline-seconds plus --request-timeout-seconds, "

@@ -62,6 +62,7 @@ class Facts:
     dry_run_only: bool = False
     unsure_nodes: int = 0  # those that may hold an allowance of one of the ledgers that cannot be read
     unread_ledgers: tuple[str, ...] = ()  # policies whose ledgers those are
+    refused_plans: Mapping[str, str] = field(default_factory=dict)  # node -> why the API server does not take its plan
     no_candidates: bool = False  # all plans are written, and no pod is on any
     actions_used: Mapping[str, bool] = field(default_factory=dict)  # action -> whether the ladder has it
 
@@ -95,7 +96,8 @@ def compute(entry: PolicyEntry, facts: Facts, now: str) -> dict[str, Any]:
         },
         "exposure": {"standingKills": facts.standing_kills, "worstCaseHour": facts.worst_case_hour},
     }
-    last = max(facts.last_action_time, str(entry.status.get("lastActionTime") or ""))
+    stored = str(entry.status.get("lastActionTime") or "")
+    last = max(facts.last_action_time, stored if stored <= now else "")
     return result | ({"lastActionTime": last} if last else {})
 
 
@@ -148,6 +150,10 @@ def _ready(policy: Policy, facts: Facts) -> Row:
         )
     if facts.dry_run_only and policy.mode is Mode.ENFORCE:
         notes.append("the operator runs with --dry-run-only: Enforce is treated as DryRun")
+    if facts.refused_plans:
+        node, why = min(facts.refused_plans.items())
+        notes.append(f"the API server refuses the plans of {len(facts.refused_plans)} nodes, such as {node}: {why}")
+        return ("Ready", "False", Reason.PLAN_REFUSED, "; ".join(notes))
     if unheard:
         return ("Ready", "False", Reason.REPORT_MISSING, "; ".join(notes))
     return ("Ready", "True", Reason.RECONCILED, "; ".join(notes))

@@ -13,7 +13,7 @@ from memorypressure_operator import pressure, status, tainter
 from memorypressure_operator.api import MERGE_PATCH, Api, own_path
 from memorypressure_operator.budget import Budgets
 from memorypressure_operator.caps import for_nodes
-from memorypressure_operator.errors import ApiRefused
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable
 from memorypressure_operator.events import Event, EventWriter, policy_subject
 from memorypressure_operator.evictions import EvictionLog
 from memorypressure_operator.health import Health
@@ -21,6 +21,7 @@ from memorypressure_operator.holdings import Holdings
 from memorypressure_operator.look import is_silent
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.metrics import Metrics
+from memorypressure_operator.planwriting import PlanWriter
 from memorypressure_operator.registry import PolicyEntry, Registry
 from memorypressure_operator.rounds import Rounds
 from memorypressure_operator.settings import Settings
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 SHARE = 0.002
 """Looking through all nodes takes so much of the time at most: in a large cluster statuses come less often."""
+ASK_SECONDS = 10.0
+"""How often it is asked whether policies may be watched, while kopf's watch does not show what was written."""
 HASTE_SECONDS = 0.5
 """So soon another follows one that shows less than its policy's limits allow."""
 
@@ -45,6 +48,7 @@ class Surveyor:
         budgets: Budgets,
         holdings: Holdings,
         rounds: Rounds,
+        plans: PlanWriter,
         events: EventWriter,
         metrics: Metrics,
         health: Health,
@@ -57,6 +61,7 @@ class Surveyor:
         self._budgets = budgets
         self._holdings = holdings
         self._rounds = rounds
+        self._plans = plans
         self._events = events
         self._metrics = metrics
         self._health = health
@@ -64,6 +69,7 @@ class Surveyor:
         self._settings = settings
         self._wall = wall
         self._at: float | None = None
+        self._asked_at = 0.0  # whether policies may be watched
         self._took = 0.0  # processor time of the last one, in seconds
         self._survey: tuple[int, Mapping[str, Policy], Survey] | None = None
         self._without_candidates: frozenset[str] = frozenset()
@@ -95,10 +101,28 @@ class Surveyor:
         self._took = time.thread_time() - began
 
     def _echo(self) -> None:
-        """A status that was written comes back through kopf; if it never does, kopf's watch is silent."""
-        seen, due = self._registry.policies_at, self._health.policy_echo_due
+        """A status that was written comes back through kopf; if it never does, kopf's watch is silent.
+
+        Then it is asked whether there could be one: where the API server refuses it, a restart would bring nothing, and
+        the probes name the refusal.
+        """
+        health, now = self._health, self._clock()
+        seen, due = self._registry.policies_at, health.policy_echo_due
         if due is not None and seen is not None and seen >= due:
-            self._health.policy_echo_due = None
+            health.policy_echo_due = None
+        path = own_path("memorypressurepolicies")
+        if health.policy_silence_seconds(now) <= health.stuck_seconds:
+            if not health.policy_watch_served:
+                health.policy_watch_served = True
+                self._api.troubles.succeeded("WATCH", path)
+        elif now - self._asked_at >= ASK_SECONDS:
+            self._asked_at = now
+            try:
+                with self._api.stream(path, {"watch": "1", "timeoutSeconds": "1"}, ASK_SECONDS):
+                    health.policy_watch_served = True
+            except (ApiRefused, ApiUnreachable) as error:
+                health.policy_watch_served = False
+                log.warning("policies cannot be watched: %s", error)
 
     def _surveyed(self, policies: Mapping[str, Policy]) -> Survey:
         """The survey of all nodes, kept as long as neither they nor the policies, one mapping each time, have moved."""
@@ -197,6 +221,7 @@ class Surveyor:
             conflicts=standing.disputed,
             unsure_nodes=len(self._holdings.unsure.get(policy.name, ())) if enforced else 0,
             unread_ledgers=tuple(self._holdings.unread(policy.name)),
+            refused_plans=self._plans.refused(self._rounds.in_force(policy.name)),
             no_candidates=policy.name in self._without_candidates,
             dry_run_only=self._settings.dry_run_only and (entry.policy or policy).mode is Mode.ENFORCE,
             actions_used={step.action.value: True for step in policy.ladder},

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from memorypressure_operator.api import Api, config_map_path
@@ -36,16 +37,20 @@ class Tally:
     def add(self, kind: str, fact: str, age_seconds: float = 0.0, time: str = "", *, anywhere: bool = False) -> None:
         """Counts a fact that became one so long ago; `time` (RFC 3339) where something was done or told as done.
 
-        `anywhere`: not where another policy has counted it. A node's report outlives the policy that it acted under,
-        and an operator that was restarted reads it anew, under the next one.
+        A time that lies ahead, by the clock of a node, is now. `anywhere`: not where another policy has counted it. A
+        node's report outlives the policy that it acted under, and an operator that was restarted reads it anew, under
+        the next one.
         """
         name = hashlib.sha256(f"{kind}/{fact}".encode()).hexdigest()[:10]
         if anywhere and self._elsewhere(name):
             return
-        self.last_action_time = max(self.last_action_time, time)
+        self.last_action_time = max(self.last_action_time, min(time, self._now_text()))
         if name not in self._facts:
             self._facts[name] = (kind, int(self._wall() - age_seconds))
             self.changed = True
+
+    def _now_text(self) -> str:
+        return datetime.fromtimestamp(self._wall(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def has(self, name: str) -> bool:
         """Whether the fact of that short name was counted in the last hour."""

@@ -1,5 +1,6 @@
 """What users may write and hardly mean: accepted or refused with the field's name, and the operator goes on."""
 
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -95,6 +96,16 @@ def test_a_node_and_a_policy_of_the_longest_names_have_plan_state_ledger_and_all
         wait_for(lambda: lab.our_taints(node), "our taint")
         wait_for(lambda: lab.events("Tainted", kind="Node"), "an Event on the Node")
     lab.admin.must("DELETE", f"/api/v1/nodes/{node}")
+
+
+def test_pods_whose_owners_and_requests_no_plan_holds_keep_no_other_off_it(lab: Lab) -> None:
+    node = lab.node("odd", {"bad": "odd"})
+    lab.policy("odd", nodeSelector={"matchLabels": {"bad": "odd"}})
+    owner = {"apiVersion": "example.com/v1", "kind": "Thing", "name": "o" * 400, "uid": str(uuid.uuid4())}
+    for number in range(2):
+        lab.pod(node, f"odd-{number}", owner={**owner, "controller": True}, memory="8Ei")
+    lab.workload(node, "more")
+    wait_for(lambda: lab.planned(node) == {"odd-0", "odd-1", "more-0", "more-1"}, "all of them are on the plan")
 
 
 def test_contradicting_policies_run_dry_and_both_say_with_whom_they_conflict(lab: Lab) -> None:

@@ -75,6 +75,15 @@ def test_a_wrong_default_policy_is_named_and_nothing_is_made(lab: Lab, text: str
     assert expected in line
 
 
+@pytest.mark.parametrize("text", ["a: 2026-13-45", "a: " + "9" * 5000, "[" * 5000])
+def test_yaml_that_breaks_its_parser_is_named_like_any_other(
+    lab: Lab, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config_map(lab, text)
+    assert defaults.create_once(Mortal(lab), lab.home, "default-policy") is Created.INVALID
+    assert f"ConfigMap {lab.home}/default-policy, key policy.yaml: not YAML" in caplog.text
+
+
 class Ends(BaseException):
     """The operator's process ends."""
 

@@ -1,11 +1,13 @@
 """When something is wrong: an absent API server, missing kinds, bad credentials, an edited ledger."""
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.faultproxy import FaultProxy
 from support.operator_lab import GROUP, Lab, OperatorProcess, wait_for
 
 from memorypressure_tools.apiclient import MERGE_PATCH, ApiError
@@ -77,6 +79,15 @@ def test_without_an_api_server_it_waits_says_so_and_ends_on_a_signal(tmp_path: P
     assert operator.stop() == 0
 
 
+def test_a_namespace_that_does_not_exist_is_named(own_lab: Lab) -> None:
+    install_crds(own_lab)
+    operator = own_lab.operator("--namespace", "typo", "--unready-seconds", "1")
+    wait_for(lambda: "does namespace typo (--namespace) exist?" in operator.text(), "the log asks for it")
+    found = wait_for(lambda: operator.probe("/readyz")[1]["not_ready"], "the probe names it")
+    assert any(each.startswith("POST leases fails for") and '"typo" not found' in each for each in found)
+    assert operator.stop() == 0
+
+
 def test_a_foreign_token_is_named_and_a_valid_one_in_its_place_is_taken_up(own_lab: Lab) -> None:
     install_crds(own_lab)
     own_lab.admin.request("POST", "/api/v1/namespaces/own/serviceaccounts", {"metadata": {"name": "op"}})
@@ -99,6 +110,29 @@ def test_a_foreign_token_is_named_and_a_valid_one_in_its_place_is_taken_up(own_l
     )
     operator.ready()
     assert operator.stop() == 0
+
+
+def test_without_the_right_to_watch_policies_a_probe_names_it_and_none_asks_for_a_restart(own_lab: Lab) -> None:
+    """Kopf's requests are its own: that they are refused is found out when what was written does not come back."""
+    install_crds(own_lab)
+    with contextlib.closing(FaultProxy(own_lab.plane)) as proxy:
+        config = own_lab.plane.write_kubeconfig("watch", server=proxy.url, token=own_lab.all_rights("watcher"))
+        operator = own_lab.operator("--stuck-seconds", "2", "--unready-seconds", "1", kubeconfig=config)
+        operator.ready()
+        operator.leads()
+        own_lab.policy("watched", mode="DryRun")
+        wait_for(lambda: own_lab.condition("Ready", "watched"), "a status")
+        proxy.faults.refuse = lambda _, path: 403 if "/memorypressurepolicies" in path and "watch=" in path else 0
+        proxy.cut()
+        bare_node(own_lab, "counted")  # what is shown of it is not heard of
+        told = "WATCH memorypressurepolicies fails for"
+        wait_for(lambda: told in str(operator.probe("/readyz")[1]["not_ready"]), "the probe names it")
+        code, facts = operator.probe("/healthz")
+        assert (code, facts["problems"]) == (200, [])
+        proxy.heal()
+        operator.ready()
+        assert operator.stop() == 0
+    own_lab.admin.must("DELETE", f"{GROUP}/memorypressurepolicies/own-watched")
 
 
 def test_a_policy_that_an_older_definition_let_in_is_named_and_the_others_go_on(own_lab: Lab) -> None:

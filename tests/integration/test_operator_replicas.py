@@ -127,7 +127,10 @@ def test_with_two_operators_each_grant_is_given_once(lab: Lab) -> None:
 # --- cleanup ---
 
 
-LEASE_TIMES = ("--renew-deadline-seconds", "2", "--request-timeout-seconds", "2", "--renew-timeout-seconds", "1")
+LEASE_TIMES = (
+    *("--renew-deadline-seconds", "2", "--request-timeout-seconds", "2"),
+    *("--renew-timeout-seconds", "1", "--renew-seconds", "0.5"),
+)
 
 
 def cleanup(lab: Lab, name: str, kubeconfig: Path) -> OperatorProcess:

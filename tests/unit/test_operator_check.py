@@ -96,6 +96,12 @@ def test_a_policy_that_is_not_carried_out_is_named_with_its_reason() -> None:
     )
 
 
+def test_states_of_no_node_are_named_for_they_stay_for_ever() -> None:
+    owned = {**state("going", 5), "metadata": {"name": "going", "ownerReferences": [{"kind": "Node"}]}}
+    cluster = Cluster(nodes=[node("a")], states=[state("a", 5), state("b", 5), owned])
+    assert said(cluster)[-1] == (True, "1 NodeMemoryStates of no node, nobody looks at them: kubectl delete nms b")
+
+
 def test_an_api_server_that_is_away_is_said_and_waited_for() -> None:
     cluster, lines, now = Cluster(nodes=[node("a")]), [], 0.0
     cluster.away = True

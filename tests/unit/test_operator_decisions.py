@@ -269,6 +269,7 @@ def test_every_count_is_written_from_the_start() -> None:
         (GOOD, {"Ready": ("True", "Reconciled"), "BudgetAvailable": ("True", "BudgetLeft")}),
         (dataclasses.replace(GOOD, counts=Counts(2, 2)), {"Ready": ("False", "ReportMissing")}),
         (dataclasses.replace(GOOD, counts=Counts(2, 0, 2)), {"Ready": ("True", "Reconciled")}),
+        (dataclasses.replace(GOOD, refused_plans={"n": "too long"}), {"Ready": ("False", "PlanRefused")}),
         (dataclasses.replace(GOOD, ledger_problem="x"), {"Ready": ("False", "LedgerInvalid")}),
         (dataclasses.replace(GOOD, conflict="tied"), {"Conflicted": ("True", "EqualPriorityOverlap")}),
         (dataclasses.replace(GOOD, evictions_left=0), {"BudgetAvailable": ("False", "BudgetExhausted")}),
@@ -311,6 +312,19 @@ def test_ready_says_whose_ledger_holds_back_whose_nodes() -> None:
     ready = next(each for each in status.compute(entry(), facts, "t")["conditions"] if each["type"] == "Ready")
     assert (ready["status"], ready["reason"]) == ("True", "Reconciled")
     assert "nothing is granted to 3 nodes that may hold an allowance of other" in ready["message"]
+
+
+def test_ready_names_a_node_whose_plan_the_api_server_does_not_take() -> None:
+    facts = dataclasses.replace(GOOD, refused_plans={"b": "spec.pods[0]: bad", "a": "spec.pods[2].workload: Too long"})
+    message = status.compute(entry(), facts, "t")["conditions"][1]["message"]
+    assert message.endswith("refuses the plans of 2 nodes, such as a: spec.pods[2].workload: Too long")
+
+
+def test_a_last_action_that_lies_ahead_is_not_kept() -> None:
+    ahead = entry({"lastActionTime": "2099-01-01T00:00:00Z"})
+    assert "lastActionTime" not in status.compute(ahead, GOOD, "2026-11-26T10:00:00Z")
+    before = entry({"lastActionTime": "2026-11-26T09:00:00Z"})
+    assert status.compute(before, GOOD, "2026-11-26T10:00:00Z")["lastActionTime"] == "2026-11-26T09:00:00Z"
 
 
 def test_an_invalid_policy_says_which_field_is_wrong() -> None:

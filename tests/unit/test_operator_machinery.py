@@ -8,7 +8,7 @@ import pytest
 from support.fakecluster import Clock, FakeCluster
 
 from memorypressure.reasons import Reason
-from memorypressure_operator import cli, evictor, settings
+from memorypressure_operator import api, cli, evictor, settings
 from memorypressure_operator.api import Answer, Credentials, connect
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable, CredentialsError, SettingsError
 from memorypressure_operator.events import Event, EventWriter, pod_subject
@@ -45,6 +45,7 @@ def test_a_flag_wins_over_a_variable() -> None:
         ({}, {"MPO_DRY_RUN_ONLY": "yes"}, "MPO_DRY_RUN_ONLY: 'yes' is neither true nor false"),
         ({"log_level": "loud"}, {}, "--log-level: 'loud' is not one of"),
         ({"lease_seconds": "12"}, {}, "--lease-seconds: must be at least"),
+        ({"renew_seconds": "8"}, {}, "--renew-seconds: with --renew-timeout-seconds must be below --renew-deadline"),
         ({"renew_seconds": "nan"}, {}, "--renew-seconds: nan is out of range"),
     ],
 )
@@ -194,3 +195,28 @@ def test_kopf_never_runs_out_of_backoffs() -> None:
 )
 def test_a_kind_that_is_not_served_is_told_from_an_object_that_is_not_there(error: ApiRefused, expected: bool) -> None:
     assert error.not_served is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1", 1), ("60", 60), ("3600", 60), ("9" * 400, 60), ("inf", 0), ("-5", 0), ("Thu, 26 Nov 2026 10:00:00 GMT", 0)],
+)
+def test_no_answer_makes_us_wait_for_longer_than_a_minute(text: str, seconds: float) -> None:
+    assert api._refusal("GET", "/x", 429, b"", {"Retry-After": text}).retry_after_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "causes", "expected"),
+    [
+        ("POST", "/apis/coordination.k8s.io/v1/namespaces/typo/leases", 404, (), True),
+        ("GET", "/apis/coordination.k8s.io/v1/namespaces/own/leases/x", 404, (), False),
+        ("POST", "/apis/events.k8s.io/v1/namespaces/gone/events", 404, (), False),
+        ("POST", "/apis/events.k8s.io/v1/namespaces/going/events", 403, (api.NAMESPACE_ENDS,), False),
+        ("POST", "/apis/events.k8s.io/v1/namespaces/x/events", 403, (), True),
+        ("POST", "/api/v1/namespaces/x/pods/p/eviction", 404, (), False),
+    ],
+)
+def test_what_is_the_api_servers_trouble(
+    method: str, path: str, status: int, causes: tuple[str, ...], expected: bool
+) -> None:
+    assert api._is_trouble(method, path, ApiRefused(status, "", "x", causes=causes)) is expected

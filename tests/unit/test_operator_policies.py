@@ -152,7 +152,7 @@ class Valid(dict[str, Policy]):
 def surveyor_of(world: World) -> Surveyor:
     """One that is asked only for what it makes of the registry."""
     nothing: Any = None
-    return Surveyor(nothing, world.registry, *[nothing] * 6, Clock(), nothing)
+    return Surveyor(nothing, world.registry, *[nothing] * 7, Clock(), nothing)
 
 
 def test_policies_are_surveyed_anew_whenever_they_are_others(world: World) -> None:

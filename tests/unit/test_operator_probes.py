@@ -82,7 +82,7 @@ def test_a_slow_api_server_is_no_stuck_loop(health: Health, clock: Clock) -> Non
 
 
 def test_a_policy_watch_that_does_not_show_our_own_write_asks_for_a_restart(health: Health, clock: Clock) -> None:
-    health.leader, health.policy_echo_due = True, clock.now
+    health.leads, health.policy_echo_due = (lambda: True), clock.now
     clock.now += 151
     health.last_reconcile = clock.now
     assert health.live()[1]["problems"] == [
@@ -90,11 +90,19 @@ def test_a_policy_watch_that_does_not_show_our_own_write_asks_for_a_restart(heal
     ]
 
 
+def test_a_policy_watch_that_the_server_refuses_asks_for_no_restart(health: Health, clock: Clock) -> None:
+    health.leads, health.policy_echo_due = (lambda: True), clock.now
+    health.policy_watch_served = False
+    clock.now += 151
+    health.last_reconcile = clock.now
+    assert health.live()[0]
+
+
 def test_a_status_written_right_before_the_api_server_went_away_asks_for_no_restart(
     health: Health, clock: Clock
 ) -> None:
-    health.leader, health.policy_echo_due = True, clock.now
-    health.leader = False  # its Lease ran out
+    health.leads, health.policy_echo_due = (lambda: True), clock.now
+    health.leads = lambda: False  # its Lease ran out
     clock.now += 600
     health.last_reconcile = clock.now
     assert health.live()[0], "a restart brings no API server back"

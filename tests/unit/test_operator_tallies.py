@@ -113,6 +113,12 @@ def test_the_newest_facts_stay_where_there_are_too_many() -> None:
     assert len(tally.encode()) < 40 * MOST_FACTS
 
 
+def test_an_action_that_lies_ahead_by_its_nodes_clock_was_done_now() -> None:
+    tally = Tally(Clock())
+    tally.add("kills", "a", time="2099-01-01T00:00:00Z")
+    assert tally.last_action_time == "1970-01-01T00:16:40Z"
+
+
 def test_a_clock_that_was_set_back_keeps_no_count_for_ever() -> None:
     cluster, clock = FakeCluster(), Clock()
     made = tallies(cluster, clock)

@@ -8,6 +8,7 @@ import pytest
 from support.fakecluster import Clock, FakeCluster
 
 from memorypressure_operator import settings as settings_module
+from memorypressure_operator.errors import ApiRefused
 from memorypressure_operator.health import Health
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.reconcile import DecisionLoop
@@ -172,6 +173,23 @@ def test_the_metric_tells_how_old_the_oldest_change_is_that_no_plan_shows(world:
     world.run(8)
     assert len(world.cluster.plans) == 100
     assert world.staleness() == 0
+
+
+def test_a_plan_that_the_api_server_refuses_is_told_until_it_is_written(world: World) -> None:
+    world.nodes(2)
+
+    def refuse(method: str, path: str) -> None:
+        if method == "POST" and "/nodememoryplans" in path:
+            raise ApiRefused(422, "Invalid", "spec.pods[0].workload: Too long", causes=("FieldValueTooLong",))
+
+    world.cluster.before = refuse
+    world.run(5)
+    refused = {"n000": "spec.pods[0].workload: Too long", "n001": "spec.pods[0].workload: Too long"}
+    assert world.loop._plans.refused({"n000", "n001", "n002"}) == refused
+    world.cluster.before = lambda _method, _path: None
+    world.run(5)
+    assert world.loop._plans.refused({"n000", "n001"}) == {}
+    assert len(world.cluster.plans) == 2
 
 
 def test_of_nodes_that_come_and_go_nothing_is_kept(world: World) -> None:

@@ -60,6 +60,8 @@ Mi = 1 << 20
         ({"spec": {"volumes": [{"configMap": {"name": "x"}}]}}, "local_storage", False),
         ({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}, "terminating", True),
         ({}, "request_bytes", 64 * Mi),
+        ({"spec": {"overhead": {"memory": "9007199255Mi"}}}, "request_bytes", (1 << 53) - 1),
+        ({"spec": {"resources": {"requests": {"memory": "8Ei"}}}}, "request_bytes", (1 << 53) - 1),
         ({"spec": {"overhead": {"memory": "16Mi"}}}, "request_bytes", 80 * Mi),
         ({"spec": {"resources": {"requests": {"memory": "1Gi"}}}}, "request_bytes", 1024 * Mi),
         (
@@ -76,6 +78,15 @@ Mi = 1 << 20
 )
 def test_what_is_read_of_a_pod(changes: dict[str, Any], field: str, expected: object) -> None:
     assert getattr(view(**changes), field) == expected
+
+
+@pytest.mark.parametrize("letter", ["o", "\N{BRAIN}"])
+def test_an_owners_name_that_no_plan_holds_ends_in_a_digest_and_still_names_one_owner(letter: str) -> None:
+    owners = [{"kind": "Thing", "name": letter * 400 + end, "controller": True} for end in ("", "1", "2")]
+    found = [view(metadata={"ownerReferences": [owner]}).owner for owner in owners]
+    assert len(set(found)) == 3
+    assert all(name.startswith(f"Thing/{letter}") and 300 < len(name.encode()) <= 317 for name in found)
+    assert view(metadata={"ownerReferences": [{"kind": "K", "name": "o" * 315, "controller": True}]}).owner[-1] == "o"
 
 
 def test_equal_labels_are_kept_once() -> None:
