@@ -55,6 +55,7 @@ class Situation:
     concurrent_limit: int
     workload_allowance: Callable[[str], int]
     protected: Callable[[PodView], tuple[Reason, str] | None]
+    blind: tuple[str, ...]  # resources of which the API server has sent nothing for long
     still: Callable[[], bool]  # pressure still reported, policy and mode unchanged
 
 
@@ -73,6 +74,9 @@ class Actor:
         """Evicts at most one pod, or tells in DryRun which it would be; a Denied says why nothing was done."""
         if not situation.fresh:
             return Denied(Reason.SAMPLE_STALE, "the node's last report is too old to act upon")
+        if situation.blind:
+            why = f"the API server sends nothing of {', '.join(situation.blind)}: who is protected is not known"
+            return self._denied(memory, situation, Denied(Reason.UNREADABLE, why, again_seconds=10.0))
         awaited = self._awaited(memory, situation)
         if awaited is not None:
             return awaited

@@ -10,6 +10,7 @@ from memorypressure_operator.acting import Actor, Situation
 from memorypressure_operator.caps import for_nodes
 from memorypressure_operator.cleanups import After, Cleaner
 from memorypressure_operator.following import Follower
+from memorypressure_operator.health import Health
 from memorypressure_operator.inforce import InForce
 from memorypressure_operator.look import Look, is_fresh, observe_reaction
 from memorypressure_operator.metrics import Metrics
@@ -36,6 +37,7 @@ class Evicting:
         rounds: Rounds,
         in_force: InForce,
         metrics: Metrics,
+        health: Health,
         clock: Callable[[], float],
         settings: Settings,
     ) -> None:
@@ -47,6 +49,7 @@ class Evicting:
         self._rounds = rounds
         self._in_force = in_force
         self._metrics = metrics
+        self._health = health
         self._clock = clock
         self._settings = settings
 
@@ -125,6 +128,7 @@ class Evicting:
             concurrent_limit=limits.max_concurrent_nodes.of(in_force),
             workload_allowance=lambda workload: self._planner.allowance(policy, workload),
             protected=lambda pod: self._planner.veto(policy, pod),
+            blind=self._health.blind(),
             still=still,
         )
 

@@ -37,6 +37,7 @@ class Health:
     streams: dict[str, Callable[[], bool]] = field(default_factory=dict)
     misread: dict[str, Callable[[], list[str]]] = field(default_factory=dict)  # objects that are not understood
     heard: dict[str, float] = field(default_factory=dict)  # stream -> when the server last sent an event or a bookmark
+    opened: dict[str, float] = field(default_factory=dict)  # stream -> when the server last began to send it
     silence_seconds: float = math.inf  # a stream that was not heard for so long is broken
     unready_seconds: float = 10.0  # failures that go on for so long make it unready
     report_seconds: float = math.inf  # three beats of the slowest policy: by then some node has reported
@@ -59,6 +60,15 @@ class Health:
     def policy_silence_seconds(self, now: float) -> float:
         """Since when a status that was written should have come back; nobody's does while the server is away."""
         return now - self.policy_echo_due if self.policy_echo_due is not None and self.leads() else 0.0
+
+    def blind(self) -> tuple[str, ...]:
+        """Streams that the API server has not sent for long: who is protected by what they tell is not known.
+
+        One that is taken up again where it ended is current, also while nothing happens.
+        """
+        now = self.clock()
+        ages = ((name, now - max(heard, self.opened.get(name, heard))) for name, heard in self.heard.items())
+        return tuple(sorted(name for name, age in ages if age > self.silence_seconds))
 
     def ready(self) -> tuple[bool, dict[str, object]]:
         """(ready, facts). Ready: every table is complete and fresh, nothing fails; a standby replica is ready too."""

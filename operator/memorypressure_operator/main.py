@@ -124,6 +124,9 @@ class Operator:
         def heard(_: str) -> None:
             self.health.heard[name] = self.clock()
 
+        def opened(_: str) -> None:
+            self.health.opened[name] = self.clock()
+
         def restarted(why: str) -> None:
             restarts.labels(name, why).inc()
             self.loop.recheck_policies()  # kopf does not tell of objects deleted while its watch was broken
@@ -131,7 +134,7 @@ class Operator:
         stream = Stream(
             self.api,
             source,
-            TableSink(self.registry, name, on_synced=synced, on_heard=heard),
+            TableSink(self.registry, name, on_synced=synced, on_heard=heard, on_opened=opened),
             lifetime_seconds=settings.stream_lifetime_seconds,
             read_timeout_seconds=settings.stream_read_timeout_seconds,
             page_size=settings.page_size,

@@ -101,7 +101,17 @@ class DecisionLoop(threading.Thread):
         means = Means(api, self.budgets, events, leader.holds, clock)
         actor, follower, cleaner = Actor(means, metrics, self._tallies.of), Follower(means), Cleaner(means)
         self._evicting = Evicting(
-            actor, follower, cleaner, registry, self._planner, self.rounds, self._in_force, metrics, clock, settings
+            actor,
+            follower,
+            cleaner,
+            registry,
+            self._planner,
+            self.rounds,
+            self._in_force,
+            metrics,
+            health,
+            clock,
+            settings,
         )
         self._tainting = Tainting(api, registry, leader.holds, events, metrics, self._tallies.of, clock, settings)
         self._surveyor = Surveyor(
@@ -182,7 +192,8 @@ class DecisionLoop(threading.Thread):
             if taken is None:
                 break
             self._take_turn(*taken)
-        self.rounds.run(self._policies.valid)
+        if not self._health.blind():  # else nothing is given or renewed: plans may hold who is protected by now
+            self.rounds.run(self._policies.valid)
         if not self._leader.holds():
             return  # the rounds' requests may have taken, or slept, longer than the Lease lasts
         if self.rounds.unshown:

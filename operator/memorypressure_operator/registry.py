@@ -368,12 +368,14 @@ class TableSink:
         resource: str,
         on_synced: Callable[[str], None],
         on_heard: Callable[[str], None] = lambda _: None,
+        on_opened: Callable[[str], None] = lambda _: None,
     ) -> None:
         table, put, remove = SINKS[resource]
         self._registry = registry
         self._resource = resource
         self._on_synced = on_synced
         self._on_heard = on_heard
+        self._on_opened = on_opened
         self._rows: dict[Any, Any] = getattr(registry.tables, table)
         self.put: Callable[[Any, Any], None] = getattr(registry, put)
         self.remove: Callable[[Any], None] = getattr(registry, remove)
@@ -387,6 +389,10 @@ class TableSink:
         """The table is complete."""
         self._registry.mark_synced(self._resource)
         self._on_synced(self._resource)
+
+    def opened(self) -> None:
+        """Notes when the server last began to send."""
+        self._on_opened(self._resource)
 
     def heard(self) -> None:
         """Notes when the server last sent anything."""

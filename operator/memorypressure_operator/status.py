@@ -62,6 +62,7 @@ class Facts:
     dry_run_only: bool = False
     unsure_nodes: int = 0  # those that may hold an allowance of one of the ledgers that cannot be read
     unread_ledgers: tuple[str, ...] = ()  # policies whose ledgers those are
+    blind: tuple[str, ...] = ()  # resources of which the API server has sent nothing for long
     refused_plans: Mapping[str, str] = field(default_factory=dict)  # node -> why the API server does not take its plan
     no_candidates: bool = False  # all plans are written, and no pod is on any
     actions_used: Mapping[str, bool] = field(default_factory=dict)  # action -> whether the ladder has it
@@ -150,6 +151,10 @@ def _ready(policy: Policy, facts: Facts) -> Row:
         )
     if facts.dry_run_only and policy.mode is Mode.ENFORCE:
         notes.append("the operator runs with --dry-run-only: Enforce is treated as DryRun")
+    if facts.blind:
+        what = ", ".join(facts.blind)
+        notes.append(f"no kill is granted, no grant renewed and no pod evicted: the API server sends nothing of {what}")
+        return ("Ready", "False", Reason.UNREADABLE, "; ".join(notes))
     if facts.refused_plans:
         node, why = min(facts.refused_plans.items())
         notes.append(f"the API server refuses the plans of {len(facts.refused_plans)} nodes, such as {node}: {why}")

@@ -44,6 +44,10 @@ class Sink(Protocol):
         """The initial state is complete."""
         ...
 
+    def opened(self) -> None:
+        """The server has begun to send: what is held is, or comes to be, what it holds."""
+        ...
+
     def heard(self) -> None:
         """The server spoke (event or bookmark)."""
         ...
@@ -208,6 +212,7 @@ class Stream(threading.Thread):
             query["resourceVersion"] = self._version
         with self._api.stream(self._source.path, query, self._read_timeout) as lines:
             self._open = lines
+            self._sink.opened()
             try:
                 for line in lines:
                     self._event(line)

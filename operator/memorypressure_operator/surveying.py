@@ -221,6 +221,7 @@ class Surveyor:
             conflicts=standing.disputed,
             unsure_nodes=len(self._holdings.unsure.get(policy.name, ())) if enforced else 0,
             unread_ledgers=tuple(self._holdings.unread(policy.name)),
+            blind=self._health.blind(),
             refused_plans=self._plans.refused(self._rounds.in_force(policy.name)),
             no_candidates=policy.name in self._without_candidates,
             dry_run_only=self._settings.dry_run_only and (entry.policy or policy).mode is Mode.ENFORCE,

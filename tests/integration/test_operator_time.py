@@ -23,6 +23,7 @@ FLAGS = {
     "lease_seconds": "300",
     "renew_deadline_seconds": "200",
     "renew_seconds": "0.5",
+    "stream_read_timeout_seconds": "3600",  # a minute between two bookmarks is an hour of its own
     "bind_address": "127.0.0.1",
 }
 

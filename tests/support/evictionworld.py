@@ -35,6 +35,7 @@ class World:
     events: list[Event] = field(default_factory=list)
     leads: bool = True
     still: bool = True
+    blind: tuple[str, ...] = ()
     protected: dict[str, tuple[Reason, str]] = field(default_factory=dict)
     most: int = 6
     others: tuple[str, ...] = ()  # further policies with a ledger
@@ -117,6 +118,7 @@ def act(world: World, rules: Policy, *, allowed: int = 9) -> Denied | None:
         evictions_per_hour=rules.limits.evictions_per_hour,
         concurrent_nodes=0,
         concurrent_limit=1,
+        blind=world.blind,
         workload_allowance=lambda _: allowed,
         protected=lambda pod: world.protected.get(pod.uid),
         still=lambda: world.still,

@@ -269,6 +269,7 @@ def test_every_count_is_written_from_the_start() -> None:
         (GOOD, {"Ready": ("True", "Reconciled"), "BudgetAvailable": ("True", "BudgetLeft")}),
         (dataclasses.replace(GOOD, counts=Counts(2, 2)), {"Ready": ("False", "ReportMissing")}),
         (dataclasses.replace(GOOD, counts=Counts(2, 0, 2)), {"Ready": ("True", "Reconciled")}),
+        (dataclasses.replace(GOOD, blind=("namespaces",)), {"Ready": ("False", "Unreadable")}),
         (dataclasses.replace(GOOD, refused_plans={"n": "too long"}), {"Ready": ("False", "PlanRefused")}),
         (dataclasses.replace(GOOD, ledger_problem="x"), {"Ready": ("False", "LedgerInvalid")}),
         (dataclasses.replace(GOOD, conflict="tied"), {"Conflicted": ("True", "EqualPriorityOverlap")}),

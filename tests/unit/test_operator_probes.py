@@ -141,6 +141,14 @@ def test_a_stream_without_events_and_bookmarks_is_named(health: Health, clock: C
     assert health.ready()[0]
 
 
+def test_a_stream_that_cannot_be_opened_for_long_leaves_us_blind_until_it_is(health: Health, clock: Clock) -> None:
+    clock.now += 201
+    assert health.blind() == ("pods",)
+    health.opened["pods"] = clock.now
+    assert health.blind() == (), "nothing may have happened since"
+    assert not health.ready()[0], "but nothing was sent either"
+
+
 def test_agents_that_are_all_silent_are_told_of(health: Health, clock: Clock) -> None:
     clock.now += 901
     health.last_reconcile = health.heard["pods"] = clock.now

@@ -110,3 +110,11 @@ def test_pods_of_one_workload_evicted_under_another_policy_count(world: World) -
     assert denied is not None
     assert denied.reason is Reason.WORKLOAD_LIMIT
     assert world.cluster.evictions == []
+
+
+def test_nobody_is_evicted_while_it_is_not_known_who_is_protected(world: World) -> None:
+    world.blind = ("namespaces",)
+    denied = act(world, policy())
+    assert denied is not None
+    assert denied.reason is Reason.UNREADABLE
+    assert world.cluster.evictions == []

@@ -79,6 +79,9 @@ class Sink:
     def synced(self) -> None:
         self.complete += 1
 
+    def opened(self) -> None:
+        pass
+
     def heard(self) -> None:
         pass
 

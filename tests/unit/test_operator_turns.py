@@ -44,8 +44,10 @@ class World:
         parts: Any = (self.cluster, Leads(), Tells())
         made = settings_module.parse({"namespace": "own"}, {})
         assert (made.plan_writes_per_second, made.resync_seconds) == (PLANS_PER_SECOND, RESYNC_SECONDS)
-        health = Health(self.clock, 60)
-        self.loop = DecisionLoop(made, parts[0], self.registry, parts[1], parts[2], self.metrics, health, self.clock)
+        self.health = Health(self.clock, 60, silence_seconds=200)
+        self.loop = DecisionLoop(
+            made, parts[0], self.registry, parts[1], parts[2], self.metrics, self.health, self.clock
+        )
         self.edit(1)
         self.drafts: list[str] = []
         draft = self.loop._planner.draft
@@ -173,6 +175,18 @@ def test_the_metric_tells_how_old_the_oldest_change_is_that_no_plan_shows(world:
     world.run(8)
     assert len(world.cluster.plans) == 100
     assert world.staleness() == 0
+
+
+def test_nothing_is_given_or_renewed_while_it_is_not_known_who_is_protected(world: World) -> None:
+    rounds: list[float] = []
+    world.loop.rounds.run = lambda _: rounds.append(world.clock.now)  # type: ignore[method-assign,assignment]
+    world.nodes(1)
+    world.health.heard["namespaces"] = world.clock.now
+    world.run(300, step=1)
+    assert max(rounds) == world.health.heard["namespaces"] + 200
+    world.health.opened["namespaces"] = world.clock.now
+    world.run(1, step=1)
+    assert max(rounds) == world.clock.now - 1
 
 
 def test_a_plan_that_the_api_server_refuses_is_told_until_it_is_written(world: World) -> None:
