@@ -300,3 +300,32 @@ def test_an_edited_ledger_disarms_and_says_how_to_go_on(lab: Lab) -> None:
     wait_for(lambda: lab.condition("Ready").get("status") == "True", "it goes on with a new ledger", 60)
     assert "nothing is granted in its first" in lab.condition("Ready")["message"]
     assert lab.allowed(agent) <= 0
+
+
+def test_while_nothing_is_sent_of_namespaces_nobody_is_armed_anew_or_evicted(lab: Lab) -> None:
+    """Who is protected may have changed: a watch that cannot be opened for long is no knowledge."""
+    with contextlib.closing(FaultProxy(lab.plane)) as proxy:
+        config = lab.plane.write_kubeconfig(lab.prefix + "blind", server=proxy.url, token=lab.all_rights("blind"))
+        operator = lab.operator("--stream-read-timeout-seconds", "2", kubeconfig=config)  # blind after 5 s
+        operator.leads()
+        node, agent = lab.armed_node()
+        pods = lab.workload(node, "web")
+        wait_for(lambda: len(lab.planned(node)) == 2, "planned")
+        proxy.faults.refuse = lambda _, path: 403 if path.startswith("/api/v1/namespaces?") else 0
+        proxy.cut()
+        wait_for(lambda: lab.condition("Ready").get("reason") == "Unreadable", "the policy says so")
+        assert "nothing of namespaces" in lab.condition("Ready")["message"]
+        agent.beat += 1
+        agent.press("low", top=[{"uid": pods[0]["metadata"]["uid"], "reliefBytes": 500 << 20, "overRequest": True}])
+        denied = "memorypressure_actions_denied_total"
+        with lab.reporting(agent):
+            wait_for(
+                lambda: operator.metric(denied, action="Evict", reason="Unreadable") == 1, "the eviction is denied"
+            )
+            assert lab.our_taints(node), "a taint stops nobody"
+            assert not any(map(lab.evicted, pods))
+            assert lab.grant(node)["beat"] < agent.beat, "not renewed"
+            proxy.heal()
+            wait_for(lambda: lab.evicted(pods[0]), "it goes on")
+            wait_for(lambda: lab.grant(node).get("beat") == agent.beat, "also with grants")
+        assert operator.stop() == 0
