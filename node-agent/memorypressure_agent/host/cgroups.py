@@ -71,31 +71,36 @@ class PodsTree:
         self.locate()
 
     def locate(self) -> bool:
-        """Looks for the pods directory again; whether there is one."""
-        self.path = None
+        """Looks for the pods directory again; whether there is one.
+
+        `path` goes from the one to the other in one step: two threads look at it.
+        """
+        self.path = self._located()
+        return self.path is not None
+
+    def _located(self) -> str | None:
+        """The pods directory; None: there is none, and `failure` says why."""
         for name in _PODS_DIRECTORIES:
             candidate = f"{self._root}/{name}"
             if os.path.isdir(candidate) and not os.path.islink(candidate):
-                self.path = candidate
-                return True
+                return candidate
         try:
             names = os.listdir(self._root)
         except OSError as error:
             self.failure = f"{self._root}: {error.strerror}"
-            return False
+            return None
         if os.path.basename(self._root.rstrip("/")) in ("kubepods", "kubepods.slice") or any(
             _QOS.fullmatch(name) or _POD.fullmatch(name) for name in names
         ):
-            self.path = self._root
-            return True
+            return self._root
         if "memory" in names and "cgroup.controllers" not in names:
             self.failure = f"{self._root}: is cgroup v1, a tree for each controller; cgroup.kill is in cgroup v2 only"
-            return False
+            return None
         self.failure = (
             f"{self._root}: holds no kubepods or kubepods.slice directory; "
             "--cgroup-root must be the cgroup v2 tree of a Kubernetes node or its kubepods directory"
         )
-        return False
+        return None
 
     def scan(self) -> tuple[PodCgroup, ...]:
         """All pods now, by UID. A directory that vanishes meanwhile is left out; any other failure: `scan_failure`."""

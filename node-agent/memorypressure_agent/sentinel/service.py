@@ -154,8 +154,9 @@ class Service:
 
     def _doze(self, period_ns: int) -> int:
         """`_pause` between two readings of gates alone, without a look at signals: one comes within a second."""
-        due = self._woke + period_ns
-        sleep(max(0, due - monotonic_ns()) / 1e9)
+        now = monotonic_ns()
+        due = max(self._woke + period_ns, now)
+        sleep((due - now) / 1e9)
         self._woke = woke = monotonic_ns()
         self._late.append(woke - due)
         return boot_ns()
