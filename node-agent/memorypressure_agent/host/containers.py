@@ -24,6 +24,8 @@ _NUMA_PARTS = frozenset(
 RESERVED_DESCRIPTORS = 64
 """Not for candidates: orders, sources that come back, and what a kill opens."""
 _READ_BYTES = 1 << 13
+_WHOLE_LIST_BYTES = 2048
+"""A read gives as many records of a list as fit into a page (fs/seq_file.c, seq_read_iter): what is shorter is all."""
 _MOST_DIGITS = 20
 _OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -206,7 +208,7 @@ class ContainerHandle:
     @staticmethod
     def _pids_of(descriptor: int) -> tuple[int, ...]:
         try:
-            return parse_procs(_read_all(descriptor))
+            return parse_procs(_read_record(descriptor, _WHOLE_LIST_BYTES))
         except OSError as error:
             if error.errno in (
                 errno.ENODEV,
@@ -318,10 +320,10 @@ def _is_number(word: bytes) -> bool:
     return len(word) <= _MOST_DIGITS and word.isdigit()
 
 
-def _read_record(descriptor: int) -> bytes:
+def _read_record(descriptor: int, whole_below_bytes: int = _READ_BYTES) -> bytes:
     """A file that the kernel shows as one record (`seq_show`: mm/memcontrol.c), so whole where it fits."""
     text = os.pread(descriptor, _READ_BYTES, 0)
-    return text if len(text) < _READ_BYTES else _read_all(descriptor)
+    return text if len(text) < whole_below_bytes else _read_all(descriptor)
 
 
 def _read_all(descriptor: int) -> bytes:
