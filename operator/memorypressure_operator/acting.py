@@ -85,6 +85,9 @@ class Actor:
         if store is None or store.desk is None:
             why = store.problem if store is not None else "the ledger was not read yet"
             return self._denied(memory, situation, Denied(Reason.LEDGER_INVALID, why, again_seconds=5.0))
+        if store.desk.ledger.quarantine_ns > 0:
+            why = "the ledger is new, and what was evicted before is not known"
+            return self._denied(memory, situation, Denied(Reason.LEDGER_QUARANTINE, why, again_seconds=60.0))
         now = self._means.clock()
         if now < memory.retry_at:
             return Denied(Reason.DISRUPTION_BUDGET, "waiting before the next try", again_seconds=memory.retry_at - now)

@@ -75,6 +75,8 @@ class NodeMemory:
     dry: frozenset[Action] = frozenset()  # what DryRun told in this episode
     denials: frozenset[str] = frozenset()  # what was told as denied in this episode
     retry_at: float = 0.0  # no eviction is tried before
+    taint_retry_at: float = 0.0  # the API server has refused a change of our taint
+    plan_retry_at: float = 0.0  # the same of its plan
     refused: frozenset[str] = frozenset()  # uids whose eviction was refused since the list was begun
     refused_seconds: float = 0.0  # how long those refusals ask to wait before it is begun again
     planned_at: float | None = None  # when the plan was last found to be as it should be

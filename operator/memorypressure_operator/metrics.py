@@ -28,6 +28,7 @@ BUDGETS = ("Evict", "Kill")
 STREAMS = ("nodes", "nodememorystates", "nodememoryplans", "pods", "namespaces", "poddisruptionbudgets")
 DENIALS = (
     Reason.LEDGER_INVALID,
+    Reason.LEDGER_QUARANTINE,
     Reason.UNREADABLE,
     Reason.WAITING_FOR_VICTIM,
     Reason.EPISODE_LIMIT,

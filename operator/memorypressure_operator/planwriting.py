@@ -26,6 +26,7 @@ marks its node when it changes, so this is for what that forgot. At 5,000 nodes 
 WAITS_FOR_ANOTHER_SECONDS = 1.0
 """So often a node asks whether another one has given a workload up, or a grant has ended that forbids its new plan."""
 CHANGED_MEANWHILE_SECONDS = 0.2
+REFUSED_RETRY_SECONDS = 2.0
 
 
 class PlanWriter:
@@ -77,7 +78,7 @@ class PlanWriter:
     def write(
         self, node: NodeView, memory: NodeMemory, plan: PlanView | None, policy: Policy | None, draft: Draft
     ) -> tuple[PlanView | None, float]:
-        """(the plan that stands, seconds until its writing is to be tried again). Raises as `Api.request`."""
+        """(the plan that stands, seconds until it is to be tried again). Raises ApiUnreachable and LeaseLost."""
         again = self._resync_seconds
         behind_since = self._behind.pop(node.name, self._clock())
         if plan is None and policy is None:
@@ -94,16 +95,22 @@ class PlanWriter:
         self._behind[node.name] = behind_since
         if policy is not None and not self._holdings.may_plan(node.name, policy.limits.grant_seconds):
             return plan, WAITS_FOR_ANOTHER_SECONDS  # a grant that is out would hold longer than its ledger knows
+        if self._clock() < memory.plan_retry_at:
+            return plan, memory.plan_retry_at - self._clock()
         if not self._bucket.take():
             return plan, self._token_wait_seconds(memory)
         started = self._clock()
         try:
             stored = objects.write_plan(self._api, node, plan, draft.spec)
-        except ApiRefused as refusal:
+        except ApiRefused as refusal:  # by what stands the node is tainted, and helped, all the same
+            log.warning("node %s: plan not written: %s", node.name, refusal)
+            self._metrics.reconcile_errors.labels("ApiRefused").inc()
             self._bucket.rest(refusal.retry_after_seconds)
             if refusal.malformed:
                 self._refused[node.name] = refusal.message
-            raise
+            wait = max(REFUSED_RETRY_SECONDS, refusal.retry_after_seconds)
+            memory.plan_retry_at = self._clock() + wait
+            return plan, wait
         finally:
             self._bucket.rest(self._clock() - started)
         if stored is None:

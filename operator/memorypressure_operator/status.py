@@ -115,7 +115,7 @@ def _conditions(entry: PolicyEntry, facts: Facts) -> list[Row]:
         ]
     hints = "; ".join(facts.hints)
     accepted = ("Accepted", "True", Reason.ACCEPTED, f"valid; {hints}" if hints else "the policy is valid")
-    return [accepted, _ready(entry.policy, facts), _conflicted(facts), _budget(facts)]
+    return [accepted, _ready(entry.policy, facts), _conflicted(facts), _budget(entry.policy, facts)]
 
 
 def _ready(policy: Policy, facts: Facts) -> Row:
@@ -141,8 +141,7 @@ def _ready(policy: Policy, facts: Facts) -> Row:
             "no pod of its nodes may be stopped by spec.victims; `memorypressure-operator explain NODE` says why"
         )
     if facts.quarantine_seconds > 0:
-        minutes = ledger.quarantine_seconds(policy.limits.grant_seconds) / 60
-        notes.append(f"the ledger is new: nothing is granted in its first {minutes:.0f} min")
+        notes.append(_quarantine(policy))
     if facts.unsure_nodes and facts.unread_ledgers:
         of = ", ".join(facts.unread_ledgers)
         notes.append(
@@ -170,7 +169,14 @@ def _conflicted(facts: Facts) -> Row:
     return ("Conflicted", "True", Reason.EQUAL_PRIORITY_OVERLAP, facts.conflict)
 
 
-def _budget(facts: Facts) -> Row:
+def _quarantine(policy: Policy) -> str:
+    minutes = ledger.quarantine_seconds(policy.limits.grant_seconds) / 60
+    return f"the ledger is new: nothing is granted in its first {minutes:.0f} min, and no pod is evicted"
+
+
+def _budget(policy: Policy, facts: Facts) -> Row:
+    if facts.quarantine_seconds > 0:
+        return ("BudgetAvailable", "False", Reason.LEDGER_QUARANTINE, _quarantine(policy))
     used_up = []
     if facts.actions_used.get("Evict") and facts.evictions_left <= 0:
         used_up.append(f"all {facts.evictions_limit} evictions of this hour are used")

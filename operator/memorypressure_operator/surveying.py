@@ -159,6 +159,7 @@ class Surveyor:
         self._tell(entry, facts)
         if wanted == entry.status:
             return
+        sent = self._clock()  # the watch may show it before the answer comes
         try:
             path = own_path("memorypressurepolicies", entry.name, "status")
             body = {"metadata": {"uid": entry.uid}, "status": wanted}
@@ -168,7 +169,7 @@ class Surveyor:
                 log.warning("status of policy %s not written: %s", entry.name, refusal)
             return
         if self._health.policy_echo_due is None:
-            self._health.policy_echo_due = self._clock()
+            self._health.policy_echo_due = sent
         self._registry.put_policy(answer)
 
     def _facts(

@@ -7,6 +7,7 @@ from memorypressure.reasons import Reason
 from memorypressure.spec import Action, Mode
 from memorypressure_operator import pressure, tainter
 from memorypressure_operator.api import Api
+from memorypressure_operator.errors import ApiRefused
 from memorypressure_operator.events import Event, EventWriter, node_subject
 from memorypressure_operator.look import Look, is_fresh, is_silent, observe_reaction, silent_after_seconds
 from memorypressure_operator.memory import now_text
@@ -16,6 +17,8 @@ from memorypressure_operator.settings import Settings
 from memorypressure_operator.tallies import Tally
 
 log = logging.getLogger(__name__)
+
+REFUSED_RETRY_SECONDS = 10.0
 
 
 class Tainting:
@@ -68,7 +71,17 @@ class Tainting:
             self._metrics.actions.labels(name, "Taint", Mode.DRY_RUN.value, "Success").inc()
             self._tally(name).add("dryRun", f"{look.node.uid}/{watch.episode}/Taint", time=now_text())
         if decision.changes and self._holds():
-            outcome = tainter.apply(self._api, node, decision.effect)
+            left = look.memory.taint_retry_at - self._clock()
+            if left > 0:
+                return left
+            try:
+                outcome = tainter.apply(self._api, node, decision.effect)
+            except ApiRefused as refusal:  # evictions do not wait for it
+                log.warning("node %s: taint not changed: %s", node.name, refusal)
+                self._metrics.reconcile_errors.labels("ApiRefused").inc()
+                wait = max(REFUSED_RETRY_SECONDS, refusal.retry_after_seconds)
+                look.memory.taint_retry_at = self._clock() + wait
+                return wait
             if outcome is tainter.TaintOutcome.DONE:
                 log.info("node %s: %s", node.name, decision.message)
                 self._tell_taint(look, decision.reason, f"node {node.name} {decision.message}", str(look.now_ns))

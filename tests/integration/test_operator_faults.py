@@ -299,7 +299,14 @@ def test_an_edited_ledger_disarms_and_says_how_to_go_on(lab: Lab) -> None:
     lab.admin.must("DELETE", lab.ledger_path())
     wait_for(lambda: lab.condition("Ready").get("status") == "True", "it goes on with a new ledger", 60)
     assert "nothing is granted in its first" in lab.condition("Ready")["message"]
+    assert lab.condition("BudgetAvailable")["reason"] == "LedgerQuarantine"
+    denied = "memorypressure_actions_denied_total"
+    with lab.reporting(agent):
+        wait_for(
+            lambda: operator.metric(denied, action="Evict", reason="LedgerQuarantine") == 1, "nor is a pod evicted"
+        )
     assert lab.allowed(agent) <= 0
+    assert not any(lab.evicted(pod) for pod in pods)
 
 
 def test_while_nothing_is_sent_of_namespaces_nobody_is_armed_anew_or_evicted(lab: Lab) -> None:

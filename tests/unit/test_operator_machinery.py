@@ -10,6 +10,7 @@ from support.fakecluster import Clock, FakeCluster
 from memorypressure.reasons import Reason
 from memorypressure_operator import api, cli, evictor, settings
 from memorypressure_operator.api import Answer, Credentials, connect
+from memorypressure_operator.decisionlog import DecisionLog
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable, CredentialsError, SettingsError
 from memorypressure_operator.events import Event, EventWriter, pod_subject
 from memorypressure_operator.evictor import Outcome
@@ -220,3 +221,10 @@ def test_what_is_the_api_servers_trouble(
     method: str, path: str, status: int, causes: tuple[str, ...], expected: bool
 ) -> None:
     assert api._is_trouble(method, path, ApiRefused(status, "", "x", causes=causes)) is expected
+
+
+def test_a_decision_log_on_a_full_disk_ends_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    found = DecisionLog("/dev/full", lambda: 1.0)
+    for _ in range(3):
+        found.looked("n", "1")
+    assert caplog.text.count("--decision-log ends here") == 1
