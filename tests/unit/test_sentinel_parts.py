@@ -406,6 +406,25 @@ def test_looks_between_two_samples_find_a_dip_and_pause_after_one_in_vain(machin
     assert readings.guard(readings.period_ns(watching=True)) == SECOND // 100
 
 
+def test_near_a_line_there_are_looks_between_samples_that_are_dear_though_no_window_runs(machine: FakeNode) -> None:
+    clock = Clock()
+    readings = readings_on(machine, clock)
+    machine.show(Reading(0.0, 340, 0, 634))
+    for _ in range(2):
+        readings.sample(watching=False)
+    readings.charge(6_000_000)
+    period = readings.period_ns(watching=False)
+    assert (period, readings.guard(period)) == (50 * 6_000_000, SECOND // 100)
+    readings.charge_looks(10 * 700_000, 10)
+    assert readings.guard(period) == readings.look() == 50 * 700_000, "2 % of a core, whatever is saved"
+    machine.show(Reading(0.0, 316, 0, 634))
+    assert readings.look() is None
+    machine.idle()
+    clock.now += SECOND
+    readings.sample(watching=False)
+    assert readings.guard(readings.period_ns(watching=False)) is None, "gates that are shut are read by ticks"
+
+
 def test_looks_take_a_tenth_of_a_core_while_time_is_saved_and_two_per_cent_then(machine: FakeNode) -> None:
     readings = readings_on(machine, Clock())
     machine.show(Reading(0.0, 700, 0, 634))

@@ -196,7 +196,8 @@ class Readings:
         return self._look_period_ns()
 
     def _look_period_ns(self) -> int:
-        hurry = self.worth_a_hurry and self._saved_ns > self._full_cost_ns
+        # What was saved is for the time near a line in which a window runs, which is short.
+        hurry = self._gates_clear_lines and self.worth_a_hurry and self._saved_ns > self._full_cost_ns
         return look_period_ns(self._guard_cost_ns, hurry=hurry)
 
     def charge_looks(self, cost_ns: int, looks: int) -> None:
@@ -309,7 +310,7 @@ class Readings:
             for (node, free), (gated, threshold) in zip(node_free, self._gates, strict=True)
         ):
             self._arm(zones, now, node_free)
-        hard = gate_thresholds(zones, self._hard) if clear_lines and self._hard and self._gates else ()
+        hard = gate_thresholds(zones, self._hard) if self._hard and self._gates and not self._armed else ()
         self._guards = tuple(
             [(self._sources.gate_reader(node), threshold - _used_of_uncounted(zones, node)) for node, threshold in hard]
         )

@@ -221,7 +221,7 @@ class Sampler:
         self._readings.charge(self._ticks_cpu_ns - began)
         self._period_ns = self._readings.period_ns(watching=False)
         self._helper.near(self._period_ns < _SECOND_NS, watching=False, busy=False, hold=self._is_short)
-        return self._period_ns
+        return self._guarded(sample.time_ns)
 
     def _at_rest(self, sample: Sample, now: int) -> Result | None:
         """The round's result when nothing is going on; None: it takes a whole step."""
@@ -259,7 +259,7 @@ class Sampler:
         self._is_short = self._short(result)
         near = watching or self._period_ns < _SECOND_NS
         self._helper.near(near, watching=watching, busy=True, hold=self._is_short)
-        return self._guarded(sample.time_ns) if watching else self._period_ns
+        return self._guarded(sample.time_ns)
 
     def _guarded(self, sampled_ns: int) -> int:
         """Nanoseconds to the next round, which may be a look at the gates alone, well before the next sample."""
