@@ -1,8 +1,8 @@
 """Recordings of the flood lab, replayed under the default policy: a flood makes it kill, a control never does.
 
-Each is a run of `make lab`: a flood without a killer (`none`), a control under our agent, (`hog-300`) a flood with enough
-memory, in which the reserve was never short, or (`busy`) six seconds of a control on a machine that had little time for it,
-up to the kill by the default's `drained` of that day. Read one by hand:
+Each is a run of `make lab`: a flood without a killer (`none`), a control under our agent, (`hog-300`) a flood with
+enough memory, in which the reserve was never short, or (`busy`) six seconds of a control on a machine that had little
+time for it, up to the kill by the default's `drained` of that day. Read one by hand:
 
     zcat FILE | memorypressure-agent replay --policy crds/samples/default.yaml -
 """
