@@ -28,7 +28,8 @@ OLD_SECONDS = 3000.0
 class Kill:
     """A kill of the node's that the operator sees for the first time.
 
-    `recent`: it was not long ago by the node's clock; the pod of an old one has been running again for long.
+    `age_seconds`: since it is known here. `recent`: nor was it done long before; the pod of an old one has been running
+    again for long.
     """
 
     action: ReportedAction
@@ -53,6 +54,14 @@ def _mebibytes(count: int) -> str:
     return f"{count / (1 << 20):.1f} MiB"
 
 
+def _seconds(time: str) -> float | None:
+    """Seconds since 1970; None for what is no time."""
+    try:
+        return unix_seconds(time)
+    except ValueError:
+        return None
+
+
 class Teller:
     """Compares a report with what was seen before. Called by the leader only."""
 
@@ -72,26 +81,50 @@ class Teller:
         kills = []
         current = [action for action in state.status.recent_actions if action.result != "Pending"]
         seen = memory.actions_seen
+        until = self._until_seconds(state.status.last_report_time, new=seen is not None)
         for action in reversed(current):
             if seen is not None and action.id in seen:
                 continue
-            told_age_seconds = self._age_seconds(action)
+            told_age_seconds = self._age_seconds(action, until)
             # What comes in a later report is new, whatever the clocks of node and operator say.
             age_seconds = told_age_seconds if seen is None else 0.0
             if age_seconds <= OLD_SECONDS:
                 self._action(node, action, policy, told_age_seconds, zones_text(state.status))
                 if action.action == "Kill" and action.mode == "Enforce" and action.result == "Success":
-                    kills.append(Kill(action, age_seconds, told_age_seconds <= OLD_SECONDS))
+                    kill = Kill(action, age_seconds, told_age_seconds <= OLD_SECONDS)
+                    kills.append(kill)
+                    if not kill.recent:
+                        self._left_alone(node, action, told_age_seconds)
         memory.actions_seen = frozenset(action.id for action in current)
         return kills
 
-    def _age_seconds(self, action: ReportedAction) -> float:
-        """Seconds since the action by wall clocks; only used to forget old ones at first sight of a node."""
-        try:
-            then = unix_seconds(action.time)
-        except ValueError:
-            return 0.0
-        return 0.0 if then is None else max(0.0, self._wall().timestamp() - then)
+    def _until_seconds(self, reported: str, *, new: bool) -> float:
+        """Until when, in seconds since 1970, the ages of a report's actions count.
+
+        A `new` report has just come: by its node's own clock, so it does not matter how far off that is. When one was
+        written that was there at first sight, only a comparison with this machine's clock can tell.
+        """
+        wall, by_node = self._wall().timestamp(), _seconds(reported)
+        if by_node is None:
+            return wall
+        return by_node if new else max(by_node, wall)
+
+    @staticmethod
+    def _age_seconds(action: ReportedAction, until_seconds: float) -> float:
+        then = _seconds(action.time)
+        return 0.0 if then is None else max(0.0, until_seconds - then)
+
+    def _left_alone(self, node: NodeView, action: ReportedAction, age_seconds: float) -> None:
+        """Why there is no clean-up after a kill."""
+        pod = action.pod
+        if pod is None:
+            return
+        note = (
+            f"pod is not evicted after its containers were killed on node {node.name}: the report of it came "
+            f"{age_seconds / 60:.0f} minutes later, they may have been running again for long"
+        )
+        subject, on_node = pod_subject(pod.namespace, pod.name, pod.uid), node_subject(node)
+        self._events.tell(Event(f"cleanup/{pod.uid}", subject, "EvictPod", Reason.SAMPLE_STALE, note, related=on_node))
 
     def _action(self, node: NodeView, action: ReportedAction, policy: str, age_seconds: float, zones: str) -> None:
         dry = action.mode == "DryRun"

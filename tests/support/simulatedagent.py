@@ -43,7 +43,7 @@ class Agent:
             self.observed = found.body["metadata"]["generation"] if found.status == 200 else self.observed
         status: Object = {
             "observedGeneration": self.observed,
-            "lastReportTime": now(self._number),  # moves with every report
+            "lastReportTime": now(self._number % 60),  # moves with every report
             "agentVersion": "0.1.0",
             "capabilities": ["CgroupKill", "PSI"],
             "lease": {

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from support.fakecluster import Clock
 
 from memorypressure.reasons import Reason
@@ -59,17 +60,36 @@ def test_each_kill_is_new_once() -> None:
     assert world.tally_of.count("kills") == 2
 
 
-def test_a_node_whose_clock_is_hours_off_is_believed_what_it_did_since_the_last_report() -> None:
+@pytest.mark.parametrize("clock", ["2026-01-01T03:00:05Z", "2026-01-01T12:00:00Z", "2026-01-01T20:00:05Z"])
+def test_a_node_whose_clock_is_hours_off_is_believed_what_it_did_since_the_last_report(clock: str) -> None:
     world = World()
     world.report()
-    assert world.report(kill("slow", "2026-01-01T03:00:00Z"), kill("fast", "2026-01-01T20:00:00Z")) == ["fast", "slow"]
-    assert len(world.events) == 4
-    assert [(kill.age_seconds, kill.recent) for kill in world.kills] == [(0.0, True), (0.0, False)]
+    assert world.report(kill("a", clock.replace("05Z", "00Z")), last_report_time=clock) == ["a"]
+    assert [(kill.age_seconds, kill.recent) for kill in world.kills] == [(0.0, True)]
+    assert [event.reason for event in world.events] == [Reason.KILLED] * 2
+    assert world.tally_of.count("kills") == 1
 
 
-def test_at_first_sight_of_a_node_old_actions_are_left_alone() -> None:
+def test_a_kill_that_its_node_could_not_report_for_an_hour_is_told_and_its_pod_left_alone() -> None:
     world = World()
-    assert world.report(kill("old", "2026-01-01T10:00:00Z"), kill("young")) == ["young"]
+    world.report()
+    assert world.report(kill("late", "2026-01-01T02:00:00Z"), last_report_time="2026-01-01T03:07:00Z") == ["late"]
+    assert [(kill.age_seconds, kill.recent) for kill in world.kills] == [(0.0, False)]
+    assert [event.reason for event in world.events] == [Reason.KILLED] * 2 + [Reason.SAMPLE_STALE]
+    assert "67 minutes later" in world.events[-1].note
+
+
+@pytest.mark.parametrize(
+    ("done", "reported"),
+    [
+        ("2026-01-01T10:00:00Z", ""),  # by this machine's clock
+        ("2026-01-01T11:59:00Z", "2026-01-01T13:59:00Z"),  # by that of the node, which is two hours ahead
+        ("2026-01-01T08:00:00Z", "2026-01-01T08:00:05Z"),  # nobody knows how old the report is
+    ],
+)
+def test_at_first_sight_of_a_node_old_actions_are_left_alone(done: str, reported: str) -> None:
+    assert World().report(kill("old", done), last_report_time=reported) == []
+    assert World().report(kill("young"), last_report_time="2026-01-01T11:59:30Z") == ["young"]
 
 
 def test_what_is_pending_is_told_when_it_has_ended() -> None:
