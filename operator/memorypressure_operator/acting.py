@@ -24,6 +24,7 @@ from memorypressure_operator.memory import NodeMemory, Outstanding, now_text
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.pods import PodView
 from memorypressure_operator.reports import PodReference, StateView
+from memorypressure_operator.retelling import tell_eviction
 from memorypressure_operator.tallies import Tally
 from memorypressure_operator.views import NodeView
 
@@ -83,7 +84,8 @@ class Actor:
         if situation.mode is Mode.DRY_RUN:
             return self._dry(memory, situation)
         if store is None or store.desk is None:
-            why = store.problem if store is not None else "the ledger was not read yet"
+            why = self._means.budgets.trouble(store) if store is not None else ""
+            why = why or "the ledger could not be read or written just now"
             return self._denied(memory, situation, Denied(Reason.LEDGER_INVALID, why, again_seconds=5.0))
         if store.desk.ledger.quarantine_ns > 0:
             why = "the ledger is new, and what was evicted before is not known"
@@ -296,7 +298,11 @@ class Actor:
             words, reason = f"may have been evicted ({doubt}: {answer.message})", Reason.ACTION_FAILED
         note = f"pod {pod.namespace}/{pod.name} {words} from node {situation.node.name} for memory pressure: {why}"
         triggers = ", ".join(sorted(trigger.name for trigger in situation.state.status.active_triggers))
-        self._tell(memory, situation, candidate, reason, f"{note}; active triggers: {triggers}")
+        note = f"{note}; active triggers: {triggers}"
+        if sure:
+            tell_eviction(self._means.events, situation.node, pod.uid, (pod.namespace, pod.name), note)
+        else:
+            self._tell(memory, situation, candidate, reason, note)
         self._count(situation, "Success" if sure else "Failed")
         log.info("%s", note)
 

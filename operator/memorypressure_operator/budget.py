@@ -29,6 +29,19 @@ LAZY_SECONDS = 30.0
 AGES_SECONDS = 300.0
 """The same for what only grows older. A reader takes ages to be what they were when they were written: with operators
 that each end within the hour a kill would never be an hour old."""
+UNWRITTEN_SECONDS = 10.0
+"""When all writes have failed for so long people are told."""
+RETRY_SECONDS = 3.0
+"""So soon one that failed is tried again, whether or not anything new is to be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unwritten:
+    """Writes fail: since when, how the first of them did, and when the last was tried (monotonic seconds)."""
+
+    since_seconds: float
+    why: str
+    tried_seconds: float
 
 
 @dataclass(slots=True)
@@ -44,6 +57,8 @@ class Store:
     written: Ledger | None = None
     problem: str = ""
     told: str = ""  # the problem that the log has told last
+    unwritten: Unwritten | None = None
+    retold: bool = False  # the evictions that it held when it was first read
     checked_at: float | None = None
     written_at: float = 0.0
 
@@ -166,6 +181,7 @@ class Budgets:
             "metadata": metadata | ({"resourceVersion": store.version} if store.version else {}),
             "data": data,
         }
+        now = self._clock()
         try:
             if store.version:
                 answer = self._api.request("PUT", config_map_path(self._namespace, store.name), body=body)
@@ -175,15 +191,28 @@ class Budgets:
             conflict = isinstance(error, ApiRefused) and error.conflict
             if conflict:
                 self._on_conflict()
+            elif not (isinstance(error, ApiRefused) and error.not_found):  # it is made anew
+                first = store.unwritten or Unwritten(now, str(error), now)
+                store.unwritten = dataclasses.replace(first, tried_seconds=now)
             (log.warning if conflict else log.error)("ledger %s not written, nothing rises: %s", store.name, error)
             self._invalidate(store)
             return False
         store.version = str(answer.json()["metadata"]["resourceVersion"])
-        store.written, store.written_at = ledger, self._clock()
+        store.written, store.written_at, store.unwritten = ledger, self._clock(), None
         store.evictions, store.evictions_at = record, self._clock()
         if store.desk is not None:
             store.desk = dataclasses.replace(store.desk, ledger=ledger)
         return True
+
+    def trouble(self, store: Store) -> str:
+        """Why the policy is disarmed by its ledger, and what to do; "" where it is not."""
+        failing = store.unwritten
+        if store.problem or failing is None or self._clock() - failing.since_seconds < UNWRITTEN_SECONDS:
+            return store.problem
+        return (
+            f"ConfigMap {self._namespace}/{store.name} cannot be written ({failing.why}): give the operator the "
+            "right to, see which admission policy or webhook refuses it, and delete it if it was made immutable"
+        )
 
     def _too_large(self, store: Store, ledger: Ledger, size: int) -> None:
         """Nodes report allowances that were never given, more than any ledger can have held."""
@@ -200,13 +229,16 @@ class Budgets:
 
     def write_lazily(self, store: Store) -> None:
         """Writes what was only counted so far, from time to time."""
-        desk = store.desk
-        if desk is None or self._clock() - store.written_at < LAZY_SECONDS:
+        desk, failing, now = store.desk, store.unwritten, self._clock()
+        if desk is not None and failing is not None and now - failing.tried_seconds >= RETRY_SECONDS:
+            self.write(store, desk.ledger, self.current_evictions(store))
+            return
+        if desk is None or now - store.written_at < LAZY_SECONDS:
             return
         before, ledger, record = store.written, desk.ledger, self.current_evictions(store)
         moved = before is None or (before.entries, sum(before.buckets)) != (ledger.entries, sum(ledger.buckets))
         ageing = bool(ledger.spent or ledger.quarantine_ns or record.records)
-        if moved or (ageing and self._clock() - store.written_at >= AGES_SECONDS):
+        if moved or (ageing and now - store.written_at >= AGES_SECONDS):
             self.write(store, ledger, record)
 
     def discard(self, store: Store) -> None:

@@ -197,7 +197,7 @@ class Metrics:
         "memorypressure_operator_ledger_conflicts", "Ledger writes refused because somebody else had written."
     )
     ledger_valid = _gauge(
-        "memorypressure_operator_ledger_valid", "1 if the policy's ledger is readable, 0 if it is disarmed.", "policy"
+        "memorypressure_operator_ledger_valid", "1 if the policy's ledger can be used, 0 if it is disarmed.", "policy"
     )
     leader = _gauge("memorypressure_operator_leader", "1 while this replica holds the Lease.")
     stream_up = _gauge(

@@ -39,6 +39,7 @@ from memorypressure_operator.planwriting import PlanWriter
 from memorypressure_operator.policies import Policies, is_less
 from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import StateView
+from memorypressure_operator.retelling import retell
 from memorypressure_operator.rounds import Rounds
 from memorypressure_operator.settings import Settings
 from memorypressure_operator.surveying import Surveyor
@@ -194,6 +195,7 @@ class DecisionLoop(threading.Thread):
             self._take_turn(*taken)
         if not self._health.blind():  # else nothing is given or renewed: plans may hold who is protected by now
             self.rounds.run(self._policies.valid)
+        self._retell()
         if not self._leader.holds():
             return  # the rounds' requests may have taken, or slept, longer than the Lease lasts
         if self.rounds.unshown:
@@ -201,6 +203,12 @@ class DecisionLoop(threading.Thread):
         self._surveyor.write(self._policies.valid, self.memories, self._tallies)
         self._policies.create_default()
         self._tallies.save()
+
+    def _retell(self) -> None:
+        for store in self.budgets.stores.values():
+            if store.desk is not None and not store.retold:
+                store.retold = True
+                retell(self.budgets.current_evictions(store), self._registry, self._events)
 
     def _take_turn(self, name: str, quick: bool) -> None:
         """A node's turn. Raises ApiUnreachable and LeaseLost; what else goes wrong is the node's alone."""

@@ -10,6 +10,8 @@ from memorypressure.spec import Mode, Policy
 from memorypressure_operator.registry import PolicyEntry
 
 MESSAGE_MAX = 4096
+COUNT_MAX = 2**31 - 1
+"""Of the API's int32: a node may report any count, and none may keep the others' figures from being written."""
 
 
 @dataclass(slots=True)
@@ -95,7 +97,10 @@ def compute(entry: PolicyEntry, facts: Facts, now: str) -> dict[str, Any]:
             "kills": facts.kills,
             "denied": facts.denied,
         },
-        "exposure": {"standingKills": facts.standing_kills, "worstCaseHour": facts.worst_case_hour},
+        "exposure": {
+            "standingKills": min(facts.standing_kills, COUNT_MAX),
+            "worstCaseHour": min(facts.worst_case_hour, COUNT_MAX),
+        },
     }
     stored = str(entry.status.get("lastActionTime") or "")
     last = max(facts.last_action_time, stored if stored <= now else "")
@@ -121,7 +126,7 @@ def _conditions(entry: PolicyEntry, facts: Facts) -> list[Row]:
 def _ready(policy: Policy, facts: Facts) -> Row:
     counts = facts.counts
     if facts.ledger_problem:
-        return ("Ready", "False", Reason.LEDGER_INVALID, f"no kill is granted: {facts.ledger_problem}")
+        return ("Ready", "False", Reason.LEDGER_INVALID, disarmed(facts.ledger_problem))
     if policy.mode is Mode.DISABLED:
         return ("Ready", "True", Reason.MODE_DISABLED, "mode is Disabled: nodes only watch")
     if counts.selected == 0:
@@ -174,7 +179,14 @@ def _quarantine(policy: Policy) -> str:
     return f"the ledger is new: nothing is granted in its first {minutes:.0f} min, and no pod is evicted"
 
 
+def disarmed(why: str) -> str:
+    """What it means that the ledger cannot be used."""
+    return f"no kill is granted and no pod evicted: {why}"
+
+
 def _budget(policy: Policy, facts: Facts) -> Row:
+    if facts.ledger_problem:
+        return ("BudgetAvailable", "False", Reason.LEDGER_INVALID, disarmed("see the condition Ready"))
     if facts.quarantine_seconds > 0:
         return ("BudgetAvailable", "False", Reason.LEDGER_QUARANTINE, _quarantine(policy))
     used_up = []

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from memorypressure import ledger as ledger_module
 from memorypressure.reasons import Reason
@@ -73,6 +74,7 @@ class Surveyor:
         self._took = 0.0  # processor time of the last one, in seconds
         self._survey: tuple[int, Mapping[str, Policy], Survey] | None = None
         self._without_candidates: frozenset[str] = frozenset()
+        self._written: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}  # by policy: as sent, as it was kept
 
     def hasten(self) -> None:
         """A status shows less than its policy's limits allow, and nothing beyond it is given until it does."""
@@ -95,6 +97,7 @@ class Surveyor:
         self._without_candidates = self._policies_without_candidates(found)
         tainted = (name for name, node in nodes.items() if any(taint.key == tainter.KEY for taint in node.taints))
         self._metrics.set_tainted(frozenset(tainted))
+        self._written = {entry.name: self._written[entry.name] for entry in entries if entry.name in self._written}
         for entry in entries:
             self._one(entry, policies.get(entry.name), found, live.get(entry.name, (0, 0)), tallies.of(entry.name))
         self._echo()
@@ -157,8 +160,8 @@ class Surveyor:
         if policy is not None:
             self._gauges(policy, facts)
         self._tell(entry, facts)
-        if wanted == entry.status:
-            return
+        if wanted == entry.status or self._written.get(entry.name) == (wanted, entry.status):
+            return  # an older definition, which an upgrade by Helm leaves in place, drops what it does not know
         sent = self._clock()  # the watch may show it before the answer comes
         try:
             path = own_path("memorypressurepolicies", entry.name, "status")
@@ -171,6 +174,7 @@ class Surveyor:
         if self._health.policy_echo_due is None:
             self._health.policy_echo_due = sent
         self._registry.put_policy(answer)
+        self._written[entry.name] = wanted, answer.get("status") or {}
 
     def _facts(
         self, entry: PolicyEntry, policy: Policy | None, found: Survey, live: tuple[int, int], tally: Tally
@@ -212,7 +216,7 @@ class Surveyor:
             kills_left=limits.kills_per_hour - ledger.spent,
             kills_limit=limits.kills_per_hour,
             last_action_time=tally.last_action_time,
-            ledger_problem=store.problem if store is not None else "",
+            ledger_problem=self._budgets.trouble(store) if store is not None else "",
             ledger_full=result is not None and any(why is Reason.LEDGER_FULL for why, _ in result.waiting.values()),
             record_full=record.is_full(),
             quarantine_seconds=ledger.quarantine_ns / pressure.NS,
@@ -262,7 +266,7 @@ class Surveyor:
             key = f"conflict/{entry.generation}/{facts.conflict_key}"
             self._events.tell(Event(key, subject, "Select", Reason.EQUAL_PRIORITY_OVERLAP, facts.conflict))
         if facts.ledger_problem:
-            note = f"no kill is granted and no pod evicted: {facts.ledger_problem}"
+            note = status.disarmed(facts.ledger_problem)
             self._events.tell(
                 Event(f"ledger/{facts.ledger_problem}", subject, "ReadLedger", Reason.LEDGER_INVALID, note)
             )

@@ -309,6 +309,22 @@ def test_an_edited_ledger_disarms_and_says_how_to_go_on(lab: Lab) -> None:
     assert not any(lab.evicted(pod) for pod in pods)
 
 
+@pytest.mark.soak  # it waits until it is told; tests/unit has the rest
+def test_a_ledger_that_somebody_made_immutable_is_named(lab: Lab) -> None:
+    lab.running()
+    node, agent = lab.armed_node()
+    pods = lab.workload(node, "web")
+    lab.admin.must("PATCH", lab.ledger_path(), {"immutable": True}, MERGE_PATCH)
+    agent.press("low", top=[{"uid": pods[0]["metadata"]["uid"], "reliefBytes": 500 << 20, "overRequest": True}])
+    with lab.reporting(agent):
+        wait_for(lambda: lab.condition("Ready").get("reason") == "LedgerInvalid", "the condition says so", 60)
+        assert lab.condition("BudgetAvailable")["status"] == "False"
+        assert "field is immutable" in lab.condition("Ready")["message"]
+        assert not any(map(lab.evicted, pods))
+        lab.admin.must("DELETE", lab.ledger_path())
+        wait_for(lambda: lab.condition("Ready").get("status") == "True", "it goes on with a new ledger", 60)
+
+
 def test_while_nothing_is_sent_of_namespaces_nobody_is_armed_anew_or_evicted(lab: Lab) -> None:
     """Who is protected may have changed: a watch that cannot be opened for long is no knowledge."""
     with contextlib.closing(FaultProxy(lab.plane)) as proxy:

@@ -279,6 +279,8 @@ def test_killed_at_a_step_of_an_eviction_the_next_operator_neither_repeats_nor_f
         wait_for(lambda: any(map(lab.evicted, pods)), "a pod is evicted")
         time.sleep(2)
         assert sum(map(lab.evicted, pods)) == 1
+    (told,) = [event for event in lab.events("EvictedForMemory", kind="Node") if event["regarding"]["name"] == node]
+    assert f"/victims{number}" in told["note"], "told once, also where it ended before it told anything"
     ledger = lab.admin.must("GET", lab.ledger_path(f"e{number}"))["data"]
     assert json.loads(ledger["evictions"])["records"], "what may have been evicted is on record"
     agent.clear()

@@ -36,10 +36,7 @@ class World:
         self.registry = Registry(self.clock, 0.0)
         for name in SINKS:
             self.registry.mark_synced(name)
-        made = settings_module.parse({"namespace": "own"}, {})
-        parts: Any = (self.cluster, Leads(), self)
-        self.health = Health(self.clock, 60)
-        self.loop = DecisionLoop(made, parts[0], self.registry, parts[1], parts[2], Metrics(), self.health, self.clock)
+        self.loop = self.operator()
         self.cluster.policies = [policy(victims, taint=taint, **limits)]
         self.registry.put_namespace("ns", {})
         self.registry.put_node(NODE, NodeView(NODE, "uid-n", {}, (), ready=True))
@@ -52,6 +49,13 @@ class World:
         self.cluster.states[NODE] = {"metadata": {**meta, "ownerReferences": owners}, "spec": {"nodeName": NODE}}
         self.pressed = self.waits = False
         self.run(3)
+
+    def operator(self) -> DecisionLoop:
+        """The loop of a process that begins."""
+        made = settings_module.parse({"namespace": "own"}, {})
+        parts: Any = (self.cluster, Leads(), self)
+        self.health = Health(self.clock, 60)
+        return DecisionLoop(made, parts[0], self.registry, parts[1], parts[2], Metrics(), self.health, self.clock)
 
     def tell(self, event: Event) -> bool:
         self.events.append(event)
