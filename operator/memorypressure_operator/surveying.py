@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 SHARE = 0.002
 """Looking through all nodes takes so much of the time at most: in a large cluster statuses come less often."""
+SECONDS_A_NODE = 0.006
+"""But no later than that: the first statuses cost more, connections are opened for them."""
 ASK_SECONDS = 10.0
 """How often it is asked whether policies may be watched, while kopf's watch does not show what was written."""
 HASTE_SECONDS = 0.5
@@ -84,7 +86,8 @@ class Surveyor:
     def write(self, policies: Mapping[str, Policy], memories: Mapping[str, NodeMemory], tallies: Tallies) -> None:
         """Writes what changed, at most every `status_seconds`. Raises ApiUnreachable."""
         now = self._clock()
-        if self._at is not None and now - self._at < max(self._settings.status_seconds, self._took / SHARE):
+        rest = min(self._took / SHARE, SECONDS_A_NODE * len(self._registry.tables.nodes))
+        if self._at is not None and now - self._at < max(self._settings.status_seconds, rest):
             return
         self._at, began = now, time.thread_time()
         with self._registry.lock:

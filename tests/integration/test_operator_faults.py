@@ -122,6 +122,7 @@ def test_without_the_right_to_watch_policies_a_probe_names_it_and_none_asks_for_
         operator.leads()
         own_lab.policy("watched", mode="DryRun")
         wait_for(lambda: own_lab.condition("Ready", "watched"), "a status")
+        wait_for(lambda: (operator.probe("/healthz")[1]["last_policy_event_seconds"] or 0) > 1, "kopf told of it")
         proxy.faults.refuse = lambda _, path: 403 if "/memorypressurepolicies" in path and "watch=" in path else 0
         proxy.cut()
         bare_node(own_lab, "counted")  # what is shown of it is not heard of
