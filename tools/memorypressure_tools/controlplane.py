@@ -249,7 +249,7 @@ class ControlPlane:
 
     def freeze_apiserver(self) -> None:
         """Begins another kind of outage: connections are accepted by the kernel, nothing answers."""
-        self._children["kube-apiserver"].send(signal.SIGSTOP)
+        self._children["kube-apiserver"].freeze()
 
     def thaw_apiserver(self) -> None:
         """Ends the outage of `freeze_apiserver`."""

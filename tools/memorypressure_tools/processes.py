@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -101,6 +102,16 @@ class Child:
         """Sends a signal to the program, if it still runs."""
         self._process.send_signal(number)
 
+    def freeze(self) -> None:
+        """Stops the program until SIGCONT; returns when none of its threads runs: SIGSTOP reaches them one by one."""
+        self._process.send_signal(signal.SIGSTOP)
+        end = time.monotonic() + STOP_SECONDS
+        while not all(_stopped(stat) for stat in Path(f"/proc/{self.pid}/task").glob("*/stat")):
+            self.check()
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self.name} (pid {self.pid}) still runs {STOP_SECONDS:.0f} s after SIGSTOP")
+            time.sleep(0.005)
+
     def stop(self, *, hard: bool = False) -> None:
         """Ends the program: TERM and after 3 seconds KILL, or KILL at once; returns when it is gone."""
         if hard:
@@ -113,3 +124,11 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(STOP_SECONDS)
+
+
+def _stopped(stat: Path) -> bool:
+    """Whether the thread of a /proc/.../stat is stopped, or gone (proc_pid_stat(5): the state follows the name)."""
+    try:
+        return stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] in "TtXZ"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
