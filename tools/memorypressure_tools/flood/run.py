@@ -293,7 +293,8 @@ class FloodRun:
         )
         verdict = judge(facts)
         kill_at = kills[0][0] if kills else None
-        stalls = _read(evidence, "canary.txt", measurements.stalls) or []
+        waited = _read(evidence, "canary.txt", measurements.stalls) or []
+        stalls = [each for each in waited if each.at + each.seconds > flood_at]  # what was over is of the filling
         document |= {
             "verdict": {"outcome": verdict.outcome, "valid": verdict.valid, "why": verdict.why},
             "reserve": asdict(measurements.reserve_figures(zones)) if zones else None,
