@@ -90,14 +90,16 @@ class Figures:
 
 def _in_a_node(node: Node, pod: dict[str, Any], container: str) -> tuple[int, int, int]:
     path = container_cgroups(pod)[container]
-    # The sentinel holds seven of each candidate's container: their number follows the load, not the time. Those of a
-    # container that is gone, which nobody may hold for long, end in "(deleted)" and count.
+    # The sentinel holds seven of each candidate's container: their number follows the load, not the time. One that
+    # leads to a cgroup that is gone counts, and so does a second one to the same file.
     script = f"""
         pid=$(sort -n {path}/cgroup.procs | head -n 1); echo $pid
         grep VmRSS /proc/$pid/status | tr -dc 0-9; echo
-        ls -l /proc/$pid/fd | grep -e '->' | grep -vcE '/pod[0-9a-f-]+/.*[^)]$'"""
-    pid, kib, descriptors = node.shell.run(script, seconds=10).split()
-    return int(pid), int(kib), int(descriptors)
+        files=$(readlink /proc/$pid/fd/*); echo "$files" | wc -l
+        echo "$files" | grep -E '/pod[0-9a-f_-]+' | sort -u |
+            while read -r file; do [ -e "/proc/$pid/root$file" ] && echo; done | wc -l"""
+    pid, kib, descriptors, of_candidates = node.shell.run(script, seconds=10).split()
+    return int(pid), int(kib), int(descriptors) - int(of_candidates)
 
 
 def _here(pid: int) -> tuple[int, int, int]:
