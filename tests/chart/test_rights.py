@@ -146,7 +146,7 @@ def test_the_kernel_log_is_read_by_a_container_that_can_do_nothing_else(helm: He
     assert (context["runAsUser"], context["privileged"], context["allowPrivilegeEscalation"]) == (0, False, False)
     assert context["readOnlyRootFilesystem"] is True
     assert context["seccompProfile"] == context["appArmorProfile"] == {"type": "RuntimeDefault"}
-    assert added["resources"]["requests"] == added["resources"]["limits"]
+    assert added["resources"] == {"requests": {"cpu": "20m", "memory": "32Mi"}, "limits": {"memory": "32Mi"}}
     assert containers["sentinel"] == before["sentinel"]
     assert by_name(containers["reporter"]["volumeMounts"])["kernel-log"]["readOnly"] is True
     assert by_name(spec["volumes"])["kernel-log"] == {

@@ -95,9 +95,9 @@ def _in_a_node(node: Node, pod: dict[str, Any], container: str) -> tuple[int, in
     script = f"""
         pid=$(sort -n {path}/cgroup.procs | head -n 1); echo $pid
         grep VmRSS /proc/$pid/status | tr -dc 0-9; echo
-        files=$(readlink /proc/$pid/fd/*); echo "$files" | wc -l
-        echo "$files" | grep -E '/pod[0-9a-f_-]+' | sort -u |
-            while read -r file; do [ -e "/proc/$pid/root$file" ] && echo; done | wc -l"""
+        files=$(ls -l /proc/$pid/fd | sed -n "s/.* -> //p"); echo "$files" | wc -l
+        echo "$files" | sort -u | while read -r file; do
+            case $file in */pod*/*) if [ -e "/proc/$pid/root$file" ]; then echo; fi ;; esac; done | wc -l"""
     pid, kib, descriptors, of_candidates = node.shell.run(script, seconds=10).split()
     return int(pid), int(kib), int(descriptors) - int(of_candidates)
 
