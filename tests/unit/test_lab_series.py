@@ -141,6 +141,33 @@ def test_runs_of_other_definitions_do_not_count(tmp_path: Path) -> None:
     assert results.usable() == []
 
 
+def test_runs_of_another_agent_do_not_count_in_a_series_and_those_without_it_do(tmp_path: Path) -> None:
+    wanted = list(cells(["flood"], ["none", OURS], 1))
+    results = Results(tmp_path / "results.jsonl")
+    for cell in wanted:
+        results.add(result(cell))
+    results.agent = "abd"
+    assert results.left(wanted) == [Cell("flood", OURS, 1)]
+    assert (results.outdated(), len(results.usable())) == (1, 1)
+    results.agent = "abc"
+    assert results.left(wanted) == []
+
+
+def test_a_series_that_goes_on_with_a_changed_agent_makes_its_runs_again_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["--scenarios", "control-flood", "--arms", f"none {OURS}", "--output", str(tmp_path)]
+    for agent, asked in (("abc", 2), ("abc", 0), ("abd", 1)):
+        lab = FakeLab(*({} for _ in range(asked)), agent=agent)
+        monkeypatch.setattr("memorypressure_tools.lab.__main__._Lab", lambda _, lab=lab: lab)
+        assert main(words) == 0
+        assert len(lab.asked) == asked
+    said = capsys.readouterr().out
+    assert "1 results are of other definitions or of another state of the agent" in said
+    assert f"run 2 of 2, about 1 min left: control-flood / {OURS} #1" in said
+    assert main(["--report-only", "--output", str(tmp_path)]) == 0
+
+
 def test_a_run_that_stays_void_is_given_up(tmp_path: Path) -> None:
     wanted = list(cells(["flood"], ["none"], 1))
     results = Results(tmp_path / "results.jsonl")
@@ -212,6 +239,7 @@ def test_the_report_shows_every_scenario_that_was_run_and_can_be_read_by_program
     [
         (["--arms", "nobody"], "no arm 'nobody'; there are: none, ours-kill,"),
         (["--scenarios", "flood,drought"], "no scenario 'drought'; there are: flood, flood-zram,"),
+        (["--at-most-seconds", "-4"], "'-4' is not a whole number from 1 to 86400"),
         (["--runs", "0"], "'0' is not a whole number from 1 to 1000"),
         (["--kernel", "5.10"], "invalid choice: '5.10' (choose from '6.1', '6.12')"),
     ],
@@ -233,14 +261,16 @@ def test_a_report_without_results_says_so(tmp_path: Path, capsys: pytest.Capture
 class FakeLab:
     """Answers each run with the next figures; None: void."""
 
-    def __init__(self, *answers: dict[str, float] | None) -> None:
+    def __init__(self, *answers: dict[str, float] | None, agent: str = "abc") -> None:
         self.answers = list(answers)
+        self.agent = agent
         self.asked: list[str] = []
 
     def run(self, cell: Cell) -> Result:
         self.asked.append(cell.scenario)
         answer = self.answers.pop(0)
-        return replace(result(cell), figures=None) if answer is None else result(cell, **answer)
+        made = result(cell) if answer is None else result(cell, **answer)
+        return replace(made, figures=None if answer is None else made.figures, agent=made.agent and self.agent)
 
 
 KILLED = {"kills": 1, "kill_to_memory_back_ms": 200.0}

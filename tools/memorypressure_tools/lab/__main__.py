@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.report_only:
             return _report(results, given)
         if given.short:
-            return _short(results, given)
+            return _short(given)
         return _series(results, given)
     except ToolMissingError as error:
         print(f"lab: missing: {error}", file=sys.stderr)
@@ -57,11 +57,12 @@ def _series(results: Results, given: argparse.Namespace) -> int:
     """Makes what is missing, then reports."""
     scenarios = given.scenarios or list(SCENARIOS)
     wanted = list(cells(scenarios, given.arms, given.runs))
+    lab = _Lab(given)
+    results.agent = lab.agent
     if results.outdated():
-        print(f"lab: {results.outdated()} results are of other definitions and are left out", flush=True)
-    lab = _Lab(results, given)
+        said = "results are of other definitions or of another state of the agent and are left out"
+        print(f"lab: {results.outdated()} {said}", flush=True)
     began = time.monotonic()
-    failed = 0
     while left := results.left(wanted):
         cell = left[0]
         if given.at_most_seconds and time.monotonic() - began + results.seconds_a_run() > given.at_most_seconds:
@@ -73,7 +74,7 @@ def _series(results: Results, given: argparse.Namespace) -> int:
             f"{cell.scenario} / {cell.arm} #{cell.number}",
             flush=True,
         )
-        failed += lab.run(cell).figures is None
+        results.add(lab.run(cell))
     given_up = [cell for cell in wanted if results.voids(cell) and cell not in {each.cell for each in results.usable()}]
     for cell in given_up:
         print(f"lab: given up: {cell.scenario} / {cell.arm} #{cell.number}", file=sys.stderr)
@@ -81,9 +82,9 @@ def _series(results: Results, given: argparse.Namespace) -> int:
     return EXIT_FAILED if given_up else 0
 
 
-def _short(results: Results, given: argparse.Namespace) -> int:
+def _short(given: argparse.Namespace) -> int:
     """One flood with our agent, one control: the right pod must die in the first, none in the second."""
-    lab = _Lab(results, given)
+    lab = _Lab(given)
     for attempt in range(1, SHORT_ATTEMPTS + 1):
         flood = lab.run(Cell(FLOOD, OURS, 0)).figures
         if flood is not None and (flood["kills"] or flood["below_reserve_seconds"]):
@@ -112,16 +113,15 @@ def _short(results: Results, given: argparse.Namespace) -> int:
 class _Lab:
     """What the runs of a series share, made when the first one is due."""
 
-    def __init__(self, results: Results, given: argparse.Namespace) -> None:
+    def __init__(self, given: argparse.Namespace) -> None:
         from memorypressure_tools.lab import onerun, rootimage
 
-        self._results = results
         self._runs = given.output / given.kernel / "runs"
         self._made = onerun.parts(kernel.ensure(given.kernel))
-        self._agent = rootimage.agent_digest(self._made.agent)
+        self.agent = rootimage.agent_digest(self._made.agent)
 
     def run(self, cell: Cell) -> Result:
-        """Makes one run and keeps its result; number 0 is kept nowhere."""
+        """Makes one run; its files stay, a void one's too."""
         from memorypressure_tools.lab import onerun
         from memorypressure_tools.lab.figures import run_figures
         from memorypressure_tools.lab.rundata import VoidRunError
@@ -141,13 +141,11 @@ class _Lab:
             number=cell.number,
             kernel=self._made.kernel.release,
             recipe=recipe(scenario, arm),
-            agent=self._agent if arm.killer is Killer.OURS else "",
+            agent=self.agent if arm.killer is Killer.OURS else "",
             took_seconds=round(time.monotonic() - began, 1),
             figures=figures,
             void=void,
         )
-        if cell.number:
-            self._results.add(result)
         print(f"lab:   {_said(result)}", flush=True)
         return result
 
@@ -209,10 +207,15 @@ def _names(known: Sequence[str], what: str) -> "type[argparse.Action]":
     return Names
 
 
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1000")
-    return int(text)
+def _up_to(most: int) -> Callable[[str], int]:
+    """Reads a whole number from 1 to that."""
+
+    def number(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {most}")
+        return int(text)
+
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -230,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
             "  make lab ARGS=--report-only\n"
         ),
     )
-    parser.add_argument("--runs", type=_positive, default=1, help="runs of every arm in every scenario (default: 1)")
+    parser.add_argument("--runs", type=_up_to(1000), default=1, help="runs of every arm in every scenario (default: 1)")
     parser.add_argument("--arms", action=_names(list(ARMS), "arm"), default=[], help="default: those of each scenario")
     parser.add_argument(
         "--scenarios", action=_names(list(SCENARIOS), "scenario"), default=[], help="default: all of them"
@@ -242,7 +245,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--short", action="store_true", help="one flood with our agent and one control, checked")
     parser.add_argument("--report-only", action="store_true", help="no run; the report of what is there")
     parser.add_argument(
-        "--at-most-seconds", type=int, default=0, metavar="N", help="begin no run that would end after this time"
+        "--at-most-seconds",
+        type=_up_to(86_400),
+        default=0,
+        metavar="N",
+        help="begin no run that would end after this time",
     )
     return parser
 

@@ -19,12 +19,21 @@ _FLOOD_COLUMNS: Final = (
     "p99_stall_ms",
     "psi_full_seconds",
     "below_reserve_seconds",
+    "lowest_of_min",
     "line_to_kill_ms",
     "kill_to_memory_back_ms",
+    "frames_lost_percent",
+    "sampler_gap_ms",
 )
 _LEAK_COLUMNS: Final = ("worst_stall_ms", "p99_stall_ms", "psi_full_seconds", "kill_after_start_seconds")
 _CONTROL_COLUMNS: Final = ("lowest_of_min", "below_reserve_seconds", "worst_stall_ms", "psi_full_seconds")
 _AGENT_COLUMNS: Final = ("killer_late_ms", "killer_cpu_percent", "killer_rss_kib", "killer_major_faults")
+_KILLS: Final[Mapping[str, str]] = {
+    "kills": "killed",
+    "innocent_kills": "wrong",
+    "control_phase_kills": "before the flood",
+    "kernel_oom_kills": "kernel OOM",
+}
 _TITLES: Final[Mapping[str, str]] = {
     "atomic_failures": "failed atomic allocations",
     "worst_stall_ms": "worst stall, ms",
@@ -35,6 +44,8 @@ _TITLES: Final[Mapping[str, str]] = {
     "kill_to_memory_back_ms": "kill to memory back, ms",
     "kill_after_start_seconds": "leak to kill, s",
     "lowest_of_min": "lowest, part of min",
+    "frames_lost_percent": "frames lost, %",
+    "sampler_gap_ms": "lab's longest gap, ms",
     "killer_late_ms": "latest turn, ms",
     "killer_cpu_percent": "CPU, % of a core",
     "killer_rss_kib": "RSS, KiB",
@@ -66,6 +77,10 @@ other killers are Debian's packages, with oom_score_adj -1000 and protected memo
 - **Below AtomicReserve**: /proc/zoneinfo every 10 ms by a program with locked memory under SCHED_FIFO, judged by core.
 - **Kills**: every KILL and TERM by the tracepoint `signal_generate`, by whom and when; which pod the process was of.
 - **Line to kill**: from the first sample of the lab below AtomicReserve to the first signal. Negative: it came before.
+- **Killed, wrong, before the flood, kernel OOM**: in how many runs; in brackets how many pods where that
+  is another number.
+- **Frames lost**: of those that the host sent, those that the card could not take in.
+- **Lab's longest gap**: between two samples of the lab; a guest to which the host gives no time has long ones.
 - **Memory back**: the victim's cgroup holds at most a fifth of what it held at the kill (swap cache counts).
 - **Latest turn**: how much later than it had asked for the agent's loop woke up, at worst, from its start on.
 - Figures are medians; in brackets the interval of order statistics that holds the true median with at least 95 %, or
@@ -153,12 +168,12 @@ def _scenario(
 
 
 def _table(arms: Sequence[str], runs: Mapping[str, Sequence[Mapping[str, Any]]], columns: Sequence[str]) -> list[str]:
-    heads = ["arm", "runs", *(_TITLES[key] for key in columns), "killed", "wrong", "kernel OOM"]
+    heads = ["arm", "runs", *(_TITLES[key] for key in columns), *_KILLS.values()]
     lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
     for arm in arms:
         figures = runs[arm]
         cells = [f"`{arm}`", str(len(figures)), *(_cell(figures, key) for key in columns)]
-        cells += [_runs_with(figures, key) for key in ("kills", "innocent_kills", "kernel_oom_kills")]
+        cells += [_runs_with(figures, key) for key in _KILLS]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 

@@ -100,22 +100,28 @@ def cells(scenarios: Sequence[str], arms: Sequence[str], runs: int) -> Iterator[
 class Results:
     """The file of results of one kernel."""
 
+    agent: str | None = None
+    """Digest of the agent whose runs count; None: of whichever agent they are."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.all = list(_read(path))
 
     def usable(self) -> list[Result]:
         """Runs of today's definitions with figures, the last one of each cell."""
-        found = {each.cell: each for each in self.all if each.figures is not None and _is_current(each)}
+        found = {each.cell: each for each in self.all if each.figures is not None and self._counts(each)}
         return list(found.values())
 
     def outdated(self) -> int:
-        """How many runs are of other definitions than today's."""
-        return sum(not _is_current(each) for each in self.all)
+        """How many runs are of other definitions, or of another agent, than today's."""
+        return sum(not self._counts(each) for each in self.all)
 
     def voids(self, cell: Cell) -> int:
         """How often that run was void under today's definitions."""
-        return sum(each.cell == cell and each.figures is None and _is_current(each) for each in self.all)
+        return sum(each.cell == cell and each.figures is None and self._counts(each) for each in self.all)
+
+    def _counts(self, result: Result) -> bool:
+        return _is_current(result) and (self.agent is None or result.agent in ("", self.agent))
 
     def left(self, wanted: Sequence[Cell]) -> list[Cell]:
         """What of the wanted runs is still to be done."""
