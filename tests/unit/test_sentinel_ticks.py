@@ -13,6 +13,8 @@ from memorypressure.sampling import LONGEST_NS, Drains, NodeDrain, assumed_rate,
 from memorypressure.zone_values import Line
 from memorypressure_agent.host.flight_reader import rings
 from memorypressure_agent.host.journal_reader import JournalReader
+from memorypressure_agent.host.sources import first_count
+from memorypressure_agent.sentinel.clocks import Waits
 from memorypressure_agent.sentinel.readings import SLOW_WATCHING_NS
 from memorypressure_agent.sentinel.ticks import Gate, Ticks
 
@@ -119,6 +121,64 @@ def test_between_readings_the_period_is_the_cores_choice(
         os.close(gate.descriptor)
     chosen = next_period_ns(Drains(now, tuple(drains), now), rooms, now, 4096, cost_ns, watching=False)
     assert period == ticks.period_ns == min(chosen, longest_ns)
+
+
+@given(
+    st.one_of(
+        st.sampled_from(
+            [
+                b"nr_free_pages 2000\n",
+                b"nr_free_pages 2000\nnr_zone 1\n",
+                b"nr_free_pages 2000",
+                b"nr_free_pages \n",
+                b"",
+                b"nr_free_pages +2000\n",
+                b"nr_free_pages 2_000\n",
+                b"nr_free_pages  2000\n",
+                b"nr_free_page 20000\n",
+                b"\n",
+            ]
+        ),
+        st.text(alphabet="nr_fepags 019\n", max_size=40).map(str.encode),
+    )
+)
+@settings(max_examples=100, deadline=None)
+def test_a_gate_is_read_as_first_count_reads_it_or_asks_for_a_sample(text: bytes) -> None:
+    descriptor = os.memfd_create("vmstat")
+    os.write(descriptor, text)
+    ticks = Ticks()
+    ticks.arm((Gate(0, descriptor, 1000, 1000),), (2000,), SECOND)
+    ticks.begin(10 * SECOND, LONGEST_NS)
+    period = ticks.run(SECOND + MS, 10 * SECOND, None)
+    os.close(descriptor)
+    free = first_count(text)
+    if free is None or free <= 1000 or 2000 - free > 1:
+        assert period is None
+        assert not ticks.taken
+    else:
+        assert ticks.taken.pop() == (SECOND + MS, (free,))
+
+
+def test_between_readings_the_loop_waits_by_the_clock_and_counts_how_late_it_woke(tmp_path: Path) -> None:
+    file = tmp_path / "vmstat"
+    file.write_text("nr_free_pages 90000\n")
+    clock, asked = [100 * SECOND], []
+
+    def sleep(seconds: float) -> None:
+        asked.append(seconds)
+        clock[0] += round(seconds * SECOND) + 2 * MS
+
+    waits = Waits(lambda: clock[0], lambda: clock[0] + 7 * SECOND, sleep, woke_ns=100 * SECOND - 40 * MS)
+    ticks = Ticks()
+    gate = Gate(0, os.open(file, os.O_RDONLY), 1000, 1_000_000)
+    ticks.arm((gate,), (90_000,), 107 * SECOND - 40 * MS)
+    ticks.begin(107 * SECOND + 90 * MS, LONGEST_NS)
+    assert ticks.run(107 * SECOND, 200 * SECOND, waits) is None
+    os.close(gate.descriptor)
+    assert ticks.period_ns == 44_500_000
+    assert asked == pytest.approx([0.0045, 0.0445, 0.0445])
+    assert waits.late_ns == [2 * MS] * 3
+    assert [time_ns - 107 * SECOND for time_ns, _ in ticks.taken] == [0, 6_500_000, 53_000_000]
 
 
 def drain(node: int, rate: int) -> Drains:

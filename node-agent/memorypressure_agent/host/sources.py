@@ -35,7 +35,8 @@ T = TypeVar("T")
 _ZONEINFO_BYTES = 1 << 13  # grows; 400 KB at 256 CPUs
 _SMALL_BYTES = 1 << 12  # grows
 _PRESSURE_BYTES = 1 << 8
-_FIRST_COUNTER = b"nr_free_pages"
+FIRST_COUNTER = b"nr_free_pages "
+"""What a node's vmstat begins with (mm/vmstat.c, all versions)."""
 FIRST_LINE_BYTES = 48
 """As much of a node's vmstat as holds its first line."""
 _LARGEST_BYTES = 1 << 24  # beyond this a file is not the kernel's
@@ -51,9 +52,9 @@ _NODE_DIRECTORY = re.compile(r"node(0|[1-9][0-9]{0,3})")
 
 def first_count(text: bytes) -> int | None:
     """The number in a first line `nr_free_pages N` of what a node's vmstat begins with; None where it is not that."""
-    name, _, rest = text.partition(b" ")
-    digits, newline, _ = rest.partition(b"\n")
-    return int(digits) if newline and name == _FIRST_COUNTER and digits.isdigit() else None
+    end = text.find(b"\n")
+    digits = text[len(FIRST_COUNTER) : end]
+    return int(digits) if end >= 0 and digits.isdigit() and text.startswith(FIRST_COUNTER) else None
 
 
 @dataclass(frozen=True, slots=True)

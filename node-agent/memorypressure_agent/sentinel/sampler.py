@@ -10,7 +10,6 @@ All times of samples, windows, beats and cool-downs are the boot-time clock, so 
 for the next process of this boot, and nothing is fresh after a suspend.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -25,7 +24,7 @@ from memorypressure.signals import Sample
 from memorypressure.triggers import watched_lines
 from memorypressure.zone_values import Line, ZoneInfo
 from memorypressure_agent.host.journal import Journal
-from memorypressure_agent.sentinel.clocks import Clocks
+from memorypressure_agent.sentinel.clocks import Clocks, Waits
 from memorypressure_agent.sentinel.counters import BelowLineTimes, Counts, Lag
 from memorypressure_agent.sentinel.helper import Helper
 from memorypressure_agent.sentinel.kills import Kills
@@ -124,14 +123,14 @@ class Sampler:
         """A number that changes with each round, also while `round` goes on for long: for the watchdog."""
         return self.counts.rounds + self._readings.ticks.count
 
-    def round(self, pause: Callable[[int], int] | None = None) -> int:
+    def round(self, waits: Waits | None = None) -> int:
         """One turn: samples, decides, acts. Nanoseconds from the sample to the next one; 0: at once.
 
-        While nothing is going on it is many turns, with `pause` between them: see `Ticks.run`.
+        While nothing is going on it is many turns, with `waits` between them: see `Ticks.run`.
         """
         now = self._clocks.boot_ns()
         if self._resting and not (self._publish or self._helper.has_outcomes):
-            period = self._ticked(now, pause)
+            period = self._ticked(now, waits)
             if period is not None:
                 return period
             now = self._clocks.boot_ns()
@@ -162,11 +161,11 @@ class Sampler:
         self._helper.stand_back = False
         return period
 
-    def _ticked(self, now: int, pause: Callable[[int], int] | None) -> int | None:
+    def _ticked(self, now: int, waits: Waits | None) -> int | None:
         """Rounds in which only the gates are read, and nothing is decided anew (see `_catch_up`); None: a whole one."""
         ticks = self._readings.ticks
         before = ticks.count
-        period = ticks.run(now, self._chores_ns, pause)
+        period = ticks.run(now, self._chores_ns, waits)
         self.counts.rounds += ticks.count - before
         if ticks.is_full:
             self.put_down_ticks()

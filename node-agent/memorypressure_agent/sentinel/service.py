@@ -18,7 +18,7 @@ from memorypressure_agent.host.journal import Journal, JournalLockedError
 from memorypressure_agent.host.sources import HostSources
 from memorypressure_agent.sentinel import process, status
 from memorypressure_agent.sentinel.candidates import Candidates, cgroup_kill_capability
-from memorypressure_agent.sentinel.clocks import Clocks
+from memorypressure_agent.sentinel.clocks import Clocks, Waits
 from memorypressure_agent.sentinel.helper import Helper
 from memorypressure_agent.sentinel.kill_marks import KillMarks
 from memorypressure_agent.sentinel.log import Log
@@ -82,8 +82,7 @@ class Service:
         )
         self._capabilities: dict[str, str] = {}
         self._chores_ns = 0
-        self._woke = 0
-        self._late: list[int] = []
+        self._waits = Waits(monotonic_ns, boot_ns, sleep)
         self._stopping = False
         self._settled = False
         self._vmstat_ns: int | None = None
@@ -97,30 +96,30 @@ class Service:
 
     def loop(self) -> int:
         """Samples until a signal comes; the exit code."""
-        sampler, helper = self._sampler, self._helper
+        sampler, helper, waits = self._sampler, self._helper, self._waits
         process.stop_collecting()
         process.share_the_interpreter_quickly()
         self._try_lock()
         helper.start()
         self._announce()
-        self._woke = monotonic_ns()
+        self._waits.woke_ns = monotonic_ns()
         while not self._stopping:
-            period = sampler.round(self._doze)
+            period = sampler.round(waits)
             if helper.failure is not None:
                 print(f"{PROGRAM}: error: the helper thread ended: {helper.failure!r}", file=sys.stderr)
                 return EXIT_FAILED
-            for late_ns in self._late:
+            for late_ns in waits.late_ns:
                 sampler.lag.observe(late_ns)
-            self._late.clear()
-            if self._woke >= self._chores_ns:
-                self._chores_ns = self._woke + LOCK_EVERY_NS
+            waits.late_ns.clear()
+            if waits.woke_ns >= self._chores_ns:
+                self._chores_ns = waits.woke_ns + LOCK_EVERY_NS
                 if sampler.journal is not None and not sampler.journal.in_place():
                     print(
                         f"{PROGRAM}: error: {sampler.journal.path} was removed or replaced; start again",
                         file=sys.stderr,
                     )
                     return EXIT_FAILED
-                if self._over_helper.stuck(helper.turns, self._woke):
+                if self._over_helper.stuck(helper.turns, waits.woke_ns):
                     self._end_stuck("the helper thread made no turn", self._over_helper)
                 self._try_lock()
             if not self._settled and sampler.counts.rounds >= SETTLED_ROUNDS:
@@ -135,31 +134,22 @@ class Service:
             sampler.journal.close()
         return EXIT_OK
 
-    def _pause(self, period_ns: int) -> int:
-        """Waits until so long after the last waking: the boot-time clock then; 0 when the loop is to end.
+    def _pause(self, period_ns: int) -> None:
+        """Waits until so long after the last waking.
 
-        A signal ends the loop: it is asked for here, so no handler ever runs in the middle of a round.
+        A signal ends the loop: it is asked for here, so no handler ever runs in the middle of a round. Between two
+        readings of gates alone (`Ticks.run`) it is not: there is another pause within a second.
         """
+        waits = self._waits
         now = monotonic_ns()
-        due = max(self._woke + period_ns, now)
+        due = max(waits.woke_ns + period_ns, now)
         taken = sigtimedwait(STOP_SIGNALS, (due - now) / 1e9)
-        self._woke = woke = monotonic_ns()
-        self._late.append(woke - due)
+        waits.woke_ns = woke = monotonic_ns()
+        waits.late_ns.append(woke - due)
         # CPython returns a value without meaning, not None, when a wait that was interrupted (a SIGCONT after a
         # freeze) finds its time up: Modules/signalmodule.c, 3.11 to 3.14.
         if taken is not None and taken.si_signo in STOP_SIGNALS:
             self._stopping = True
-            return 0
-        return boot_ns()
-
-    def _doze(self, period_ns: int) -> int:
-        """`_pause` between two readings of gates alone, without a look at signals: one comes within a second."""
-        now = monotonic_ns()
-        due = max(self._woke + period_ns, now)
-        sleep((due - now) / 1e9)
-        self._woke = woke = monotonic_ns()
-        self._late.append(woke - due)
-        return boot_ns()
 
     def _remember_kills(self) -> None:
         """Counts the kills of this boot's other journals towards the hour of `--max-kills-per-hour`."""

@@ -5,13 +5,13 @@ come every 10 ms near a line, and each wakes up with cold caches: what a wake-up
 """
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from os import pread
 from typing import Final
 
 from memorypressure.sampling import LONGEST_NS, least_period_ns
-from memorypressure_agent.host.sources import FIRST_LINE_BYTES, first_count
+from memorypressure_agent.host.sources import FIRST_COUNTER, FIRST_LINE_BYTES
+from memorypressure_agent.sentinel.clocks import Waits
 
 TICKS_KEPT: Final = 16
 """At least the five of which a window is made."""
@@ -84,35 +84,49 @@ class Ticks:
         """Whether another reading would push one out that is not recorded."""
         return self.count - self._recorded >= TICKS_KEPT
 
-    def run(self, now_ns: int, until_ns: int, pause: Callable[[int], int] | None) -> int | None:
+    def run(self, now_ns: int, until_ns: int, waits: Waits | None) -> int | None:
         """Reads the gates now, and after each pause again: nanoseconds to the next reading; None: a sample is due.
 
         It is due when a gate opened or could not be read, a loss was faster than any before, or zones and memory are
-        due. `pause` waits so long and returns the time then; without it, and with `TICKS_KEPT` readings to be recorded,
-        the caller waits.
+        due. Without `waits`, and with `TICKS_KEPT` readings to be recorded, the caller waits. All of a wake-up is in
+        this function: each further one that it called would be cold, too, and cost more than what it does.
         """
         until_ns = min(until_ns, self._until_ns)
         gates, longest_ns = self._gates, self._longest_ns
         shortest_ns = min(least_period_ns(self.cost_ns), longest_ns)
+        last_ns, before = self.last
         while now_ns < until_ns:
-            last_ns, before = self.last
             elapsed_ns, period_ns = now_ns - last_ns, longest_ns
-            found = []
-            for (descriptor, threshold, rate), free_before in zip(gates, before, strict=True):
+            found: tuple[int, ...] = ()
+            for descriptor, threshold, rate in gates:
                 try:
-                    free = first_count(pread(descriptor, FIRST_LINE_BYTES, 0))
+                    text = pread(descriptor, FIRST_LINE_BYTES, 0)
                 except OSError:
                     return None
                 self.gate_reads += 1
-                if free is None or free <= threshold or (free_before - free) * _SECOND_NS > rate * elapsed_ns:
+                end = text.find(b"\n")  # as `first_count`
+                digits = text[len(FIRST_COUNTER) : end]
+                if end < 0 or not digits.isdigit() or not text.startswith(FIRST_COUNTER):
                     return None
-                found.append(free)
-                period_ns = min(period_ns, (free - threshold) * _SECOND_NS // (2 * rate))
-            self.last = last = now_ns, tuple(found)
-            self.taken.append(last)
+                free = int(digits)
+                lost = before[len(found)] - free
+                if free <= threshold or lost * _SECOND_NS > rate * elapsed_ns:
+                    return None
+                found += (free,)
+                half_ns = (free - threshold) * _SECOND_NS // (2 * rate)
+                period_ns = min(period_ns, half_ns)
+            last_ns, before = self.last = now_ns, found
+            self.taken.append(self.last)
             self.count += 1
-            self.period_ns = period_ns = max(shortest_ns, period_ns)
-            if pause is None or self.is_full:
+            period_ns = max(period_ns, shortest_ns)
+            self.period_ns = period_ns
+            if waits is None or self.count - self._recorded >= TICKS_KEPT:
                 return period_ns
-            now_ns = pause(period_ns)
+            began_ns = waits.monotonic_ns()
+            due_ns = waits.woke_ns + period_ns
+            due_ns = max(due_ns, began_ns)
+            waits.sleep((due_ns - began_ns) / 1e9)
+            waits.woke_ns = woke_ns = waits.monotonic_ns()
+            waits.late_ns.append(woke_ns - due_ns)
+            now_ns = waits.boot_ns()
         return None
