@@ -12,7 +12,7 @@ from memorypressure.reasons import Reason
 from memorypressure.signals import Absent, MemInfo, Psi, Unknown
 from memorypressure.zone_values import ZoneInfo
 from memorypressure_agent.host.cgroups import PodsTree
-from memorypressure_agent.host.sources import HostRoots, HostSources, SourceFile, find_numa_nodes
+from memorypressure_agent.host.sources import ROUNDS_OF_CLOSED, HostRoots, HostSources, SourceFile, find_numa_nodes
 
 CAPTURES = Path(__file__).resolve().parents[1] / "fixtures" / "captures"
 MEMINFO = "MemTotal: 1000 kB\nMemAvailable: 500 kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\n"
@@ -136,7 +136,7 @@ def test_reading_opens_nothing_and_rechecking_finds_what_was_replaced(roots: Hos
     before = sources.read_sample().memory
     assert isinstance(before, MemInfo)
     assert before.available_bytes == 500 * 1024
-    for _ in range(10):
+    for _ in range(5 * ROUNDS_OF_CLOSED):
         sources.recheck_one()
     after = sources.read_sample().memory
     assert isinstance(after, MemInfo)
@@ -149,7 +149,7 @@ def test_a_source_that_appears_later_is_taken_up(roots: HostRoots, tmp_path: Pat
     assert isinstance(sources.read_sample().psi_node, Absent)
     (tmp_path / "proc/pressure/memory").write_text(PSI)
     assert isinstance(sources.read_sample().psi_node, Absent)
-    for _ in range(10):
+    for _ in range(5):
         sources.recheck_one()
     assert isinstance(sources.read_sample().psi_node, Psi)
 

@@ -39,6 +39,8 @@ FIRST_COUNTER = b"nr_free_pages "
 """What a node's vmstat begins with (mm/vmstat.c, all versions)."""
 FIRST_LINE_BYTES = 48
 """As much of a node's vmstat as holds its first line."""
+ROUNDS_OF_CLOSED = 4
+"""Rounds of rechecks of which one looks at files that are open, too."""
 _LARGEST_BYTES = 1 << 24  # beyond this a file is not the kernel's
 _PSI_HINT = "PSI is compiled out of the kernel, or off until psi=1 is on its command line"
 _NO_PODS = Absent(Reason.NOT_PRESENT, "no kubepods cgroup was found")
@@ -268,14 +270,20 @@ class HostSources:
         return tuple([_state(name, latest[name]) for name in sorted(latest)])
 
     def recheck_one(self) -> None:
-        """Looks whether one file, another at each call, vanished, appeared or was replaced. For once a second."""
+        """Looks whether one file, another at each call, vanished, appeared or was replaced. For once a second.
+
+        Files that are open have their turn in one round of four: the kernel's own are never replaced while they answer,
+        and one that answers no more is closed by its next reading.
+        """
         if self._psi_pods is None or not self._psi_pods.is_open:
             self._find_pods()
         if not self._zoneinfo.is_open:
             self._zoneinfo.reopen()
         files = self._files()
-        self._rotation = (self._rotation + 1) % len(files)
-        files[self._rotation].reopen()
+        self._rotation = (self._rotation + 1) % (ROUNDS_OF_CLOSED * len(files))
+        file = files[self._rotation % len(files)]
+        if not file.is_open or self._rotation < len(files):
+            file.reopen()
 
     def close(self) -> None:
         """Gives all descriptors back."""

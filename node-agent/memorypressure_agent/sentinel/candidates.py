@@ -265,9 +265,10 @@ class Candidates:
             self._failures.append(f"{'/'.join(handle.container.parts)}: {why}")
             return None
         pod.reliefs.pop(container_id, None)
-        held = ContainerUsage(container_id, None, handle.memory_bytes(), len(pids))
-        if held.is_sandbox:  # nobody asks what it would give back, and memory.stat is the dearest file of a cgroup
-            return held
+        if len(pids) <= 1:
+            held = ContainerUsage(container_id, None, handle.memory_bytes(), len(pids))
+            if held.is_sandbox:  # nobody asks what it would give back, and memory.stat is the dearest file of a cgroup
+                return held
         figures = handle.figures()
         if isinstance(figures, MemoryFigures):
             pod.reliefs[container_id] = figures.relief_bytes
