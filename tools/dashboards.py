@@ -243,7 +243,7 @@ POLICY: Final = (
         "short",
         _one(
             "sum by (policy, action, mode) "
-            f'(increase(memorypressure_actions_total{{{BOTH}, policy=~"$policy", result="Success"}}[1h]))',
+            f'(increase(memorypressure_actions_total{{{BOTH}, policy=~"$policy", result=~"Success|Incomplete"}}[1h]))',
             "{{policy}} {{action}} {{mode}}",
         ),
     ),

@@ -38,9 +38,14 @@ class Phase(StrEnum):
 
 
 class ActionResult(StrEnum):
-    """How an action ended. Denied: something outside said no (a grant, a budget, a 429)."""
+    """How an action ended. Denied: something outside said no (a grant, a budget, a 429).
+
+    Incomplete: what was done cannot be taken back, but not all of it was seen to end. A container was not reached, or
+    its processes outlived the wait for them, or the process that counted the kill ended before it could tell.
+    """
 
     SUCCESS = "Success"
+    INCOMPLETE = "Incomplete"
     FAILED = "Failed"
     DENIED = "Denied"
 

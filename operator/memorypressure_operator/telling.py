@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from memorypressure.reasons import Reason
+from memorypressure.records import ActionResult
 from memorypressure_operator.events import Event, EventWriter, node_subject, pod_subject
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.pods import unix_seconds
@@ -20,6 +21,8 @@ from memorypressure_operator.views import NodeView
 log = logging.getLogger(__name__)
 
 _MOST_ZONES = 4
+_DONE = frozenset((ActionResult.SUCCESS, ActionResult.INCOMPLETE))
+"""Results after which a killed pod's containers would start again in place."""
 OLD_SECONDS = 3000.0
 """Events live for an hour by default: an action older than this at first sight may have been told and forgotten."""
 
@@ -90,7 +93,7 @@ class Teller:
             age_seconds = told_age_seconds if seen is None else 0.0
             if age_seconds <= OLD_SECONDS:
                 self._action(node, action, policy, told_age_seconds, zones_text(state.status))
-                if action.action == "Kill" and action.mode == "Enforce" and action.result == "Success":
+                if action.action == "Kill" and action.mode == "Enforce" and action.result in _DONE:
                     kill = Kill(action, age_seconds, told_age_seconds <= OLD_SECONDS)
                     kills.append(kill)
                     if not kill.recent:
@@ -137,10 +140,11 @@ class Teller:
             )
         if action.action != "Kill" or denied:
             return
-        reason = Reason.WOULD_KILL if dry else Reason.KILLED if action.result == "Success" else Reason.ACTION_FAILED
+        done = action.result in _DONE
+        reason = Reason.WOULD_KILL if dry else Reason.KILLED if done else Reason.ACTION_FAILED
         where = f"{pod.namespace}/{pod.name}" if pod else "unknown pod"
         container = f" (container {pod.container})" if pod and pod.container else ""
-        verb = "would be killed" if dry else "was killed" if action.result == "Success" else "could not be killed"
+        verb = "would be killed" if dry else "was killed" if done else "could not be killed"
         freed = f"; {_mebibytes(action.freed_bytes)} came back" if action.freed_bytes is not None else ""
         exit_code = "; its containers end with exit code 137" if reason is Reason.KILLED else ""
         why = f"{action.reason}: {action.message}" if action.message else action.reason

@@ -99,6 +99,17 @@ def test_what_is_pending_is_told_when_it_has_ended() -> None:
     assert world.report(kill("a")) == ["a"]
 
 
+def test_a_kill_that_was_not_seen_to_end_is_cleaned_up_after_and_one_that_failed_is_not() -> None:
+    world = World()
+    world.report()
+    assert world.report(kill("a", result="Incomplete")) == ["a"]
+    assert [event.reason for event in world.events] == [Reason.KILLED] * 2
+    assert "exit code 137" in world.events[0].note
+    assert world.report(kill("b", result="Failed")) == []
+    assert [event.reason for event in world.events[2:]] == [Reason.ACTION_FAILED] * 2
+    assert "could not be killed" in world.events[2].note
+
+
 def test_a_kill_is_told_with_node_zone_line_free_min_and_what_came_back() -> None:
     world = World()
     world.report()

@@ -214,7 +214,7 @@ def test_counters_of_actions_are_there_as_0_before_the_first_and_keep_the_policy
     calm = sentinel_status()["counters"] | {"ended": [], "refusals": {}}
     found = series(exposition(view(sentinel_status(counters=calm))))
     actions = {name: value for name, value in found.items() if name.startswith("memorypressure_actions_total")}
-    assert len(actions) == 3
+    assert len(actions) == 4
     assert set(actions.values()) == {0}
     assert {value for name, value in found.items() if "actions_denied" in name} == {0}
     found = series(exposition(view()))

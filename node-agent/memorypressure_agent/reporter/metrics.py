@@ -25,7 +25,7 @@ from memorypressure_agent.reporter.report import grant_left
 from memorypressure_agent.reporter.view import View
 
 PREFIX: Final = "memorypressure"
-RESULTS: Final = (("Enforce", "Success"), ("Enforce", "Failed"), ("DryRun", "Success"))
+RESULTS: Final = (("Enforce", "Success"), ("Enforce", "Incomplete"), ("Enforce", "Failed"), ("DryRun", "Success"))
 DENIALS: Final = (
     Reason.COOLDOWN,
     Reason.FUTILE,

@@ -121,8 +121,13 @@ class Kills:
     def see(self, state: LadderState, outcomes: tuple[Outcome, ...]) -> None:
         """Records the end of the kill under way once the ladder waits for it no longer."""
         if self._pending is not None and state.kill is None:
-            self._recorder.kill_ended(self._pending, outcomes)
+            self._recorder.kill_ended(self._pending, outcomes, counted=self._counted(self._pending))
             self._pending = None
+
+    def _counted(self, pending: dict[str, Any]) -> bool:
+        decided_ns = pending.get("bootNs")
+        times = self._journal.kill_times if self._journal is not None else ()
+        return decided_ns is not None and any(time_ns >= decided_ns for time_ns in times)
 
     def keep(self, state: LadderState, decision: Decision, policy: str) -> None:
         """Puts what must outlive this process into the journal if it changed; before a kill, with the kill in it."""
@@ -134,6 +139,7 @@ class Kills:
             self._pending = {
                 "number": decision.action_number,
                 "unixNs": self._clocks.unix_ns(),
+                "bootNs": self._clocks.boot_ns(),
                 "cause": decision.cause.value,
                 "message": decision.message,
                 "pod": decision.victim.pod.to_json(),

@@ -50,21 +50,25 @@ class Recorder:
                 self._shadow(decision, policy)
         self._record_episode(result, policy)
 
-    def kill_ended(self, pending: dict[str, Any], outcomes: tuple[Outcome, ...]) -> None:
-        """Records how the kill ended, also one that an earlier process began."""
+    def kill_ended(self, pending: dict[str, Any], outcomes: tuple[Outcome, ...], *, counted: bool) -> None:
+        """Records how the kill ended, also one that an earlier process began.
+
+        `counted`: it stands in the journal's count, which is raised right before `cgroup.kill` is written. What was
+        counted and did not fail was done: a SIGKILL cannot be taken back, however long its processes take to end.
+        """
         last = next((o for o in reversed(outcomes) if o.kind in (OutcomeKind.GONE, OutcomeKind.FAILED)), None)
         end = self._helper.take_end(pending["number"])
-        if last is None:
-            result, message = ActionResult.FAILED, "the wait for its cgroup to be empty has ended"
-            self._counts.kills_failed += 1
+        if last is None and counted:
+            result, message = ActionResult.INCOMPLETE, "the wait for its cgroup to be empty has ended"
+        elif last is None:
+            result, message = ActionResult.FAILED, "the sentinel that decided it ended before cgroup.kill was written"
         elif last.kind is OutcomeKind.FAILED:
             result, message = ActionResult.FAILED, last.message
-            self._counts.kills_failed += 1
         elif end.failures:
-            result, message = ActionResult.FAILED, f"{last.message}; not killed: {', '.join(end.failures)}"
-            self._counts.kills_failed += 1
+            result, message = ActionResult.INCOMPLETE, f"{last.message}; not killed: {', '.join(end.failures)}"
         else:
             result, message = ActionResult.SUCCESS, last.message
+        self._counts.kills_failed += result is ActionResult.FAILED
         self._counts.freed_bytes += end.freed_bytes or 0
         self._counts.end(pending["policy"], Mode.ENFORCE.value, result.value)
         if self.journal is not None:
