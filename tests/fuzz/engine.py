@@ -66,6 +66,7 @@ def main() -> int:
 
     corpus = arguments.corpus or arguments.findings / f"corpus-{arguments.target or 'all'}"
     corpus.mkdir(parents=True, exist_ok=True)
+    arguments.findings.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
         for index, seed in enumerate(TARGETS[name].seeds()):
             (corpus / f"seed-{name}-{index}").write_bytes(bytes([number]) + seed[: MOST_BYTES - 1])
