@@ -140,6 +140,9 @@ def memory_stat(data: bytes) -> None:
         assert len(words) > len(plain), "a name that does not count stands twice"
 
 
+_NUMA = {"anon", "kernel_stack", "pagetables", "sec_pagetables", "slab_reclaimable", "slab_unreclaimable"}
+
+
 def numa_stat(data: bytes) -> None:
     """Each node once, in order, none negative; the sum is that of all numbers of the parts that count."""
     try:
@@ -149,6 +152,12 @@ def numa_stat(data: bytes) -> None:
     nodes = [node for node, _ in found]
     assert nodes == sorted(set(nodes))
     assert all(value >= 0 for _, value in found)
+    counted = [
+        line.split() for line in data.splitlines() if line.partition(b" ")[0].decode("ascii", "replace") in _NUMA
+    ]
+    assert sum(value for _, value in found) == sum(
+        int(word.partition(b"=")[2]) for _, *words in counted for word in words
+    )
 
 
 def cgroup_events(data: bytes) -> None:

@@ -18,8 +18,13 @@ from memorypressure_agent.host.cgroups import NESTED_DEPTH, ContainerCgroup, Pod
 _KERNEL_PARTS = ("kernel_stack", "pagetables", "sec_pagetables", "percpu", "vmalloc", "slab")
 _STAT = re.compile(rb"(?>(?:[a-z0-9_]++ [0-9]{1,20}+\n)+)")
 _RELIEF_PARTS = re.compile(rb"\n(anon|kernel|sock|%s) ([0-9]++)" % "|".join(_KERNEL_PARTS).encode())
-_NUMA_PARTS = frozenset(
-    ("anon", "kernel_stack", "pagetables", "sec_pagetables", "slab_reclaimable", "slab_unreclaimable")
+_NUMA_PARTS = (
+    b"anon ",
+    b"kernel_stack ",
+    b"pagetables ",
+    b"sec_pagetables ",
+    b"slab_reclaimable ",
+    b"slab_unreclaimable ",
 )
 RESERVED_DESCRIPTORS = 64
 """Not for candidates: orders, sources that come back, and what a kill opens."""
@@ -282,13 +287,13 @@ def parse_numa_stat(text: bytes) -> tuple[tuple[int, int], ...]:
     by_node: dict[int, int] = {}
     parts: set[bytes] = set()
     for number, line in enumerate(text.splitlines(), 1):
-        words = line.split()
-        if not words or words[0].decode("ascii", "replace") not in _NUMA_PARTS:
+        if not line.startswith(_NUMA_PARTS):  # six of some twenty-five lines do
             continue
-        if words[0] in parts:
+        name, *words = line.split()
+        if name in parts:
             raise CgroupFileError("memory.numa_stat", number, line, "a name that was not there before")
-        parts.add(words[0])
-        for word in words[1:]:
+        parts.add(name)
+        for word in words:
             node, equals, value = word.partition(b"=")
             if not equals or node[:1] != b"N" or not _is_number(node[1:]) or not _is_number(value):
                 raise CgroupFileError("memory.numa_stat", number, line, "a name and N<node>=<bytes> for each node")
