@@ -25,7 +25,8 @@ FIGURES_NEAR_NS: Final = 8_000_000_000
 """Under the 10 s after which figures are too old for a kill."""
 FIGURES_FAR_NS: Final = 15_000_000_000
 LIST_EVERY_NS: Final = 10_000_000_000
-"""How soon a container that was started anew is found; a pod must be older than that anyway to be a victim."""
+"""The list of containers is renewed with the first figures read so long after it: every 10 s while a window runs, else
+every 15 s or so. It is how soon a container that was started anew is found."""
 CAPABILITY_EVERY_NS: Final = 30_000_000_000
 EMPTY_EVERY_NS: Final = 5_000_000_000
 STATUS_EVERY_NS: Final = 1_000_000_000
