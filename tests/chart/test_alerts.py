@@ -109,6 +109,10 @@ SITUATIONS: dict[str, tuple[dict[str, str | None], set[str]]] = {
     ),
     "a taint under pressure": ({f'memorypressure_node_tainted{OPERATOR},node="n1"}}': "1x60", ACTIVE: "1x60"}, set()),
     "many kills": ({f'{KILLS}"Success"}}': "4+1x60"}, {"MemoryPressureEvictionStorm"}),
+    "many kills that are not seen to end": (
+        {f'{KILLS}"Incomplete"}}': "4+1x60"},
+        {"MemoryPressureEvictionStorm", "MemoryPressureActionsFailing"},
+    ),
     "a spent budget under pressure": (
         {f'memorypressure_operator_nodes{OPERATOR},policy="p",state="UnderPressure"}}': "2x60"},
         {"MemoryPressureBudgetExhausted"},

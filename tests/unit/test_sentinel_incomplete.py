@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from support.cgrouptree import MIB, Memory
-from support.samplerbench import BELOW_RESERVE_PAGES, UID, Bench
+from support.samplerbench import BELOW_RESERVE_PAGES, BOOT, UID, Bench
+
+from memorypressure.ladder import Outcome, OutcomeKind
+from memorypressure_agent.host.journal import Journal
 
 BIG, SMALL = "c0de01", "c0de02"
 LONGER_THAN_THE_WAIT_SECONDS = 35
@@ -28,6 +31,10 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 @pytest.fixture
 def ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Result and outcome of each action, as they are put down."""
+    return records(bench, monkeypatch)
+
+
+def records(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     write = bench.journal.write_decision
 
@@ -94,27 +101,83 @@ def test_a_kill_that_an_ended_process_counted_may_have_been_done(bench: Bench, e
     assert ended == [("Incomplete", "the wait for its cgroup to be empty has ended")]
 
 
-def test_a_kill_that_was_decided_but_not_counted_was_not_done(
-    bench: Bench, ended: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class EndsHereError(Exception):
-        """The process is killed between its two writes."""
+@pytest.fixture
+def uncounted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """The process was killed between putting the kill down and counting it; the next one begins."""
 
-    def ends(_: int) -> int:
+    class EndsHereError(Exception):
+        pass
+
+    def ends(*_: object) -> int:
         raise EndsHereError
 
     with monkeypatch.context() as patched:
-        patched.setattr(bench.journal, "count_kill", ends)
+        patched.setattr(bench.journal, "write_grants", ends)  # the time of the kill stands in the journal already
         with pytest.raises(EndsHereError):
             pressed(bench)
+    state, path = bench.journal.read_state(), bench.journal.path
+    assert state is not None
+    assert state["pending"]["pod"]["uid"] == UID
+    bench.journal.close()
+    bench.journal = Journal(path, BOOT)
+    bench.sampler.take_journal(bench.journal)
+    return bench
+
+
+@pytest.fixture
+def told(uncounted: Bench, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """As `ended`, of the next process."""
+    return records(uncounted, monkeypatch)
+
+
+NEVER_WRITTEN = ("Failed", "the sentinel that decided it ended before cgroup.kill was written")
+
+
+def test_a_kill_that_was_decided_but_not_counted_was_not_done(uncounted: Bench, told: list[tuple[str, str]]) -> None:
+    assert uncounted.journal.kill_times, "a time without a count is none"
+    waited(uncounted)
+    assert told == [NEVER_WRITTEN]
+    assert uncounted.tree.killed() == set()
+
+
+def test_nor_was_it_done_when_its_containers_have_ended_by_themselves(
+    uncounted: Bench, told: list[tuple[str, str]]
+) -> None:
+    for container in (BIG, SMALL):
+        (uncounted.tree.pod_directory(UID) / container / "cgroup.procs").write_text("")
+    uncounted.round(1000, 90_000)
+    uncounted.read_figures(UID)
+    uncounted.round(1000, 90_000)
+    assert told == [NEVER_WRITTEN]
+
+
+def test_its_pod_may_be_killed_then_under_the_same_permit(uncounted: Bench, told: list[tuple[str, str]]) -> None:
+    for _ in range(3):
+        waited(uncounted)
+    uncounted.read_figures(UID)
+    pressed(uncounted)
+    assert uncounted.tree.killed() == {BIG, SMALL}
+    assert told == [NEVER_WRITTEN]
+
+
+def test_the_late_end_of_an_earlier_kill_is_no_end_of_this_one(bench: Bench, ended: list[tuple[str, str]]) -> None:
+    pressed(bench)
+    number = bench.sampler.state.ladder.actions
+    failed = Outcome(OutcomeKind.FAILED, number, bench.now, None, "not written")
+    bench.helper._outcomes.extend([failed, Outcome(OutcomeKind.GONE, number - 1, bench.now, None, "empty after 31 s")])
+    bench.round(20, 90_000)
+    assert ended == [("Failed", "not written")]
+
+
+def test_what_an_earlier_version_kept_of_a_kill_says_nothing_of_its_count(
+    bench: Bench, ended: list[tuple[str, str]]
+) -> None:
+    pressed(bench)
+    list(bench.helper.take_outcomes())
+    state = bench.journal.read_state()
+    assert state is not None
+    del state["pending"]["killsTotal"]
+    bench.journal.write_state(state)
     bench.sampler.take_journal(bench.journal)
     waited(bench)
-    assert ended == [("Failed", "the sentinel that decided it ended before cgroup.kill was written")]
-    assert bench.tree.killed() == set()
-
-
-def test_a_kill_that_counts_from_long_before_says_nothing_of_this_one(
-    bench: Bench, ended: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bench.journal.remember_kills((bench.now - 60_000_000_000,))
-    test_a_kill_that_was_decided_but_not_counted_was_not_done(bench, ended, monkeypatch)
+    assert [result for result, _ in ended] == ["Incomplete"]

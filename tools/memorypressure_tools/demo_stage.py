@@ -262,7 +262,8 @@ class Stage:
         state = self.get(f"nodememorystates/{objects.FLOOD_NODE}") or {}
         uid = self.pods[objects.VICTIM]["metadata"]["uid"]
         for action in state.get("status", {}).get("recentActions", []):
-            done = action["action"] == "Kill" and action["mode"] == "Enforce" and action["result"] == "Success"
+            kill = action["action"] == "Kill" and action["mode"] == "Enforce"
+            done = kill and action["result"] in ("Success", "Incomplete")
             if done and action.get("pod", {}).get("uid") == uid:
                 return dict(action)
         return None

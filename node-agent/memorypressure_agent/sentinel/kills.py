@@ -73,6 +73,8 @@ class Kills:
         self._killed = tuple([str(uid) for uid in killed or ()][-MOST_KILLED_KEPT:]) if whole else ()
         self._least_ceiling = ceiling if whole and type(ceiling) is int else 0
         self._helper.candidates.killed = frozenset(self._killed)
+        if self._pending is not None and not self._counted(self._pending):
+            self._forget_killed(self._pending["pod"]["uid"])
         return state
 
     def see_orders(self, leave: Leave | None, grant: Grant | None, now_ns: int) -> None:
@@ -125,9 +127,8 @@ class Kills:
             self._pending = None
 
     def _counted(self, pending: dict[str, Any]) -> bool:
-        decided_ns = pending.get("bootNs")
-        times = self._journal.kill_times if self._journal is not None else ()
-        return decided_ns is not None and any(time_ns >= decided_ns for time_ns in times)
+        """Whether the journal counts it. One of which an earlier version kept no count is not known to be undone."""
+        return self._journal is not None and self._journal.grants.kills_total > pending.get("killsTotal", -1)
 
     def keep(self, state: LadderState, decision: Decision, policy: str) -> None:
         """Puts what must outlive this process into the journal if it changed; before a kill, with the kill in it."""
@@ -139,7 +140,7 @@ class Kills:
             self._pending = {
                 "number": decision.action_number,
                 "unixNs": self._clocks.unix_ns(),
-                "bootNs": self._clocks.boot_ns(),
+                "killsTotal": journal.grants.kills_total,
                 "cause": decision.cause.value,
                 "message": decision.message,
                 "pod": decision.victim.pod.to_json(),
@@ -191,11 +192,14 @@ class Kills:
         self._helper.log("Killed", f"kill {number}: {decision.message}")
 
     def _fail(self, decision: Decision, why: str) -> None:
-        """Nothing was killed, so the pod may be a victim again."""
         if decision.victim is not None:
-            self._killed = tuple([uid for uid in self._killed if uid != decision.victim.pod.uid])
-        self._helper.candidates.killed = frozenset(self._killed)
+            self._forget_killed(decision.victim.pod.uid)
         self._helper.fail_kill(decision.action_number, why)
+
+    def _forget_killed(self, uid: str) -> None:
+        """Nothing of it was killed, so the pod may be a victim again: no permit would come that ends its mark."""
+        self._killed = tuple([other for other in self._killed if other != uid])
+        self._helper.candidates.killed = frozenset(self._killed)
 
     def _resumed(self) -> tuple[Outcome, ...]:
         """The end of a kill that an earlier process began, once figures show that nothing lives in its containers."""

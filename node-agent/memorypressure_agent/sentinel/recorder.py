@@ -56,14 +56,15 @@ class Recorder:
         `counted`: it stands in the journal's count, which is raised right before `cgroup.kill` is written. What was
         counted and did not fail was done: a SIGKILL cannot be taken back, however long its processes take to end.
         """
-        last = next((o for o in reversed(outcomes) if o.kind in (OutcomeKind.GONE, OutcomeKind.FAILED)), None)
+        mine = [each for each in outcomes if each.action_number == pending["number"]]
+        last = next((o for o in reversed(mine) if o.kind in (OutcomeKind.GONE, OutcomeKind.FAILED)), None)
         end = self._helper.take_end(pending["number"])
-        if last is None and counted:
-            result, message = ActionResult.INCOMPLETE, "the wait for its cgroup to be empty has ended"
-        elif last is None:
-            result, message = ActionResult.FAILED, "the sentinel that decided it ended before cgroup.kill was written"
-        elif last.kind is OutcomeKind.FAILED:
+        if last is not None and last.kind is OutcomeKind.FAILED:
             result, message = ActionResult.FAILED, last.message
+        elif not counted:  # a pod that went by itself, too
+            result, message = ActionResult.FAILED, "the sentinel that decided it ended before cgroup.kill was written"
+        elif last is None:
+            result, message = ActionResult.INCOMPLETE, "the wait for its cgroup to be empty has ended"
         elif end.failures:
             result, message = ActionResult.INCOMPLETE, f"{last.message}; not killed: {', '.join(end.failures)}"
         else:
