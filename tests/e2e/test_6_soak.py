@@ -21,10 +21,8 @@ from support.e2eaccounts import broken_grants
 from support.e2eepisode import Episodes, StateWatch, armed, changed
 from support.e2efaults import (
     agent_pod,
-    count_kill_writes,
     kill_container,
     kill_service,
-    kill_writes,
     replace_agent,
     start_operator,
     stop_operator,
@@ -35,6 +33,7 @@ from support.e2esoak import Life, Step, add_row, not_flat, seconds_of, steps
 from memorypressure_tools.apiclient import ApiError
 from memorypressure_tools.cluster.node import Node
 from memorypressure_tools.flood import load
+from memorypressure_tools.flood.recording import kill_writes
 from memorypressure_tools.flood.run import RESULTS, FloodRun, Scenario, send_frames
 from memorypressure_tools.flood.verdict import Outcome
 from memorypressure_tools.flood.workloads import container_cgroups, end_load, reset
@@ -127,10 +126,10 @@ class Soak:
 
     def do(self, step: Step, at: float) -> None:
         """One step; a kill in any but a flood is wrong, by the kernel's count."""
-        before = kill_writes(self.lab).total()
+        before = len(kill_writes(self.lab.node.shell))
         bystanders = self.lab.containers("default")
         came = self._do[step.kind](step)
-        kills = kill_writes(self.lab).total() - before
+        kills = len(kill_writes(self.lab.node.shell)) - before
         self.kills += kills
         if kills and step.kind != "flood":
             self.wrong.append(f"{kills} kills in `{step}`")
@@ -212,7 +211,6 @@ def test_memory_and_descriptors_stay_flat_and_nobody_is_killed_but_by_a_flood(ep
     limits = {"cooldownSeconds": 30, "grantSeconds": 180, "maxStandingKills": 1, "killsPerHour": 100}
     lab.apply(load.policy("soak", limits=limits))
     lab.wait_for_allowance()
-    count_kill_writes(lab)
     began = time.monotonic()
     with StateWatch(lab) as watch, Figures(lab) as figures:
         soak = Soak(lab, watch)

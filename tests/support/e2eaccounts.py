@@ -97,14 +97,6 @@ def metric(text: str, name: str, **labels: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(label in line for label in wanted))
 
 
-def writers(histogram: str) -> Counter[str]:
-    """How often each program hit a kprobe whose trigger is `hist:keys=common_pid.execname` (kernel/trace)."""
-    found: Counter[str] = Counter()
-    for name, count in re.findall(r"\{ common_pid: (\S+)\s*\[\s*\d+\] \} hitcount:\s+(\d+)", histogram):
-        found[name] += int(count)
-    return found
-
-
 def swings(values: Iterable[str], calm: str = "none") -> int:
     """How often something left its calm value: 1 is one rise, more is to and fro."""
     before, count = calm, 0

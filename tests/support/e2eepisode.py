@@ -16,13 +16,14 @@ from typing import Any, Self
 
 import urllib3
 from support.e2eaccounts import GrantRow, broken_grants, kills_in, metric, untrue
-from support.e2efaults import count_kill_writes, kill_writes, replace_agent
+from support.e2efaults import replace_agent
 from support.e2elab import BYSTANDERS, NODE, POLICIES, SLOW_SECONDS, STATE, Lab
 
 from memorypressure_tools.apiclient import ApiError
 from memorypressure_tools.cluster.cluster import pod_ready
 from memorypressure_tools.flood import load
 from memorypressure_tools.flood.observer import Observer
+from memorypressure_tools.flood.recording import kill_writes
 from memorypressure_tools.flood.workloads import end_load
 
 FILLER = "filler"
@@ -139,7 +140,7 @@ class Episode:
 
     def written(self) -> int:
         """Kills of the episode by the kernel's count."""
-        return kill_writes(self.lab).total() - self.written_before
+        return len(kill_writes(self.lab.node.shell)) - self.written_before
 
     def place(self) -> None:
         """Creates the filler; returns when its container runs and waits."""
@@ -314,7 +315,6 @@ class Episodes:
         """An episode of that policy, of a name of its own, on a node that is calm, armed and watched."""
         lab, name = self.lab, policy["metadata"]["name"]
         spared = spared or (lambda: others(lab))
-        count_kill_writes(lab)
         clear(lab)
         lab.apply(policy)
         if any(step["action"] == "Kill" for step in policy["spec"]["ladder"]):
@@ -334,7 +334,7 @@ class Episodes:
                 observer=observer,
                 spared=spared,
                 before=spared(),
-                written_before=kill_writes(lab).total(),
+                written_before=len(kill_writes(lab.node.shell)),
                 told_before=frozenset(told),
             )
             try:

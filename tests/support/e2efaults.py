@@ -6,13 +6,11 @@ A function that begins a fault returns at once, with a function that returns whe
 import json
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from support.e2eaccounts import writers
 from support.e2elab import NODE, SLOW_SECONDS, Lab
 
 from memorypressure_tools.cluster.cluster import pod_ready
@@ -20,7 +18,6 @@ from memorypressure_tools.cluster.node import GUEST_VIEW_OF_HOST
 from memorypressure_tools.flood.workloads import container_cgroups
 from memorypressure_tools.helm import CHART, NAMESPACE, RELEASE, values_words
 
-TRACING = "/sys/kernel/tracing"
 KUBELET_CONFIGURATION = "/etc/kubernetes/kubelet.yaml"
 OPERATOR = "--selector=app.kubernetes.io/component=operator"
 MANY_KILLS_PER_HOUR = 64
@@ -146,10 +143,14 @@ def allow_many_kills(lab: Lab) -> None:
 
 
 def stop_operator(lab: Lab) -> None:
-    """SIGKILL for the operator, which stays away; of the chart's pod all replicas are taken."""
+    """SIGKILL for the operator, which stays away; the chart's Deployment has no replica then."""
     if lab.cluster.operator is not None:
         lab.cluster.stop_operator(hard=True)
         return
+    pod = lab.cluster.pods("operator")[0]
+    (path,) = container_cgroups(pod).values()
+    script = f"kill -9 $(cat {path}/cgroup.procs)"
+    lab.cluster.nodes[pod["spec"]["nodeName"]].shell.run(script, attempts=3)
     lab.cluster.plane.kubectl("scale", "deployments", OPERATOR, "--namespace", NAMESPACE, "--replicas=0")
     lab.cluster.wait_for("the operator to be gone", lambda: not lab.cluster.pods("operator"), SLOW_SECONDS)
 
@@ -194,7 +195,6 @@ def reboot(lab: Lab) -> None:
         return lab.get(path)["status"]["nodeInfo"]["bootID"] != old and lab.cluster.node_ready(NODE)
 
     lab.cluster.wait_for("the node to be up again", up, SLOW_SECONDS)
-    count_kill_writes(lab)
     lab.agent_ready_at = time.monotonic()
 
 
@@ -209,22 +209,3 @@ def kubelet_set(lab: Lab, **changes: Any) -> Iterator[None]:
     finally:
         lab.node.shell.write(KUBELET_CONFIGURATION, before)
         kill_service(lab, "kubelet")()
-
-
-# -- the kernel's own count
-
-
-def count_kill_writes(lab: Lab) -> None:
-    """Lets the node's kernel count writes to cgroup.kill by program (kernel/cgroup/cgroup.c, cgroup_kill_write)."""
-    place = f"{TRACING}/events/kprobes/kill_written"
-    lab.node.shell.run(
-        f"[ -d {place} ] && exit 0; echo 'p:kill_written cgroup_kill_write' >> {TRACING}/kprobe_events"
-        f" && echo 'hist:keys=common_pid.execname' > {place}/trigger && echo 1 > {place}/enable",
-        attempts=3,
-    )
-
-
-def kill_writes(lab: Lab) -> Counter[str]:
-    """The count so far, by program; those of the container runtime are not ours."""
-    said = lab.node.shell.run(f"cat {TRACING}/events/kprobes/kill_written/hist", seconds=60, attempts=5)
-    return Counter({name: count for name, count in writers(said).items() if not name.startswith(("runc", "contain"))})

@@ -4,7 +4,7 @@ import itertools
 from typing import Any
 
 import pytest
-from support.e2eaccounts import GrantRow, broken_grants, kills_in, metric, swings, untrue, writers
+from support.e2eaccounts import GrantRow, broken_grants, kills_in, metric, swings, untrue
 from support.e2eepisode import changed, filling_policy
 from support.e2eruns import Runs
 from support.e2esoak import WARM_UP_SECONDS, Life, add_row, not_flat, seconds_of, steps
@@ -91,15 +91,6 @@ def test_a_metrics_samples_add_up_by_their_labels() -> None:
     assert metric(text, "m_total") == 5.0
     assert metric(text, "m_total", a="1", b="x") == 2.0
     assert metric(text, "none") == 0.0
-
-
-def test_hits_of_a_kernel_probe_are_counted_by_program() -> None:
-    text = (
-        "# event histogram\n{ common_pid: memorypressure- [       1234] } hitcount:          1\n"
-        "{ common_pid: runc:[2:INIT]   [         77] } hitcount:          3\n"
-        "{ common_pid: memorypressure- [       2345] } hitcount:          2\nTotals:\n    Hits: 6\n"
-    )
-    assert writers(text) == {"memorypressure-": 3, "runc:[2:INIT]": 3}
 
 
 def test_to_and_fro_is_told_from_one_rise() -> None:

@@ -95,6 +95,16 @@ def test_atomic_failures_may_use_the_reserve_and_cannot_wait() -> None:
     assert measurements.atomic_failures(by_flags) == 700
 
 
+def test_writes_to_cgroup_kill_have_their_time_since_boot_and_those_of_the_runtime_are_left_out() -> None:
+    text = (
+        "# tracer: nop\n#           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION\n"
+        '    <...>-812   [001] .....    71.101007: kill_written: (cgroup_kill_write+0x0/0x180) comm="runc:[1:CHILD]"\n'
+        '  python3-1011  [000] d....  1203.500000: kill_written: (cgroup_kill_write+0x0/0x180) comm="python3"\n'
+    )
+    assert measurements.kill_writes(text) == [measurements.KillWrite(1203.5, "python3")]
+    assert measurements.kill_writes("# tracer: nop\n") == []
+
+
 @pytest.mark.parametrize(
     ("changes", "outcome"),
     [
@@ -243,7 +253,9 @@ def enforced_document() -> dict[str, Any]:
         "began": "2026-01-01T00:00:00Z",
         "line_crossed_at": 1.9,
         "condition_at": 1.98,
+        "decided_at": 1.99,
         "killed_at": 2.0,
+        "actions": [{"action": "Kill", "pod": {"name": "hog-1"}}],
         "half_back_seconds": 0.4,
         "deaths": [{"pod": "hog", "at": 2.7}],
         "reserve": {"below_half": 6},
@@ -257,13 +269,15 @@ def enforced_document() -> dict[str, Any]:
             {"at": 3.0, "what": "event Killed Pod/hog-1 x", "now": "killed"},
             {"at": 4.0, "what": "pod hog-1", "now": "Running deleting"},
             {"at": 6.0, "what": "pod hog-2", "now": "Pending"},
+            {"at": 7.0, "what": "pod hog-1", "now": "gone"},
             {"at": 70.0, "what": "taint", "now": "none"},
         ],
     }
 
 
 def test_the_steps_of_an_enforced_run_are_those_after_its_kill() -> None:
-    assert [at for _, at in demo.timings(enforced_document())] == [1.9, 1.98, 2.0, 2.4, 2.7, 2.5, 3.0, 4.0, 6.0, 70.0]
+    seen = [1.9, 1.98, 1.99, 2.0, 2.4, 2.7, 2.5, 3.0, 4.0, 7.0, 6.0, 70.0]
+    assert [at for _, at in demo.timings(enforced_document())] == seen
 
 
 def test_a_run_in_which_nothing_was_killed_shows_what_was_not_seen() -> None:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 SECONDS: Final = 300.0
 POLL_SECONDS: Final = 0.5
+PODS: Final = "/api/v1/namespaces/default/pods"
 PROGRAM: Final = """
 import json, os, ssl, urllib.request
 place = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -50,15 +51,18 @@ def pod(name: str, node: str, image: str) -> dict[str, Any]:
     }
 
 
-def prove(cluster: "Cluster", node: str, image: str) -> str:
+def begin(cluster: "Cluster", node: str, image: str) -> None:
+    """Creates the node's pod; `prove` waits for it."""
+    cluster.plane.admin.must("POST", PODS, pod(_name(node), node, image))
+
+
+def prove(cluster: "Cluster", node: str) -> str:
     """How the API server calls the pod: its user and the node that its token is bound to; else ApiUnreachableError."""
-    plane, name = cluster.plane, f"api-check-{node}"
-    path = "/api/v1/namespaces/default/pods"
-    plane.admin.must("POST", path, pod(name, node, image))
+    plane, name = cluster.plane, _name(node)
     end, status = time.monotonic() + SECONDS, {}
     while time.monotonic() < end:
         cluster.check()
-        status = plane.admin.must("GET", f"{path}/{name}").get("status", {})
+        status = plane.admin.must("GET", f"{PODS}/{name}").get("status", {})
         if status.get("phase") in {"Succeeded", "Failed"}:
             break
         time.sleep(POLL_SECONDS)
@@ -77,5 +81,9 @@ def prove(cluster: "Cluster", node: str, image: str) -> str:
         raise ApiUnreachableError(
             f"the token of pod default/{name} is bound to node {bound}, not {node}: {said.stdout}"
         )
-    plane.admin.must("DELETE", f"{path}/{name}")
+    plane.admin.must("DELETE", f"{PODS}/{name}")
     return f"{user['username']} on {bound} via {answer['server']}"
+
+
+def _name(node: str) -> str:
+    return f"api-check-{node}"

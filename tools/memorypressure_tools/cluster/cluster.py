@@ -140,8 +140,9 @@ class Cluster:
         for name in names:
             self.wait_for(f"{name} to be Ready", functools.partial(self.node_ready, name), NODE_READY_SECONDS)
             self.say(f"{name}: Ready")
+            apicheck.begin(self, name, self.images["agent"])
         for name in names:
-            said = apicheck.prove(self, name, self.images["agent"])
+            said = apicheck.prove(self, name)
             self.say(f"{name}: a pod reached the API server through its Service: {said}")
         if self.options.install:
             self._start_operator()

@@ -25,6 +25,7 @@ POLICIES: Final = "/apis/memorypressure.dev/v1alpha1/memorypressurepolicies"
 STATE: Final = f"/apis/memorypressure.dev/v1alpha1/nodememorystates/{NODE}"
 GRANT_SECONDS: Final = 150.0
 TAINT_LIFTED_SECONDS: Final = 180.0
+GONE_SECONDS: Final = 180.0
 MOST_VOID: Final = 3
 """For each valid run that is wanted."""
 FIRST_COOLDOWN_SECONDS: Final = 60.0
@@ -118,6 +119,8 @@ def _enforced(cluster: Cluster, hog_mib: int) -> Result:
         end_load(cluster.nodes[NODE].shell)
         if result.valid:
             cluster.wait_for("the taint to be lifted", lambda: observer.last("taint") == "none", TAINT_LIFTED_SECONDS)
+            killed = f"pod {_killed_pod(result.document)}"
+            cluster.wait_for(f"the killed {killed} to be gone", lambda: observer.last(killed) is None, GONE_SECONDS)
         result.note(observer.changes)
     return result
 
@@ -128,6 +131,12 @@ def _print_events(cluster: Cluster) -> None:
     words = ["get", "events.events.k8s.io", "-A", f"--field-selector={ours}", "-o", f"custom-columns={columns}"]
     print(f"$ kubectl {' '.join(words)}\n{cluster.plane.kubectl(*words).stdout}$ kubectl get mpp,nms")
     print(cluster.plane.kubectl("get", "mpp,nms").stdout, flush=True)
+
+
+def _killed_pod(document: dict[str, Any]) -> str:
+    """The name of the pod that the node says it killed; "" for none."""
+    kills = (each["pod"]["name"] for each in document.get("actions", ()) if each["action"] == "Kill")
+    return next(kills, "")
 
 
 def timings(document: dict[str, Any]) -> list[tuple[str, float | None]]:
@@ -145,16 +154,19 @@ def timings(document: dict[str, Any]) -> list[tuple[str, float | None]]:
 
     tainted = seen("taint", TAINT)
     lifted = [c["at"] for c in document["changes"] if c["what"] == "taint" and c["now"] == "none" and tainted]
+    victim = f"pod {_killed_pod(document) or 'hog'}"
     death = next((each["at"] for each in document["deaths"] if each["pod"] == "hog"), None)
     return [
         ("the reserve's line crossed", document.get("line_crossed_at")),
         ("the condition held (3 of 5 samples below)", document.get("condition_at")),
-        ("the agent decided, and wrote to cgroup.kill", killed),
+        ("the agent decided", document.get("decided_at")),
+        ("cgroup.kill written", killed),
         ("half of the hog's memory back", round(killed + back, 2) if killed is not None and back is not None else None),
         ("no process left in the hog's pod", death),
         ("node tainted", tainted),
         ("Event that explains exit 137", seen("event Killed")),
-        ("killed pod evicted (being deleted, or gone)", seen("pod hog", "deleting") or seen("pod hog", "gone")),
+        ("killed pod evicted (being deleted, or gone)", seen(victim, "deleting") or seen(victim, "gone")),
+        ("killed pod gone", seen(victim, "gone")),
         ("its successor kept away (Pending)", seen("pod hog", "Pending")),
         ("taint lifted", float(lifted[-1]) if lifted else None),
     ]

@@ -34,6 +34,14 @@ COMPARED: Final[Sequence[tuple[str, Callable[[Document], float | None], bool]]] 
 """What both loads are compared by: its name, how to read it, whether the quarter is a bar for it."""
 
 
+SPANS: Final = (
+    ("from the first sample below the line to the decision", "line_crossed_at", "decided_at"),
+    ("from the first time the condition held (3 of 5 samples) to the decision", "condition_at", "decided_at"),
+    ("from the decision to the write of `cgroup.kill`", "decided_at", "killed_at"),
+)
+"""Between two steps of a run: what is said of it, and the figures that it lies between."""
+
+
 def cell(values: Sequence[float | None]) -> str:
     """The median, and the lowest and highest in brackets; how many runs had none."""
     there = sorted(value for value in values if value is not None)
@@ -65,17 +73,14 @@ def page(documents: Sequence[Document], command: str) -> str:
     ]
     steps = [dict(timings(dict(each))) for each in enforced]
     lines += [f"| {step} | {cell([each[step] for each in steps])} |" for step in steps[0]]
-    since = cell([_since("line_crossed_at", each) for each in enforced])
-    held = cell([_since("condition_at", each) for each in enforced])
     back = cell([each["half_back_seconds"] for each in enforced])
     bar = _verdict(_median(enforced, _figure("half_back_seconds")), HALF_BACK_BAR_SECONDS, " s")
     lines += [
         "",
         "| s | | bar |",
         "|---|---|---|",
-        f"| from the first sample below the line to the write of `cgroup.kill` | {since} | |",
-        f"| from the first time the condition held (3 of 5 samples) to that write | {held} | |",
-        f"| from there to half of the memory back | {back} | {bar} |",
+        *(f"| {what} | {cell([_between(begin, end, e) for e in enforced])} | |" for what, begin, end in SPANS),
+        f"| from that write to half of the memory back | {back} | {bar} |",
         "",
         f"## The same load without a policy, {len(without)} runs",
         "",
@@ -105,9 +110,9 @@ def _median(documents: Sequence[Document], read: Callable[[Document], float | No
     return median(there) if there else None
 
 
-def _since(figure: str, document: Document) -> float | None:
-    began, killed = document.get(figure), document.get("killed_at")
-    return None if began is None or killed is None else killed - began
+def _between(begin: str, end: str, document: Document) -> float | None:
+    first, last = document.get(begin), document.get(end)
+    return None if first is None or last is None else last - first
 
 
 def _verdict(value: float | None, bar: float, unit: str) -> str:

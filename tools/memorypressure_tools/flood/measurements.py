@@ -162,3 +162,24 @@ def gave_up(text: str) -> dict[int, int]:
 def atomic_failures(by_flags: dict[int, int]) -> int:
     """How many of them may use the reserve and cannot wait for reclaim."""
     return sum(count for flags, count in by_flags.items() if flags & GFP_HIGH and not flags & GFP_DIRECT_RECLAIM)
+
+
+@dataclass(frozen=True, slots=True)
+class KillWrite:
+    """A write to cgroup.kill: seconds since boot, the program that wrote."""
+
+    at: float
+    program: str
+
+
+RUNTIME: Final = ("runc", "contain")
+"""Programs that begin so are the container runtime's, which ends containers so, too."""
+
+
+def kill_writes(text: str) -> list[KillWrite]:
+    """Writes to cgroup.kill, oldest first, from the `trace` file of the kprobe on cgroup_kill_write; not the runtime's.
+
+    Its clock is `boot`; the function is of kernel/cgroup/cgroup.c, Linux 5.14.
+    """
+    found = re.findall(r" ([\d.]+): kill_written: \(.*?\) comm=\"(.*)\"$", text, re.MULTILINE)
+    return [KillWrite(float(at), program) for at, program in found if not program.startswith(RUNTIME)]

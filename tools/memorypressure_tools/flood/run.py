@@ -17,24 +17,19 @@ from memorypressure_tools.cluster.cluster import Cluster
 from memorypressure_tools.cluster.node import Node
 from memorypressure_tools.flood import load, measurements
 from memorypressure_tools.flood.observer import Change, Observer
+from memorypressure_tools.flood.recording import Recording, Watched
 from memorypressure_tools.flood.verdict import Death, Facts, Verdict, judge
-from memorypressure_tools.flood.workloads import container_cgroups, end_load
+from memorypressure_tools.flood.workloads import container_cgroups
 from memorypressure_tools.guest import programs
-from memorypressure_tools.guest.shell import GuestError, Shell
+from memorypressure_tools.guest.shell import Shell
 from memorypressure_tools.helm import NAMESPACE as OUR_NAMESPACE
 from memorypressure_tools.processes import Child
 
 _T = TypeVar("_T")
 
 RESULTS: Final = Path("build/runs")
-SAMPLER_SECONDS: Final = 300
-"""The sampler's memory is for so long; it is ended before."""
-EVIDENCE_ATTEMPTS: Final = 3
 FILL_BYTES_PER_SECOND: Final = 20_000_000
 """Of the swap disk while the hog fills: at the speed of the flood's time that alone takes one to two minutes."""
-AGENT_CONTAINERS: Final = ("sentinel", "reporter")
-PLACE: Final = "/run/flood"
-GAVE_UP: Final = "/sys/kernel/tracing/events/kprobes/gave_up/hist"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,15 +91,6 @@ class Result:
         return path
 
 
-@dataclass(frozen=True, slots=True)
-class _Watched:
-    """A container whose processes are counted: the pod's label `app` or its name, and its cgroup in the node."""
-
-    pod: str
-    container: str
-    cgroup: str
-
-
 class FloodRun:
     """One run on a node of a cluster whose load waits; `run` returns its result, whatever came of it."""
 
@@ -122,21 +108,14 @@ class FloodRun:
         hog, watched = self._watched()
         with contextlib.ExitStack() as stack:
             observer = self._observer or stack.enter_context(Observer(self.cluster.plane.admin, self.node.name))
-            clocks = self._start_measuring(hog, watched)
-            before = measurements.gave_up(self.shell.run(f"cat {GAVE_UP}", attempts=3))
-            cpu_before = self._cpu(watched)
+            recording = Recording(self.shell, hog, watched).start()
             self._times["started"] = time.time()
-            self.node.machine.set_disk_limit("swap", FILL_BYTES_PER_SECOND)
-            self.shell.run(f"touch {load.START_FILE}", attempts=3)
-            try:
-                filled = self._fill(hog)
-            finally:
-                self.node.machine.set_disk_limit("swap", self.node.options.swap_bytes_per_second)
+            filled = self._fill(recording)
             self._times["flood"] = time.time()
             sent = send_frames(self.node, self.scenario) if filled and self.scenario.frames_per_second else {}
             self._times["flood ended"] = time.time()
             time.sleep(self.scenario.after_seconds)
-            evidence = self._collect()
+            evidence = recording.collect()
         document: dict[str, Any] = {
             "began": began.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "scenario": asdict(self.scenario),
@@ -145,141 +124,59 @@ class FloodRun:
             | asdict(self.node.options),
             "flood": sent,
             "fill_seconds": round(self._times["flood"] - self._times["started"], 1),
-            "agent_cpu": measurements.cpu_rise(cpu_before, self._cpu(watched)),
+            "agent_cpu": measurements.cpu_rise(evidence.cpu_before, evidence.cpu_after),
         }
-        result = self._judge(document, evidence, clocks, before, watched, observer.changes, filled=filled)
-        result.journal = self._journal(watched)
+        result = self._judge(document, evidence.texts, recording, watched, filled=filled)
+        result.note(observer.changes)
+        result.journal = evidence.journal
         return result
 
-    # -- before
-
-    def _watched(self) -> tuple[_Watched, list[_Watched]]:
+    def _watched(self) -> tuple[Watched, list[Watched]]:
         """The hog's container, and every container of the load and of ours on the node."""
         found = []
         for namespace in (load.NAMESPACE, OUR_NAMESPACE):
             for pod in self.cluster.plane.admin.must("GET", f"/api/v1/namespaces/{namespace}/pods")["items"]:
                 if pod["spec"].get("nodeName") == self.node.name and "deletionTimestamp" not in pod["metadata"]:
                     name = pod["metadata"].get("labels", {}).get("app") or pod["metadata"]["name"]
-                    found += [_Watched(name, *each) for each in container_cgroups(pod).items()]
+                    found += [Watched(name, *each) for each in container_cgroups(pod).items()]
         hogs = [each for each in found if each.pod == self.scenario.hog]
         if len(hogs) != 1:
             raise ValueError(f"{len(hogs)} running containers of app={self.scenario.hog} on {self.node.name}, not one")
         return hogs[0], found
 
-    def _start_measuring(self, hog: _Watched, watched: Sequence[_Watched]) -> tuple[float, float]:
-        """Seconds to add to the node's boot-time clock: for the time here, and for the node's own wall clock."""
-        files = [f"{hog.cgroup}/memory.current", f"{hog.cgroup}/memory.swap.current", "--"]
-        files += [f"{each.cgroup}/pids.current" for each in watched]
-        script = f"""
-            rm -rf {PLACE} {load.START_FILE}; mkdir -p {PLACE} {load.GATE_DIRECTORY}; cd {PLACE}
-            cat /proc/vmstat > vmstat.before
-            sampler {SAMPLER_SECONDS} 10 sampled {" ".join(files)} > sampler.out 2>&1 &
-            echo $! > sampler.pid
-            canary {SAMPLER_SECONDS} 256 5 canary.txt > canary.out 2>&1 &
-            echo $! > canary.pid
-            n=0; until grep -q ready sampler.out || [ $n -gt 300 ]; do sleep 0.1; n=$((n+1)); done
-            cat sampler.out"""
-        said = self.shell.run(script, seconds=60)
-        words = next((line.split() for line in said.splitlines() if line.startswith("ready ")), None)
-        if words is None:
-            raise GuestError(f"the sampler did not start: {said}")
-        uptime = float(self.shell.run("cat /proc/uptime").split()[0])
-        return time.time() - uptime, float(words[2]) - float(words[1])
-
-    def _fill(self, hog: _Watched) -> bool:
-        """Whether the hog got its memory in time; it may have been killed before, which the verdict sees.
-
-        From then on the bystander's stalls count: those of the filling are of the swap disk.
-        """
-        wanted = int(self.scenario.hog_mib * self.scenario.fill_share) << 20
-        script = f"""
-            end=$(( $(cut -d. -f1 /proc/uptime) + {self.scenario.fill_seconds} ))
-            trap 'kill -USR1 $(cat {PLACE}/canary.pid)' EXIT
-            cd {hog.cgroup} || exit 0
-            while [ $(cut -d. -f1 /proc/uptime) -lt $end ]; do
-                now=$(cat memory.current memory.swap.current 2>/dev/null) || {{ echo gone; exit 0; }}
-                set -- $now
-                [ $(( $1 + $2 )) -ge {wanted} ] && {{ echo filled; exit 0; }}
-                [ "$(cat pids.current)" = 0 ] && {{ echo gone; exit 0; }}
-                sleep 0.2
-            done
-            echo slow"""
+    def _fill(self, recording: Recording) -> bool:
+        """Starts the load; whether the hog got its memory in time, with a faster disk for so long."""
+        self.node.machine.set_disk_limit("swap", FILL_BYTES_PER_SECOND)
+        self.shell.run(f"touch {load.START_FILE}", attempts=3)
         try:
-            return "filled" in self.shell.run(script, seconds=self.scenario.fill_seconds + 30, check=False)
-        except GuestError:
-            return False
-
-    # -- after
-
-    def _collect(self) -> dict[str, str]:
-        """The files of the run; of a node that does not answer, those that could be had."""
-        with contextlib.suppress(GuestError):
-            end_load(self.shell)
-        script = f"cd {PLACE}; kill $(cat sampler.pid canary.pid) 2>/dev/null"
-        script += "; n=0; while [ -d /proc/$(cat sampler.pid) -o -d /proc/$(cat canary.pid) ] && [ $n -lt 200 ]"
-        self._try(script + "; do sleep 0.1; n=$((n+1)); done")
-        names = ["sampled.zones.csv", "sampled.vmstat.csv", "sampled.files.csv", "canary.txt", "vmstat.before"]
-        found = {}
-        for name in names:
-            for _ in range(EVIDENCE_ATTEMPTS):
-                try:
-                    found[name] = self.shell.read(f"{PLACE}/{name}", seconds=60).decode()
-                    break
-                except (GuestError, OSError):
-                    time.sleep(2)
-        found["vmstat.after"] = self._try("cat /proc/vmstat")
-        found["gave_up"] = self._try(f"cat {GAVE_UP}")
-        found["dmesg"] = self._try(
-            "dmesg | grep -E 'page allocation failure|Killed process|oom-kill|invoked oom' | tail -n 20"
-        )
-        return found
-
-    def _journal(self, watched: Sequence[_Watched]) -> bytes:
-        """The sentinel's journal; empty where it cannot be had."""
-        cgroup = next((each.cgroup for each in watched if each.container == "sentinel"), None)
-        if cgroup is None:
-            return b""
-        pod = cgroup.split("/")[-2].removeprefix("pod")
-        path = f"/var/lib/kubelet/pods/{pod}/volumes/kubernetes.io~empty-dir/journal/journal"
-        with contextlib.suppress(GuestError, OSError):
-            return self.shell.read(path, seconds=60)
-        return b""
-
-    def _cpu(self, watched: Sequence[_Watched]) -> dict[str, str]:
-        """cpu.max and cpu.stat of the agent's containers, by container; of those that are gone, nothing."""
-        ours = {each.container: each.cgroup for each in watched if each.container in AGENT_CONTAINERS}
-        return {name: self._try(f"cd {path} && echo max $(cat cpu.max) && cat cpu.stat") for name, path in ours.items()}
-
-    def _try(self, script: str) -> str:
-        try:
-            return self.shell.run(script, seconds=60, check=False, attempts=EVIDENCE_ATTEMPTS)
-        except GuestError:
-            return ""
+            wanted_mib = int(self.scenario.hog_mib * self.scenario.fill_share)
+            return recording.filled(wanted_mib, self.scenario.fill_seconds)
+        finally:
+            self.node.machine.set_disk_limit("swap", self.node.options.swap_bytes_per_second)
 
     def _judge(
         self,
         document: dict[str, Any],
-        evidence: dict[str, str],
-        clocks: tuple[float, float],
-        gave_up_before: dict[int, int],
-        watched: Sequence[_Watched],
-        changes: list[Change],
+        evidence: Mapping[str, str],
+        recording: Recording,
+        watched: Sequence[Watched],
         *,
         filled: bool,
     ) -> Result:
-        to_here, to_wall = clocks
-        flood_at = self._times["flood"] - to_here
+        to_here = recording.to_here
+        started_at, flood_at = self._times["started"] - to_here, self._times["flood"] - to_here
         zones = _read(evidence, "sampled.zones.csv", measurements.zone_samples) or []
         below = [sample.at for sample in zones if sample.below(measurements.LINE)]
         drained = measurements.times_drained(zones)
-        after = measurements.gave_up(evidence["gave_up"])
-        failed = {flags: count - gave_up_before.get(flags, 0) for flags, count in after.items()}
+        before, after = (measurements.gave_up(evidence[name]) for name in ("gave_up.before", "gave_up"))
+        failed = {flags: count - before.get(flags, 0) for flags, count in after.items()}
         atomic = measurements.atomic_failures(failed) if evidence["gave_up"] else None
         rows = (_read(evidence, "sampled.files.csv", measurements.file_timeline) or ([], []))[1]
         loaded_until = self._times["flood ended"] + self.scenario.after_seconds - to_here
         deaths = died([each.pod for each in watched], rows, until=loaded_until)
-        actions = self._actions(to_wall, self._times["started"] - to_here)
+        actions = self._actions(recording.to_wall, started_at)
         kills = [(at, each) for at, each in actions if _is_kill(each)]
+        written = [each.at for each in measurements.kill_writes(evidence["kills"]) if each.at >= started_at]
         facts = Facts(
             victims=self.scenario.victims,
             deaths=deaths,
@@ -292,7 +189,8 @@ class FloodRun:
             flooded=self.scenario.frames_per_second > 0,
         )
         verdict = judge(facts)
-        kill_at = kills[0][0] if kills else None
+        decided_at = kills[0][0] if kills else None
+        kill_at = min(written) if written else decided_at
         waited = _read(evidence, "canary.txt", measurements.stalls) or []
         stalls = [each for each in waited if each.at + each.seconds > flood_at]  # what was over is of the filling
         document |= {
@@ -308,20 +206,19 @@ class FloodRun:
             "actions": [{"at": round(at - flood_at, 2), **action} for at, action in actions],
             "line_crossed_at": first_after(below, flood_at, kill_at),
             "condition_at": first_after(drained, flood_at, kill_at),
-            "killed_at": kill_at and round(kill_at - flood_at, 2),
+            "decided_at": decided_at and round(decided_at - flood_at, 3),
+            "killed_at": kill_at and round(kill_at - flood_at, 3),
+            "kill_writes": len(written),
             "half_back_seconds": measurements.half_back_seconds(rows, kill_at) if kill_at else None,
             "log": evidence["dmesg"].splitlines(),
         }
-        zones_csv = evidence.get("sampled.zones.csv", "")
-        result = Result(
+        return Result(
             scenario=self.scenario,
             verdict=verdict,
             document=document,
             flood_at=self._times["flood"],
-            zones_csv=zones_csv,
+            zones_csv=evidence.get("sampled.zones.csv", ""),
         )
-        result.note(changes)
-        return result
 
     def _actions(self, to_wall: float, since: float) -> list[tuple[float, dict[str, Any]]]:
         """What the node says that it did in this run, with the time in seconds since its boot, oldest first."""

@@ -19,6 +19,12 @@ trace=/sys/kernel/tracing
 echo 'p:gave_up warn_alloc gfp=%di:x32' > $trace/kprobe_events
 echo 'hist:keys=gfp' > $trace/events/kprobes/gave_up/trigger
 echo 1 > $trace/events/kprobes/gave_up/enable
+# When which program wrote to cgroup.kill, by the clock of /proc/uptime (kernel/cgroup/cgroup.c, cgroup_kill_write).
+echo 'p:kill_written cgroup_kill_write comm=$comm' >> $trace/kprobe_events
+mkdir $trace/instances/kills
+echo 64 > $trace/instances/kills/buffer_size_kb
+echo boot > $trace/instances/kills/trace_clock
+echo 1 > $trace/instances/kills/events/kprobes/kill_written/enable
 
 # In the place of kube-proxy: the one Service that pods here ask for is the API server's.
 nft -f - << RULES
