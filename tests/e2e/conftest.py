@@ -10,18 +10,34 @@ import pytest
 from support.e2eepisode import Episodes
 from support.e2efaults import MANY_KILLS_PER_HOUR, allow_many_kills
 from support.e2elab import POLICIES, Lab
-from support.e2eruns import RUNS, Runs
+from support.e2eruns import Runs
+from support.e2esettings import Settings
 
 from memorypressure_tools.cluster.cluster import Cluster, ClusterOptions, prepare
 from memorypressure_tools.toolcache import ToolMissingError
 
 FLOODS = pytest.StashKey[Runs]()
+SETTINGS = pytest.StashKey[Settings]()
 STORY_LINES = 60
 """Of a failed test's story, the last ones."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The environment's settings; what is wrong with them is told before a cluster is made."""
+    try:
+        config.stash[SETTINGS] = Settings.of(os.environ)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
 @pytest.fixture(scope="session")
-def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+def settings(request: pytest.FixtureRequest) -> Settings:
+    """What NODES, RUNS, SOAK and SEED say."""
+    return request.config.stash[SETTINGS]
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Cluster]:
     """The cluster; NODES=2 runs the operator in the chart's pod on an idle second node."""
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():  # the progress has to be seen
@@ -29,9 +45,9 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         if lacking:
             raise ToolMissingError("; ".join(lacking))
         fresh = any("fresh" in str(item.path) for item in request.session.items)
-        many = RUNS > 1 or not fresh  # a fresh install is one with the chart's own values
+        many = settings.runs > 1 or not fresh  # a fresh install is one with the chart's own values
         values = {"agent.sentinel.maxKillsPerHour": MANY_KILLS_PER_HOUR} if many else {}
-        running = Cluster(ClusterOptions(nodes=int(os.environ.get("NODES", "1")), values=values)).start()
+        running = Cluster(ClusterOptions(nodes=settings.nodes, values=values)).start()
     yield running
     with capture.global_and_fixture_disabled():
         running.say("ends")
@@ -59,7 +75,7 @@ def episodes(lab: Lab) -> Episodes:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes `number` is run RUNS times."""
     if "number" in metafunc.fixturenames:
-        metafunc.parametrize("number", range(1, RUNS + 1))
+        metafunc.parametrize("number", range(1, metafunc.config.stash[SETTINGS].runs + 1))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,8 +5,6 @@ not reach the condition is void, counted and shown: the next round has another o
 """
 
 import json
-import os
-import random
 import threading
 import time
 from collections import Counter
@@ -28,6 +26,7 @@ from support.e2efaults import (
     stop_operator,
 )
 from support.e2elab import APPS, HOG_MIB, NODE, SLOW_SECONDS, Lab
+from support.e2esettings import DEFAULT_SOAK, Settings
 from support.e2esoak import Life, Step, add_row, not_flat, seconds_of, steps
 
 from memorypressure_tools.apiclient import ApiError
@@ -41,7 +40,6 @@ from memorypressure_tools.guest.shell import GuestError
 
 pytestmark = pytest.mark.e2e
 
-DEFAULT = "20m"
 LOOK_SECONDS = 5.0
 UNSEEN = (GuestError, ApiError, urllib3.exceptions.HTTPError, OSError, ValueError, LookupError)
 """Of a look: the node thrashes, or what is looked at is being replaced. The next look will do."""
@@ -203,10 +201,10 @@ def _table(lives: list[Life]) -> str:
     return "\n".join(lines)
 
 
-def test_memory_and_descriptors_stay_flat_and_nobody_is_killed_but_by_a_flood(episodes: Episodes) -> None:
-    lab = episodes.lab
-    seconds = seconds_of(os.environ.get("SOAK") or DEFAULT)
-    seed = int(os.environ.get("SEED") or random.randrange(10**6))
+def test_memory_and_descriptors_stay_flat_and_nobody_is_killed_but_by_a_flood(
+    episodes: Episodes, settings: Settings
+) -> None:
+    lab, seconds, seed = episodes.lab, settings.soak_seconds, settings.seed
     lab.cluster.say(f"soak of {seconds:.0f} s; again with SEED={seed}")
     limits = {"cooldownSeconds": 30, "grantSeconds": 180, "maxStandingKills": 1, "killsPerHour": 100}
     lab.apply(load.policy("soak", limits=limits))
@@ -218,7 +216,7 @@ def test_memory_and_descriptors_stay_flat_and_nobody_is_killed_but_by_a_flood(ep
             if time.monotonic() - began > seconds:
                 break
             soak.do(step, time.monotonic() - began)
-        if not soak.kills and seconds >= seconds_of(DEFAULT):
+        if not soak.kills and seconds >= seconds_of(DEFAULT_SOAK):
             soak.wrong.append("no flood was ended by a kill")
         lab.cluster.wait_for("every kill to be told", lambda: len(watch.kills()) >= soak.kills, SLOW_SECONDS)
         if len(watch.kills()) != soak.kills:

@@ -14,7 +14,7 @@ from memorypressure_tools.flood.series import repeat
 from memorypressure_tools.flood.workloads import deploy, end_load, reset
 from memorypressure_tools.helm import NAMESPACE as OUR_NAMESPACE
 
-NODE = "node-1"
+NODE = load.NODE
 GUARDED = "guarded"
 GUARDED_MIB = 68
 HOG_MIB = 540

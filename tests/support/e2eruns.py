@@ -1,6 +1,5 @@
-"""The floods of a session as a table: what came of each, when, and whether its test passed. Pure, but for RUNS."""
+"""The floods of a session as a table: what came of each, when, and whether its test passed. Pure."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median
@@ -9,8 +8,6 @@ from typing import Any
 from memorypressure_tools.flood.demo import timings
 from memorypressure_tools.flood.run import Result
 
-RUNS = int(os.environ.get("RUNS") or "1")
-"""How often a test that takes `number` is run."""
 STEPS = ("memory back", "Event", "evicted", "taint lifted")
 
 

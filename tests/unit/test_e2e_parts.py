@@ -7,6 +7,7 @@ import pytest
 from support.e2eaccounts import GrantRow, broken_grants, kills_in, metric, swings, untrue
 from support.e2eepisode import changed, filling_policy
 from support.e2eruns import Runs
+from support.e2esettings import Settings
 from support.e2esoak import WARM_UP_SECONDS, Life, add_row, not_flat, seconds_of, steps
 
 from memorypressure.spec import parse_policy
@@ -189,3 +190,16 @@ def test_a_table_without_a_valid_flood_says_so() -> None:
     runs = Runs()
     runs.add([_flood(Outcome.CONDITION_NOT_REACHED)], passed=False)
     assert runs.table().splitlines()[-1] == "0 valid, 1 void; of the valid ones 0 passed"
+
+
+def test_settings_have_defaults_and_an_empty_one_is_none() -> None:
+    settings = Settings.of({"NODES": "", "RUNS": "3", "SOAK": "2h", "SEED": "7"})
+    assert settings == Settings(nodes=1, runs=3, soak_seconds=7200.0, seed=7)
+    assert Settings.of({}).soak_seconds == 1200.0
+
+
+@pytest.mark.parametrize("wrong", ["NODES=3", "NODES=x", "RUNS=0", "RUNS=-1", "SOAK=abc", "SOAK=0s", "SEED=x"])
+def test_a_setting_that_is_not_understood_is_named_with_what_would_be(wrong: str) -> None:
+    name, value = wrong.split("=")
+    with pytest.raises(ValueError, match=f"^{wrong}: .*(whole number from|for example 240s)"):
+        Settings.of({name: value})

@@ -12,6 +12,7 @@ import urllib3
 
 from memorypressure_tools import toolcache
 from memorypressure_tools.apiclient import ApiError
+from memorypressure_tools.arguments import whole_number
 from memorypressure_tools.background import Background, RunsAlreadyError
 from memorypressure_tools.cluster.apicheck import ApiUnreachableError
 from memorypressure_tools.cluster.cluster import Cluster, ClusterError, ClusterOptions, prepare
@@ -124,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--background", action="store_true", help="up: return when the cluster is ready")
     parser.add_argument("--nodes", type=int, default=1, choices=[1, 2], help="up: default: %(default)s")
     parser.add_argument("--kernel", default="6.1", metavar="SERIES", help="up: of the nodes; default: %(default)s")
-    parser.add_argument("--memory", type=int, default=768, metavar="MIB", help="up: of a node; default: %(default)s")
+    memory = whole_number(512, 65536)
+    parser.add_argument("--memory", type=memory, default=768, metavar="MIB", help="up: of a node; default: %(default)s")
     parser.add_argument(
         "--kubelet-eviction", default="0%", metavar="THRESHOLD", help="up: memory.available; default: %(default)s, off"
     )

@@ -20,7 +20,9 @@ PAGE: Final = Path("build/flood-on-a-node.md")
 def main(arguments: list[str] | None = None) -> int:
     """0 when the page was written; 1 when runs failed or are too few; 3 after a list of what this machine lacks."""
     parser = argparse.ArgumentParser(prog="make bench-cluster", description=__doc__)
-    parser.add_argument("--runs", type=int, default=5, help="valid runs of each kind; default: %(default)s")
+    parser.add_argument(
+        "--runs", type=demo.RUNS, default=5, metavar="N", help="valid runs of each kind; default: %(default)s"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=PAGE, metavar="FILE", help="the page; default: %(default)s")
     parser.add_argument("--report-only", action="store_true", help="no new runs, only the page")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from memorypressure_tools import toolcache
+from memorypressure_tools.arguments import whole_number
 from memorypressure_tools.cluster.__main__ import ERRORS
 from memorypressure_tools.cluster.cluster import Cluster, ClusterOptions, prepare
 from memorypressure_tools.flood import load
@@ -18,7 +19,7 @@ from memorypressure_tools.flood.series import Series, TooManyVoidError, repeat
 from memorypressure_tools.flood.verdict import Outcome
 from memorypressure_tools.flood.workloads import deploy, end_load, reset
 
-NODE: Final = "node-1"
+NODE: Final = load.NODE
 GUARDED: Final = "web"
 APPS: Final = ("hog", "stream", "sink", GUARDED)
 POLICIES: Final = "/apis/memorypressure.dev/v1alpha1/memorypressurepolicies"
@@ -26,6 +27,7 @@ STATE: Final = f"/apis/memorypressure.dev/v1alpha1/nodememorystates/{NODE}"
 GRANT_SECONDS: Final = 150.0
 TAINT_LIFTED_SECONDS: Final = 180.0
 GONE_SECONDS: Final = 180.0
+RUNS: Final = whole_number(1, 1000)
 MOST_VOID: Final = 3
 """For each valid run that is wanted."""
 FIRST_COOLDOWN_SECONDS: Final = 60.0
@@ -39,11 +41,17 @@ class NotSeenError(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """0 when all of it was seen; 1 when not; 3 after a list of what this machine lacks."""
     parser = argparse.ArgumentParser(prog="make demo-cluster", description=__doc__)
-    parser.add_argument("--nodes", type=int, default=1, choices=[1, 2])
+    parser.add_argument("--nodes", type=int, default=1, choices=[1, 2], help="two: the operator runs on the second")
     parser.add_argument(
-        "--hog", type=int, default=Scenario(name="").hog_mib, metavar="MIB", help="default: %(default)s"
+        "--hog",
+        type=whole_number(64, 65536),
+        default=Scenario(name="").hog_mib,
+        metavar="MIB",
+        help="what the pod fills; default: %(default)s",
     )
-    parser.add_argument("--runs", type=int, default=1, help="valid runs of each kind; default: %(default)s")
+    parser.add_argument(
+        "--runs", type=RUNS, metavar="N", default=1, help="valid runs of each kind; default: %(default)s"
+    )
     options = parser.parse_args(arguments)
     lacking = prepare()
     if lacking:

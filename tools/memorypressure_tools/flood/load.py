@@ -6,6 +6,8 @@ from typing import Any, Final
 from memorypressure_tools.cluster.loadimage import LOAD
 
 NAMESPACE: Final = "load"
+NODE: Final = "node-1"
+"""The node that is flooded."""
 GATE_DIRECTORY: Final = "/run/go"
 START_FILE: Final = f"{GATE_DIRECTORY}/start"
 """The load of a node begins when this is there; cluster/files/gate.sh tells the pods."""
@@ -119,14 +121,15 @@ def budget(name: str, *, namespace: str = NAMESPACE) -> Object:
 
 
 def policy(name: str = "flood", *, mode: str = "Enforce", **changes: Any) -> Object:
-    """A policy for floods in tests: the default's triggers that matter here; the hog, a single replica, is fair game.
+    """A policy for floods of `NODE`: the default's trigger that matters here; the hog, a single replica, is fair game.
 
+    It is for that node alone: one allowance is all that may stand, and of two nodes the idle one might have it.
     `changes` replace fields of the spec whole.
     """
     spec: Object = {
         "mode": mode,
         "priority": 100,
-        "nodeSelector": {},
+        "nodeSelector": {"matchLabels": {"kubernetes.io/hostname": NODE}},
         "triggers": [
             {
                 "name": "reserve",
