@@ -302,6 +302,11 @@ def test_the_table_sets_both_loads_side_by_side_and_counts_void_runs() -> None:
     assert "without: 1 valid of 2 runs; void: HogNotFilled" in text
 
 
+def test_the_floods_policy_leaves_the_idle_node_no_part_of_the_one_allowance() -> None:
+    assert load.policy()["spec"]["nodeSelector"] == {"matchLabels": {"kubernetes.io/hostname": load.NODE}}
+    assert load.hog_spec(load.NODE, 600)["nodeSelector"] == {"kubernetes.io/hostname": load.NODE}
+
+
 def test_the_floods_policy_looks_at_the_line_that_runs_are_judged_by() -> None:
     trigger = load.policy()["spec"]["triggers"][0]["zoneWatermark"]
     assert (trigger["line"], 0.5 * (1 + trigger["marginPercent"] / 100)) == ("AtomicReserve", measurements.LINE)
