@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from support.e2eaccounts import done
 from support.e2elab import NODE, SLOW_SECONDS, Lab
 
 from memorypressure_tools.flood import load
@@ -83,9 +84,12 @@ def _about(lab: Lab, reason: str, uid: str) -> list[dict[str, Any]]:
 
 def _killed_within_its_grant(lab: Lab, result: Result, kills_before: int) -> None:
     (action,) = [each for each in result.document["actions"] if each["action"] == "Kill"]
-    assert (action["mode"], action["result"], action["reason"]) == ("Enforce", "Success", "AtomicReserveBreached")
+    assert (action["mode"], action["reason"]) == ("Enforce", "AtomicReserveBreached")
+    assert done(action), action
     assert action["pod"]["name"].startswith("hog-")
-    assert action["freedBytes"] > 64 << 20
+    assert action["result"] == "Incomplete" or action["freedBytes"] > 64 << 20
+    assert result.document["half_back_seconds"] is not None, "by the sampler its memory did not come back"
+    assert result.document["kill_writes"] == 1
     lease = lab.status()["lease"]
     assert lease["killsTotal"] - kills_before >= 1
     assert lease["killsTotal"] <= lease["ceilingSeen"]
@@ -93,10 +97,12 @@ def _killed_within_its_grant(lab: Lab, result: Result, kills_before: int) -> Non
 
 
 def _explained_and_cleaned_up(lab: Lab, result: Result) -> None:
-    killed = next(each for each in result.document["actions"] if each["action"] == "Kill")["pod"]
+    action = next(each for each in result.document["actions"] if each["action"] == "Kill")
+    killed = action["pod"]
     (event,) = _about(lab, "Killed", killed["uid"])
     assert "its containers end with exit code 137" in event["note"]
-    assert " MiB came back" in event["note"]
+    if action["result"] == "Success":
+        assert " MiB came back" in event["note"]
     assert [each for each in lab.events("Killed", "Node") if killed["name"] in each["note"]] != []
     assert _about(lab, "EvictedForMemory", killed["uid"]) != [], "the clean-up is not explained"
     assert killed["uid"] not in lab.uids("hog"), "the killed pod is still there"

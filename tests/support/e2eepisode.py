@@ -285,7 +285,8 @@ def changed(before: Mapping[str, tuple[str, int]], after: Mapping[str, tuple[str
 
 def kills_by_metric(lab: Lab) -> float:
     """Kills by the agent's own metric, which begins anew with the sentinel."""
-    return metric(lab.metrics(), "memorypressure_actions_total", action="Kill", mode="Enforce", result="Success")
+    text, name = lab.metrics(), "memorypressure_actions_total"
+    return sum(metric(text, name, action="Kill", mode="Enforce", result=each) for each in ("Success", "Incomplete"))
 
 
 def denials(lab: Lab) -> Counter[str]:

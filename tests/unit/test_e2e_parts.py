@@ -4,7 +4,7 @@ import itertools
 from typing import Any
 
 import pytest
-from support.e2eaccounts import GrantRow, broken_grants, kills_in, metric, swings, untrue
+from support.e2eaccounts import SLOW_END, GrantRow, broken_grants, kills_in, metric, swings, untrue
 from support.e2eepisode import changed, filling_policy
 from support.e2eruns import Runs
 from support.e2esettings import Settings
@@ -51,8 +51,15 @@ def test_kills_of_all_incarnations_add_up_from_what_the_first_row_shows() -> Non
     assert kills_in([_row(3, 4), _row(4, 4), _row(0, 1, incarnation="b"), _row(1, 1, incarnation="b")]) == 2
 
 
-def _kill(number: str, pod: str, result: str = "Success") -> Object:
-    return {"id": number, "action": "Kill", "mode": "Enforce", "result": result, "pod": {"uid": pod}}
+def _kill(number: str, pod: str, result: str = "Success", message: str = "why") -> Object:
+    return {
+        "id": number,
+        "action": "Kill",
+        "mode": "Enforce",
+        "result": result,
+        "message": message,
+        "pod": {"uid": pod},
+    }
 
 
 def _events(pod: str, name: str) -> list[Object]:
@@ -68,6 +75,8 @@ def test_a_kill_that_status_events_policy_and_kernel_know_once_is_true() -> None
     twice = [_kill("1", "p"), _kill("2", "p")]
     assert untrue(twice, _events("p", "e") + _events("p", "f"), counted=2, written=2) == []
     assert untrue([], [], counted=0, written=0) == []
+    slow = _kill("1", "p", "Incomplete", f"why. {SLOW_END}")
+    assert untrue([slow], _events("p", "e"), counted=1, written=1) == []
 
 
 @pytest.mark.parametrize(
@@ -79,6 +88,8 @@ def test_a_kill_that_status_events_policy_and_kernel_know_once_is_true() -> None
         ([_kill("1", "p")], _events("p", "e"), 2, 1, "the policy counts 2 kills, the node told 1"),
         ([_kill("1", "p")], _events("p", "e"), 1, 2, "the kernel saw 2 writes to cgroup.kill, the node told 1 kills"),
         ([_kill("1", "p", "Failed")], _events("p", "e"), 1, 1, "action 1 ended as Failed"),
+        ([_kill("1", "p", "Failed", SLOW_END)], _events("p", "e"), 1, 1, "action 1 ended as Failed"),
+        ([_kill("1", "p", "Incomplete")], _events("p", "e"), 1, 1, "action 1 ended as Incomplete"),
     ],
 )
 def test_a_kill_that_was_told_otherwise_is_named(
