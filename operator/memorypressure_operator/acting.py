@@ -258,7 +258,9 @@ class Actor:
             return _not_sent(Reason.SITUATION_CHANGED, "pressure, policy or mode changed")
         if store.desk is None:
             return _not_sent(Reason.LEDGER_INVALID, "the ledger is not readable now")
-        record = self._means.budgets.current_evictions(store).with_record(situation.node.name, pod.workload, pod.uid)
+        record = self._means.budgets.current_evictions(store).with_record(
+            situation.node.name, pod.workload, pod.uid, name=pod.name
+        )
         if not self._means.holds():
             return _not_sent(Reason.NOT_HOLDING, "the Lease ran out before the eviction was recorded")
         if not self._means.budgets.write(store, store.desk.ledger, record):

@@ -150,6 +150,8 @@ class Budgets:
         store.desk, store.written = opened(ledger, int(now * 1e9)), ledger
         store.evictions, store.evictions_at = record, now
         store.version, store.problem, store.written_at = version, "", now
+        if config_map.get("immutable") and store.unwritten is None:  # it is told before the next write is due
+            store.unwritten = Unwritten(now - UNWRITTEN_SECONDS, "it is marked immutable", now)
 
     def current_evictions(self, store: Store) -> EvictionLog:
         """The evictions of the last hour as of now."""

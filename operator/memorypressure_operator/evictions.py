@@ -30,6 +30,8 @@ WORKLOAD_CHARACTERS = 400
 FUTILE_WITHIN_SECONDS = 600.0
 FUTILE_PAUSE_SECONDS = 1800.0
 """As the node's own rule for kills (DESIGN 4)."""
+NAMED_SECONDS = 600.0
+"""So long the record holds the evicted pod's name, for an operator that has to tell of it in the place of this one."""
 TERMINATION_SLACK_SECONDS = 10.0
 """The kubelet ends containers 2 s after the grace, and the object goes some seconds later."""
 GIVE_UP_SECONDS = 60.0
@@ -41,13 +43,28 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One eviction; `age_seconds` at the time of the log. `cleanup`: its containers had been killed before."""
+    """One eviction; `age_seconds` at the time of the log. `cleanup`: its containers had been killed before.
+
+    `name`: of the pod, "" where nobody is going to ask for it.
+    """
 
     age_seconds: float
     node: str
     workload: str
     uid: str
     cleanup: bool = False
+    name: str = ""
+
+    @property
+    def pod(self) -> tuple[str, str] | None:
+        """Namespace and name of the pod; None where they are not known."""
+        namespace, _, kind = self.workload.partition("/")
+        return (namespace, self.name) if self.name and "/" in kind else None
+
+    def aged(self, seconds: float) -> "Record":
+        """The record so much later."""
+        age_seconds = self.age_seconds + seconds
+        return replace(self, age_seconds=age_seconds, name=self.name if age_seconds < NAMED_SECONDS else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +87,14 @@ class EvictionLog:
         """The log so much later."""
         if not self.records:
             return self
-        older = (replace(record, age_seconds=record.age_seconds + seconds) for record in self.records)
+        older = (record.aged(seconds) for record in self.records)
         return EvictionLog(tuple(record for record in older if record.age_seconds < HOUR_SECONDS))
 
-    def with_record(self, node: str, workload: str, uid: str, *, cleanup: bool = False) -> "EvictionLog":
+    def with_record(
+        self, node: str, workload: str, uid: str, *, cleanup: bool = False, name: str = ""
+    ) -> "EvictionLog":
         """The log with an eviction that is about to be sent."""
-        return EvictionLog((*self.records, Record(0.0, node, workload_key(workload), uid, cleanup)))
+        return EvictionLog((*self.records, Record(0.0, node, workload_key(workload), uid, cleanup, name)))
 
     def without(self, uid: str) -> "EvictionLog":
         """The log without the newest record of a pod: the API server refused."""
@@ -115,11 +134,11 @@ class EvictionLog:
 
     def is_full(self) -> bool:
         """Whether there is no room for a further record, whatever its names."""
-        names = sum(len(record.node) + len(record.workload) + len(record.uid) for record in self.records)
+        names = sum(len(r.node) + len(r.workload) + len(r.uid) + len(r.name) for r in self.records)
         return names + _FIGURES_BYTES * len(self.records) + RECORD_BYTES > RECORDS_BYTES
 
 
-_FIGURES_BYTES = len('[3599.9, "", "", "", false], ')
+_FIGURES_BYTES = len('[3599.9, "", "", "", false, ""], ')
 
 
 def workload_key(workload: str) -> str:
@@ -132,7 +151,7 @@ def workload_key(workload: str) -> str:
 
 def encode(log: EvictionLog) -> str:
     """The text under KEY."""
-    records = [[round(r.age_seconds, 1), r.node, r.workload, r.uid, r.cleanup] for r in log.records]
+    records = [[round(r.age_seconds, 1), r.node, r.workload, r.uid, r.cleanup, r.name] for r in log.records]
     body = {"version": VERSION, "records": records}
     return json.dumps(body | {"digest": _digest(body)}, sort_keys=True)
 
@@ -150,7 +169,9 @@ def decode(text: str | None) -> EvictionLog:
         if digest != _digest(body):
             raise RecordError(f"data.{KEY}.digest: does not match: the record was edited; {remedy}")
         records = body["records"]
-        return EvictionLog(tuple(Record(float(r[0]), str(r[1]), str(r[2]), str(r[3]), bool(r[4])) for r in records))
+        return EvictionLog(
+            tuple(Record(float(r[0]), *map(str, r[1:4]), bool(r[4]), *map(str, r[5:6])) for r in records)
+        )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         if isinstance(error, RecordError):
             raise

@@ -70,6 +70,7 @@ class NodeMemory:
     kills_untold: tuple[float, ...] = ()  # when the count rose for kills that no report has told of
     killed: Mapping[str, Killed] = field(default_factory=lambda: _NOBODY)  # by uid: pods that have not gone yet
     actions_seen: frozenset[str] | None = None  # ids in the last report; None = none was looked at yet
+    actions_unsure: frozenset[str] = frozenset()  # ids there at first sight, of which the next report tells how old
     born_seconds: float = 0.0
     inherited: bool = False  # its episode began before this process looked: evictions on record count for it
     dry: frozenset[Action] = frozenset()  # what DryRun told in this episode

@@ -342,7 +342,10 @@ class DecisionLoop(threading.Thread):
         if pressure.calm(memory.watch, look.now_ns):
             memory.acts = ()
         kills.counted(memory, look.state.status, now)
-        for kill in self._teller.report(memory, look.node, look.state, look.policy.name if look.policy else ""):
+        came = self._registry.changed_at.get(name)
+        came_seconds = None if came is None else max(0.0, now - came)
+        policy_name = look.policy.name if look.policy else ""
+        for kill in self._teller.report(memory, look.node, look.state, policy_name, came_seconds):
             memory.acted_at = max(memory.acted_at or 0.0, now - kill.age_seconds)
             memory.killed_at = max(memory.killed_at or 0.0, now - kill.age_seconds)
             memory.slot = memory.slot or bool(memory.watch.episode)

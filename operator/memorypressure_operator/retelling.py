@@ -5,11 +5,11 @@ The names of these Events follow from the pod alone, so whatever was told alread
 
 from memorypressure.reasons import Reason
 from memorypressure_operator.events import Event, EventWriter, node_subject, pod_subject
-from memorypressure_operator.evictions import EvictionLog
+from memorypressure_operator.evictions import NAMED_SECONDS, EvictionLog
 from memorypressure_operator.registry import Registry
 from memorypressure_operator.views import NodeView
 
-RETOLD_SECONDS = 600.0
+RETOLD_SECONDS = NAMED_SECONDS
 """Well below the hour for which Events are kept: what was told must still be there to be refused."""
 
 
@@ -32,6 +32,8 @@ def retell(record: EvictionLog, registry: Registry, events: EventWriter) -> None
             pod = registry.tables.pods.get(each.uid)
         if node is None or (pod is not None and not pod.terminating):
             continue
-        what = f"pod {pod.namespace}/{pod.name} is ending" if pod else f"a pod of {each.workload} ({each.uid}) is gone"
+        named = (pod.namespace, pod.name) if pod else each.pod
+        called = f"pod {named[0]}/{named[1]}" if named else f"a pod of {each.workload} ({each.uid})"
+        state = "is ending" if pod else "is gone"
         why = f"its eviction from node {node.name} for memory pressure was recorded by an operator that has ended since"
-        tell_eviction(events, node, each.uid, (pod.namespace, pod.name) if pod else None, f"{what}: {why}")
+        tell_eviction(events, node, each.uid, named, f"{called} {state}: {why}")

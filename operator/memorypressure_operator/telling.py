@@ -78,19 +78,28 @@ class Teller:
         self._tally = tally
         self._wall = wall
 
-    def report(self, memory: NodeMemory, node: NodeView, state: StateView, policy: str) -> list[Kill]:
-        """Tells what is new in the report; returns the new real kills, for the clean-up and the cool-down."""
+    def report(
+        self, memory: NodeMemory, node: NodeView, state: StateView, policy: str, came_seconds: float | None
+    ) -> list[Kill]:
+        """Tells what is new in the report; returns the new real kills, for the clean-up and the cool-down.
+
+        `came_seconds`: since this process saw the report come; None for one that was there at first sight.
+        """
         self._transition(memory, node, state)
-        kills = []
+        kills, unsure = [], set()
         current = [action for action in state.status.recent_actions if action.result != "Pending"]
-        seen = memory.actions_seen
-        until = self._until_seconds(state.status.last_report_time, new=seen is not None)
+        reported = _seconds(state.status.last_report_time)
         for action in reversed(current):
-            if seen is not None and action.id in seen:
+            if memory.actions_seen is not None and action.id in memory.actions_seen:
                 continue
-            told_age_seconds = self._age_seconds(action, until)
+            at_first_sight = memory.actions_seen is None or action.id in memory.actions_unsure
+            told_age_seconds = self._age_seconds(action, reported, came_seconds)
+            if at_first_sight and told_age_seconds is None:
+                unsure.add(action.id)
+                continue
+            told_age_seconds = told_age_seconds or 0.0
             # What comes in a later report is new, whatever the clocks of node and operator say.
-            age_seconds = told_age_seconds if seen is None else 0.0
+            age_seconds = told_age_seconds if at_first_sight else 0.0
             if age_seconds <= OLD_SECONDS:
                 self._action(node, action, policy, told_age_seconds, zones_text(state.status))
                 if action.action == "Kill" and action.mode == "Enforce" and action.result in _DONE:
@@ -98,24 +107,27 @@ class Teller:
                     kills.append(kill)
                     if not kill.recent:
                         self._left_alone(node, action, told_age_seconds)
-        memory.actions_seen = frozenset(action.id for action in current)
+        memory.actions_seen = frozenset(action.id for action in current) - unsure
+        memory.actions_unsure = frozenset(unsure)
         return kills
 
-    def _until_seconds(self, reported: str, *, new: bool) -> float:
-        """Until when, in seconds since 1970, the ages of a report's actions count.
+    def _age_seconds(self, action: ReportedAction, reported: float | None, came_seconds: float | None) -> float | None:
+        """How long ago the action was; None while only the node's next report can tell.
 
-        A `new` report has just come: by its node's own clock, so it does not matter how far off that is. When one was
-        written that was there at first sight, only a comparison with this machine's clock can tell.
+        `reported`: when the report was written, by its node's own clock; of one that was seen to come it does not
+        matter how far off that clock is. One that was there at first sight may be as old as this machine's clock says,
+        or have been written just now by a node whose clock is slow.
         """
-        wall, by_node = self._wall().timestamp(), _seconds(reported)
-        if by_node is None:
-            return wall
-        return by_node if new else max(by_node, wall)
-
-    @staticmethod
-    def _age_seconds(action: ReportedAction, until_seconds: float) -> float:
         then = _seconds(action.time)
-        return 0.0 if then is None else max(0.0, until_seconds - then)
+        if then is None:
+            return 0.0
+        wall = self._wall().timestamp()
+        if reported is None:
+            return max(0.0, wall - then)
+        if came_seconds is not None:
+            return max(0.0, reported + came_seconds - then)
+        by_node, by_us = max(0.0, reported - then), max(0.0, wall - then)
+        return None if by_node <= OLD_SECONDS < by_us else max(by_node, by_us)
 
     def _left_alone(self, node: NodeView, action: ReportedAction, age_seconds: float) -> None:
         """Why there is no clean-up after a kill."""

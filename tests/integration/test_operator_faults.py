@@ -320,7 +320,8 @@ def test_a_ledger_that_somebody_made_immutable_is_named(lab: Lab) -> None:
     with lab.reporting(agent):
         wait_for(lambda: lab.condition("Ready").get("reason") == "LedgerInvalid", "the condition says so", 60)
         assert lab.condition("BudgetAvailable")["status"] == "False"
-        assert "field is immutable" in lab.condition("Ready")["message"]
+        message = lab.condition("Ready")["message"]
+        assert "field is immutable" in message or "is marked immutable" in message
         assert not any(map(lab.evicted, pods))
         lab.admin.must("DELETE", lab.ledger_path())
         wait_for(lambda: lab.condition("Ready").get("status") == "True", "it goes on with a new ledger", 60)

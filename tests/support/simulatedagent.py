@@ -29,6 +29,7 @@ class Agent:
         self.zone: Object = {"name": "Normal", "numaNode": 0, "reserveBytes": 0, **sizes}
         self.obeys = True  # whether it reports to have taken the newest orders
         self.observed = 0
+        self.clock_ahead_seconds = 0.0  # of the node's clock
         self._pressed_since = now()
         self._number = 0
 
@@ -43,7 +44,7 @@ class Agent:
             self.observed = found.body["metadata"]["generation"] if found.status == 200 else self.observed
         status: Object = {
             "observedGeneration": self.observed,
-            "lastReportTime": now(self._number % 60),  # moves with every report
+            "lastReportTime": now(self.clock_ahead_seconds + self._number % 60),  # moves with every report
             "agentVersion": "0.1.0",
             "capabilities": ["CgroupKill", "PSI"],
             "lease": {
@@ -102,7 +103,7 @@ class Agent:
         meta = pod["metadata"]
         action = {
             "id": identity or f"a{len(self.actions) + 1}-{self.beat}",
-            "time": now(),
+            "time": now(self.clock_ahead_seconds),
             "action": "Kill",
             "mode": mode,
             "result": "Success",

@@ -8,7 +8,7 @@ from support.onenode import World
 
 from memorypressure.reasons import Reason
 from memorypressure_operator.api import Answer
-from memorypressure_operator.budget import UNWRITTEN_SECONDS
+from memorypressure_operator.budget import POLL_SECONDS, UNWRITTEN_SECONDS
 from memorypressure_operator.errors import ApiRefused
 
 
@@ -48,6 +48,21 @@ def test_a_ledger_that_cannot_be_written_is_told_until_it_is_written_again(world
     world.cluster.before = lambda method, path: None
     world.run(15)
     assert world.condition("Ready")["status"] == world.condition("BudgetAvailable")["status"] == "True"
+
+
+def test_a_ledger_that_was_made_immutable_is_told_before_anything_asks_for_a_write(world: World) -> None:
+    world.run(40)
+    kept = world.cluster.config_maps["memory-pressure-ledger-p"]
+    kept["immutable"], kept["metadata"]["resourceVersion"] = True, "99999"
+    refuse_ledgers(world, IMMUTABLE)
+    world.run(POLL_SECONDS + 5)
+    for kind in ("Ready", "BudgetAvailable"):
+        condition = world.condition(kind)
+        assert (condition["status"], condition["reason"]) == ("False", Reason.LEDGER_INVALID)
+    assert "is marked immutable" in world.condition("Ready")["message"]
+    del world.cluster.config_maps["memory-pressure-ledger-p"]
+    world.run(POLL_SECONDS + 5)
+    assert world.condition("Ready")["status"] == "True"
 
 
 def test_a_write_of_the_ledger_that_fails_once_is_no_condition(world: World) -> None:

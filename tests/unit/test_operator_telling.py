@@ -35,6 +35,7 @@ class World:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.memory = NodeMemory()
+        self.came_seconds: float | None = None  # of the next report; the first is there at first sight
         writer: Any = self
         self.tally_of = Tally(Clock())
         self.teller = Teller(writer, lambda _: self.tally_of, lambda: NOON)
@@ -45,7 +46,8 @@ class World:
 
     def report(self, *actions: ReportedAction, **status: Any) -> list[str]:
         view = StateView("n", "s", 1, "1", "", {}, StateStatus(recent_actions=actions, **status))
-        self.kills = self.teller.report(self.memory, NODE, view, "p")
+        self.kills = self.teller.report(self.memory, NODE, view, "p", self.came_seconds)
+        self.came_seconds = 0.0
         return [each.action.id for each in self.kills]
 
 
@@ -90,6 +92,31 @@ def test_a_kill_that_its_node_could_not_report_for_an_hour_is_told_and_its_pod_l
 def test_at_first_sight_of_a_node_old_actions_are_left_alone(done: str, reported: str) -> None:
     assert World().report(kill("old", done), last_report_time=reported) == []
     assert World().report(kill("young"), last_report_time="2026-01-01T11:59:30Z") == ["young"]
+
+
+@pytest.mark.parametrize(
+    ("next_report", "told"), [("2026-01-01T08:01:05Z", ["slow"]), ("2026-01-01T11:59:58Z", [])], ids=["slow", "old"]
+)
+def test_of_a_kill_that_was_there_at_first_sight_a_slow_nodes_next_report_says_how_old_it_is(
+    next_report: str, told: list[str]
+) -> None:
+    """An operator that was restarted cannot tell a node whose clock is slow from one that fell silent hours ago."""
+    world, action = World(), kill("slow", "2026-01-01T08:00:00Z")
+    for _ in range(2):
+        world.came_seconds = None  # the second look at the same report knows no more
+        assert world.report(action, last_report_time="2026-01-01T08:00:05Z") == []
+    assert world.report(action, last_report_time=next_report) == told
+    assert [(each.age_seconds, each.recent) for each in world.kills] == [(65.0, True)] * len(told)
+    assert [event.reason for event in world.events] == [Reason.KILLED] * 2 * len(told)
+    assert world.report(action, last_report_time=next_report) == []
+
+
+def test_what_was_seen_to_come_before_this_process_led_is_as_old_as_its_nodes_clock_says() -> None:
+    world = World()
+    world.came_seconds = 1000.0
+    young, old = kill("a", "2026-01-01T07:50:00Z"), kill("b", "2026-01-01T07:20:00Z")
+    assert world.report(old, young, last_report_time="2026-01-01T08:00:00Z") == ["a"]
+    assert world.kills[0].age_seconds == 1600.0
 
 
 def test_what_is_pending_is_told_when_it_has_ended() -> None:
