@@ -79,8 +79,9 @@ def _explain_node(node: NumaNode, settings: ZoneWatermark, name: str, page_size_
         closed = ", closed" if zone.managed_pages <= mark else ""
         usable = pages_text(zone.usable_pages, page_size_bytes)
         line = pages_text(mark, page_size_bytes)
+        minimum = pages_text(zone.min_pages, page_size_bytes)
         uncertain = f", uncertain by {zone.error_pages} pages" if zone.cpus else ""
-        parts.append(f"{zone.name} usable {usable}, line {line}{uncertain}{closed}")
+        parts.append(f"{zone.name} usable {usable}, line {line}, min {minimum}{uncertain}{closed}")
     side = "below" if node.below(settings.line, settings.margin_percent) else "above"
     return f"NUMA node {node.number} {side} {name}: {', '.join(parts)}"
 

@@ -41,7 +41,10 @@ class Kill:
 
 
 def zones_text(status: StateStatus) -> str:
-    """What the report says of its lowest zone and of all that are near a line; "" where it says nothing."""
+    """What the report says of its lowest zone and of all that are near a line; "" where it says nothing.
+
+    After a kill that is later than what the decision saw, which the action's own message holds.
+    """
     parts = []
     lowest = status.lowest
     if lowest is not None and lowest.zone and lowest.usable_to_line:
@@ -50,7 +53,7 @@ def zones_text(status: StateStatus) -> str:
         f"{zone.numa_node}/{zone.name} free {_mebibytes(zone.free_bytes)}, min {_mebibytes(zone.min_bytes)}"
         for zone in status.zones[:_MOST_ZONES]
     ]
-    return f"; reported with it: {'; '.join(parts)}" if parts else ""
+    return f"; by the time of the report: {'; '.join(parts)}" if parts else ""
 
 
 def _mebibytes(count: int) -> str:

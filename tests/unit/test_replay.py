@@ -76,7 +76,8 @@ def test_a_kill_is_told_with_the_figures_of_its_own_sample_and_without_a_victim(
     assert kill["victim"] is None
     assert kill["message"] == (
         "would kill the first pod in order: in 3 of the last 5 samples, 16 ms in all; at this one: NUMA node 0 below "
-        "AtomicReserve with a margin of 50 %: DMA32 usable 237 pages (0.9 MiB), line 475 pages (1.9 MiB)"
+        "AtomicReserve with a margin of 50 %: DMA32 usable 237 pages (0.9 MiB), line 475 pages (1.9 MiB), "
+        "min 2059 pages (8.0 MiB)"
     )
 
 

@@ -495,9 +495,9 @@ def test_messages_carry_the_figures() -> None:
     assert observed.state.triggers[0].message == (
         "in 4 of the last 5 samples, 30 ms in all; at this one: "
         "NUMA node 1 below AtomicReserve with a margin of 10 %: "
-        "Normal usable 400 pages (1.6 MiB), line 550 pages (2.1 MiB), uncertain by 48 pages; "
+        "Normal usable 400 pages (1.6 MiB), line 550 pages (2.1 MiB), min 1000 pages (3.9 MiB), uncertain by 48 pages; "
         "NUMA node 0 above AtomicReserve with a margin of 10 %: "
-        "Normal usable 9000 pages (35.2 MiB), line 550 pages (2.1 MiB), uncertain by 48 pages"
+        "Normal usable 9000 pages (35.2 MiB), line 550 pages (2.1 MiB), min 1000 pages (3.9 MiB), uncertain by 48 pages"
     )
     scarce = Run((memory_trigger(),))
     scarce.see(FREE, memory=memory(400, 1000, 50), times=3)
