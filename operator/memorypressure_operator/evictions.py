@@ -7,7 +7,7 @@ are on it too: they have a limit of their own, the kills that the ledger counts.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -169,13 +169,17 @@ def decode(text: str | None) -> EvictionLog:
         if digest != _digest(body):
             raise RecordError(f"data.{KEY}.digest: does not match: the record was edited; {remedy}")
         records = body["records"]
-        return EvictionLog(
-            tuple(Record(float(r[0]), *map(str, r[1:4]), bool(r[4]), *map(str, r[5:6])) for r in records)
-        )
+        return EvictionLog(tuple(map(_record, records)))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         if isinstance(error, RecordError):
             raise
         raise RecordError(f"data.{KEY}: is not understood ({error!r}); {remedy}") from None
+
+
+def _record(row: Sequence[Any]) -> Record:
+    """A record without the pod's name is one of an earlier version."""
+    name = str(row[5]) if len(row) > 5 else ""
+    return Record(float(row[0]), str(row[1]), str(row[2]), str(row[3]), bool(row[4]), name)
 
 
 def _digest(body: Mapping[str, Any]) -> str:

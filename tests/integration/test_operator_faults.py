@@ -192,6 +192,30 @@ def test_without_the_kinds_it_ends_once_and_waits_for_them_in_its_next_life(own_
     assert again.stop() == 0
 
 
+def test_kinds_that_are_deleted_while_it_runs_are_named_and_what_went_with_them_is_made_again(own_lab: Lab) -> None:
+    install_crds(own_lab)
+    node = bare_node(own_lab, "kept")
+    operator = own_lab.running("--unready-seconds", "1")
+    own_lab.policy("kept")
+    agent = own_lab.agent(node)
+    wait_for(lambda: own_lab.allowed(agent) == 1, "an allowance")
+    kinds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    for kind in ("nodememorystates", "nodememoryplans"):
+        own_lab.admin.must("DELETE", f"{kinds}/{kind}.memorypressure.dev")
+    for kind in ("nodememorystates", "nodememoryplans"):
+        text = f"WATCH {kind} fails for"
+        wait_for(lambda text=text: text in str(operator.probe("/readyz")[1]["not_ready"]), "the probe names it")
+    assert operator.probe("/healthz")[0] == 200
+    install_crds(own_lab)
+    wait_for(lambda: own_lab.state(node) and own_lab.plan(node), "state and plan are made again")
+    operator.ready()
+    agent.beat += 1  # as the node does that sees its allowance taken back
+    agent.report()
+    wait_for(lambda: own_lab.allowed(agent) == 1, "it is armed again")
+    own_lab.admin.must("DELETE", f"{GROUP}/memorypressurepolicies/own-kept")
+    assert operator.stop() == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "expected"),
     [
