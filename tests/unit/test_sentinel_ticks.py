@@ -1,5 +1,6 @@
 """Rounds of gates alone: what the sampler knows after them is what it would know if each had been a whole round."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +11,15 @@ from hypothesis import strategies as st
 from support.samplerbench import MS, SECOND, Bench
 
 from memorypressure.sampling import LONGEST_NS, Drains, NodeDrain, assumed_rate, next_period_ns
-from memorypressure.zone_values import Line
+from memorypressure.signals import Absent, Unknown
+from memorypressure.zone_values import Line, ZoneInfo
 from memorypressure_agent.host.flight_reader import rings
 from memorypressure_agent.host.journal_reader import JournalReader
 from memorypressure_agent.host.sources import first_count
 from memorypressure_agent.sentinel.clocks import Waits
 from memorypressure_agent.sentinel.readings import SLOW_WATCHING_NS
 from memorypressure_agent.sentinel.ticks import Gate, Ticks
+from memorypressure_tools.floodplayer import Reading
 
 
 @pytest.fixture
@@ -62,6 +65,30 @@ def test_a_faster_loss_than_any_before_shortens_the_period_at_once(bench: Bench)
     for _ in range(10):
         assert bench.round(10, 90_000) > 500 * MS
     assert bench.round(10, 50_000) < 20 * MS, "4 million pages a second, 30,000 left to the gate"
+
+
+@pytest.mark.parametrize("free_pages", [9_000, 11_000, 20_000, 32_000, 60_000])
+def test_zoneinfo_is_read_once_a_second_whatever_the_period_behind_shut_gates(
+    bench: Bench, free_pages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late_ns, read, at = MS // 10, bench.readings._full, []
+
+    def full(now_ns: int, *, clear_lines: bool) -> ZoneInfo | Absent | Unknown:
+        at.append(now_ns)
+        return read(now_ns, clear_lines=clear_lines)
+
+    def sleep(seconds: float) -> None:
+        bench.now += round(seconds * SECOND) + late_ns
+
+    monkeypatch.setattr(bench.readings, "_full", full)
+    bench.machine.show(Reading(0.0, free_pages, 0, 634))
+    waits, began = Waits(bench.clock, bench.clock, sleep, woke_ns=bench.now), bench.now
+    while bench.now < began + 20 * SECOND:
+        period = bench.sampler.round(waits)
+        sleep((waits.woke_ns + period - bench.now) / SECOND)
+        waits.woke_ns = bench.now
+    assert max(later - before for before, later in itertools.pairwise(at)) <= SECOND + late_ns
+    assert len(at) <= 22
 
 
 def test_orders_with_other_lines_between_two_ticks_are_followed_from_a_full_reading_on(bench: Bench) -> None:
@@ -172,7 +199,7 @@ def test_between_readings_the_loop_waits_by_the_clock_and_counts_how_late_it_wok
     ticks = Ticks()
     gate = Gate(0, os.open(file, os.O_RDONLY), 1000, 1_000_000)
     ticks.arm((gate,), (90_000,), 107 * SECOND - 40 * MS)
-    ticks.begin(107 * SECOND + 90 * MS, LONGEST_NS)
+    ticks.begin(107 * SECOND + 100 * MS, LONGEST_NS)
     assert ticks.run(107 * SECOND, 200 * SECOND, waits) is None
     os.close(gate.descriptor)
     assert ticks.period_ns == 44_500_000

@@ -20,6 +20,7 @@ from memorypressure.sampling import (
     assumed_rate,
     guarded_period_ns,
     headroom_pages,
+    least_period_ns,
     look_period_ns,
     memory_is_near,
     next_period_ns,
@@ -31,7 +32,7 @@ from memorypressure.signals import Absent, GateShut, MemInfo, Psi, Sample, Unkno
 from memorypressure.spec_values import AvailableMemory
 from memorypressure.zone_values import Line, ZoneInfo
 from memorypressure_agent.host.sources import HostSources
-from memorypressure_agent.sentinel.ticks import Gate, Tick, Ticks
+from memorypressure_agent.sentinel.ticks import SLACK_NS, Gate, Tick, Ticks
 
 FULL_EVERY_NS: Final = 1_000_000_000
 SLOW_EVERY_NS: Final = 1_000_000_000
@@ -41,7 +42,6 @@ SLOW_WATCHING_NS: Final = 100_000_000
 SLOW_WHILE_SHORT_NS: Final = 2_000_000_000
 """The same below a line that may kill, where nothing may be waited for; within the 3 s in which a reading counts."""
 _SECOND_NS: Final = 1_000_000_000
-_SLACK_NS: Final = 5_000_000  # a round that is due in less than this is due now
 
 OBSERVED_LINES: Final = ((Line.ATOMIC_RESERVE, 0), (Line.LOW, 0))
 """What is kept in sight without orders."""
@@ -137,9 +137,9 @@ class Readings:
         every = self._slow_every_ns(watching)
         if watching and isinstance(zones, ZoneInfo) and self._is_below_hard(zones):
             every = SLOW_WHILE_SHORT_NS
-        elif since_ns is not None and now - since_ns >= FULL_EVERY_NS - _SLACK_NS:
+        elif since_ns is not None and now - since_ns >= FULL_EVERY_NS - SLACK_NS:
             every //= 2  # with the full reading that is due, so that both are due together from then on
-        if fresh or self._slow_ns is None or now - self._slow_ns >= every - _SLACK_NS:
+        if fresh or self._slow_ns is None or now - self._slow_ns >= every - SLACK_NS:
             elapsed_ns = 0 if self._slow_ns is None else now - self._slow_ns
             self._slow_ns = now
             whole = self._sources.read_slow()
@@ -150,7 +150,7 @@ class Readings:
             found = Sample(now, zones, None, None, None)
         if self._armed and self._full_ns is not None:
             due_ns = min(self._full_ns + FULL_EVERY_NS, self._slow_ns + self._slow_every_ns(watching))
-            ticks.begin(due_ns - _SLACK_NS, SLOW_WATCHING_NS if self._memory_near else LONGEST_NS)
+            ticks.begin(due_ns, SLOW_WATCHING_NS if self._memory_near else LONGEST_NS)
         return found
 
     def charge(self, cost_ns: int, ticks: int = 0) -> None:
@@ -208,7 +208,8 @@ class Readings:
     def period_ns(self, *, watching: bool) -> int:
         """Nanoseconds from the last sample to the next.
 
-        Behind a shut gate the room is that to the gate, which a node cannot pass unseen; else that to the lines.
+        Behind a shut gate the room is that to the gate, which a node cannot pass unseen; else that to the lines. Where
+        gates are read until zones and memory are due, the last of these periods ends when they are.
         """
         info, now = self.info, self._now
         if info is None:
@@ -230,6 +231,8 @@ class Readings:
             hurry = Hurry.NONE
         self._hurried = hurry
         period = next_period_ns(self.drains, rooms, now, info.page_size_bytes, cost, watching=watching, hurry=hurry)
+        if self._armed:
+            period = max(min(period, self.ticks.latest_ns - now), least_period_ns(cost))
         return min(period, SLOW_WATCHING_NS) if self._memory_near else period
 
     def _is_guarded(self) -> bool:
@@ -263,7 +266,7 @@ class Readings:
         if self.info is None or self._full_ns is None or not self._gates or watching != self._gates_clear_lines:
             return None
         self._gate_open = False
-        if now - self._full_ns >= FULL_EVERY_NS - _SLACK_NS:
+        if now - self._full_ns >= FULL_EVERY_NS - SLACK_NS:
             return None
         free, rooms = [], []
         for node, threshold in self._gates:

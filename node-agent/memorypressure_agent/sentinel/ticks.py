@@ -15,6 +15,8 @@ from memorypressure_agent.sentinel.clocks import Waits
 
 TICKS_KEPT: Final = 16
 """At least the five of which a window is made."""
+SLACK_NS: Final = 5_000_000
+"""A round that is due in less than this is due now."""
 _SECOND_NS: Final = 1_000_000_000
 
 Tick = tuple[int, tuple[int, ...]]
@@ -40,6 +42,8 @@ class Ticks:
     def __init__(self) -> None:
         self._gates: tuple[tuple[int, int, int], ...] = ()
         self._until_ns = 0
+        self.latest_ns = 0
+        """When the next sample is due, whatever the room: no period is longer than until then."""
         self._longest_ns = LONGEST_NS
         self._recorded = 0
         self.nodes: tuple[int, ...] = ()
@@ -62,9 +66,9 @@ class Ticks:
         self._gates = tuple([(gate.descriptor, gate.threshold_pages, gate.pages_per_second) for gate in gates])
         self.last = now_ns, free_pages
 
-    def begin(self, until_ns: int, longest_ns: int) -> None:
-        """Lets the gates be read until then, when another sample is due, with no longer period than that."""
-        self._until_ns, self._longest_ns = until_ns, longest_ns
+    def begin(self, due_ns: int, longest_ns: int) -> None:
+        """Lets the gates be read until another sample is due, or nearly so, with no longer period than that."""
+        self.latest_ns, self._until_ns, self._longest_ns = due_ns, due_ns - SLACK_NS, longest_ns
 
     def end(self) -> None:
         """No reading until another `begin`: a sample is next."""
@@ -91,7 +95,7 @@ class Ticks:
         due. Without `waits`, and with `TICKS_KEPT` readings to be recorded, the caller waits. All of a wake-up is in
         this function: each further one that it called would be cold, too, and cost more than what it does.
         """
-        until_ns = min(until_ns, self._until_ns)
+        latest_ns, until_ns = self.latest_ns, min(until_ns, self._until_ns)
         gates, longest_ns = self._gates, self._longest_ns
         shortest_ns = min(least_period_ns(self.cost_ns), longest_ns)
         last_ns, before = self.last
@@ -118,7 +122,8 @@ class Ticks:
             last_ns, before = self.last = now_ns, found
             self.taken.append(self.last)
             self.count += 1
-            period_ns = max(period_ns, shortest_ns)
+            left_ns = latest_ns - now_ns
+            period_ns = max(min(period_ns, left_ns), shortest_ns)
             self.period_ns = period_ns
             if waits is None or self.count - self._recorded >= TICKS_KEPT:
                 return period_ns
