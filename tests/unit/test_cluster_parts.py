@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from memorypressure_tools import toolcache
 from memorypressure_tools.background import Background, RunsAlreadyError
 from memorypressure_tools.cluster import apicheck, cluster, loadimage
 from memorypressure_tools.cluster.__main__ import main
@@ -47,6 +48,15 @@ def test_a_number_that_cannot_be_is_refused_before_anything_starts(
     with pytest.raises(SystemExit, match="2"):
         verb(words)
     assert "is not a whole number from" in capsys.readouterr().err
+
+
+def test_what_several_programs_lack_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        toolcache, "missing", lambda _: {"etcd": "Go is not installed", "kubelet": "Go is not installed"}
+    )
+    monkeypatch.setattr(cluster.packages, "ensure", lambda _: None)
+    monkeypatch.setattr(cluster.image_build, "missing", list)
+    assert cluster.prepare() == ["Go is not installed; to build etcd, kubelet"]
 
 
 def test_an_image_archive_is_the_same_for_the_same_files_and_holds_them(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def _go_version(text: str) -> tuple[int, int]:
 def go_environment(family: Family) -> dict[str, str]:
     """The environment to build `family` in; raises ToolMissingError when there is no Go that can."""
     if shutil.which("go") is None:
-        raise ToolMissingError("Go is not installed (no `go` on PATH); needed: Go 1.21 or newer")
+        raise ToolMissingError("Go is not installed (no `go` on PATH); needed: Go 1.21 or newer (https://go.dev/dl)")
     environment = {key: value for key, value in os.environ.items() if key not in {"GOOS", "GOARCH", "GOFLAGS"}}
     environment |= {"CGO_ENABLED": "0", "GOWORK": "off"}
     local = subprocess.run(
@@ -155,7 +155,7 @@ def go_environment(family: Family) -> dict[str, str]:
     version = _go_version(local.stdout)
     if version < OLDEST_GO:
         said = (local.stdout or local.stderr).strip()
-        raise ToolMissingError(f"Go is too old ({said}); needed: Go 1.21 or newer")
+        raise ToolMissingError(f"Go is too old ({said}); needed: Go 1.21 or newer (https://go.dev/dl)")
     wanted = _go_version((family.directory / "go.mod").read_text(encoding="utf-8").replace("\ngo ", "\ngo"))
     if version < wanted:
         if os.environ.get("GOTOOLCHAIN") == "local":

@@ -67,7 +67,11 @@ class ClusterOptions:
 
 def prepare() -> list[str]:
     """Installs the Debian packages that are missing, as root; what this machine lacks then, one line each."""
-    lacking = [f"{name}: {why}" for name, why in toolcache.missing(TOOLS).items()]
+    missing = toolcache.missing(TOOLS)
+    lacking = [
+        f"{why}; to build {', '.join(name for name, each in missing.items() if each == why)}"
+        for why in dict.fromkeys(missing.values())
+    ]
     try:
         packages.ensure(PACKAGES)
     except toolcache.ToolMissingError as error:
