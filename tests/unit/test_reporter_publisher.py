@@ -592,6 +592,26 @@ def test_at_the_end_what_waits_is_written_without_waiting(node: Node) -> None:
     assert node.publisher._pace.failures == 1
 
 
+@pytest.mark.parametrize("last_words", [True, False])
+def test_at_the_end_of_both_processes_the_kill_that_was_waited_for_is_waited_for(node: Node, last_words: bool) -> None:
+    calm(node)
+    wanted, began = [node.act(mode="Enforce")], node.clock.now
+    node.publisher.finish()
+    assert node.clock.now == began, "no kill is under way"
+    node.journal.write_decision({"kind": "decision", "action": "Kill", "mode": "Enforce", "actionNumber": 2})
+
+    def sleep(seconds: float) -> None:
+        node.clock.advance(seconds)
+        if last_words and len(wanted) == 1:
+            wanted.append(node.act(mode="Enforce", result="Incomplete"))
+
+    node.clock.sleep = sleep  # type: ignore[attr-defined]
+    node.publisher.finish()
+    assert node.told() == wanted
+    assert len(wanted) == 1 + last_words
+    assert node.clock.now - began == pytest.approx(0.1 if last_words else 2.0, abs=0.11)
+
+
 def test_a_round_that_is_stuck_makes_the_process_dead_and_a_broken_api_server_does_not(node: Node) -> None:
     node.client.refuse_patches = AWAY
     node.sentinel()

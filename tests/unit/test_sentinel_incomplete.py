@@ -10,6 +10,7 @@ from support.cgrouptree import MIB, Memory
 from support.samplerbench import BELOW_RESERVE_PAGES, BOOT, UID, Bench
 
 from memorypressure.ladder import Outcome, OutcomeKind
+from memorypressure.reasons import Reason
 from memorypressure_agent.host.journal import Journal
 
 BIG, SMALL = "c0de01", "c0de02"
@@ -158,6 +159,33 @@ def test_its_pod_may_be_killed_then_under_the_same_permit(uncounted: Bench, told
     pressed(uncounted)
     assert uncounted.tree.killed() == {BIG, SMALL}
     assert told == [NEVER_WRITTEN]
+
+
+def test_a_sentinel_that_is_stopped_tells_of_the_kill_that_it_waits_for_and_the_next_one_waits_in_silence(
+    bench: Bench, ended: list[tuple[str, str]]
+) -> None:
+    pressed(bench)
+    bench.sampler.stop()
+    assert ended == [("Incomplete", "the sentinel was stopped before its cgroup was empty")]
+    bench.sampler.take_journal(bench.journal)
+    pressed(bench)
+    assert bench.reason is Reason.WAITING_FOR_VICTIM
+    waited(bench)
+    assert bench.sampler.state.ladder.kill is None
+    assert len(ended) == 1
+
+
+def test_what_became_of_a_kill_is_told_as_well_when_the_sentinel_stops_in_the_same_moment(
+    bench: Bench, ended: list[tuple[str, str]]
+) -> None:
+    pressed(bench)
+    emptied(bench, BIG, SMALL)
+    bench.helper._turn()
+    bench.sampler.stop()
+    ((result, outcome),) = ended
+    assert (result, outcome[:20]) == ("Success", "its cgroup was empty")
+    bench.sampler.stop()
+    assert len(ended) == 1
 
 
 def test_the_late_end_of_an_earlier_kill_is_no_end_of_this_one(bench: Bench, ended: list[tuple[str, str]]) -> None:

@@ -30,6 +30,8 @@ STUCK_SECONDS: Final = 60.0
 """A round that has not ended for so long is stuck: one call takes 15 s at most."""
 OUT_OF_TOUCH_SECONDS: Final = 120.0
 FINISH_SECONDS: Final = 5.0
+LAST_RECORD_SECONDS: Final = 2.0
+"""A sentinel that waits for a victim looks at signals every 0.2 s at least."""
 
 _MAY_BE_ANOTHER: Final = (409, 422)
 """What a server answers when a patch's test fails: 422; 409 if the object changes too fast for it."""
@@ -66,6 +68,8 @@ class Publisher(threading.Thread):
         self._beat: tuple[str, int] | None = None
         self._beat_seconds = 0.0
         self._seeded = False
+        self._kill_under_way = False
+        """The journal tells of a kill, and not yet of its end."""
         self._conditions: tuple[Condition, ...] = ()
         self._written_key: tuple[object, ...] | None = None
         self._written_beat: tuple[str, int] | None = None
@@ -162,7 +166,10 @@ class Publisher(threading.Thread):
 
     def _remember(self, sequence: int, record: Mapping[str, Any]) -> None:
         kind = record.get("kind")
+        if record.get("action") and record.get("mode") == "Enforce":  # a decision
+            self._kill_under_way = True
         if kind == "action":
+            self._kill_under_way = False
             message = ". ".join(str(text) for text in (record.get("message"), record.get("outcome")) if text)
             history, entry = self._actions, report.action_entry(record.get("record"), message)
         elif kind == "episode":
@@ -182,12 +189,20 @@ class Publisher(threading.Thread):
         self._problem = problem
 
     def finish(self) -> None:
-        """Reports what waits, at once: when the pod goes, its journal goes too. Gives up at the first failure."""
-        self.read()
-        end = time.monotonic() + FINISH_SECONDS
-        while self._actions.unreported + self._episodes.unreported and time.monotonic() < end:
-            if not self.write(at_once=True):
+        """Reports what waits, at once: when the pod goes, its journal goes too. Gives up at the first failure.
+
+        A sentinel that is stopped now as well tells of a kill under way as it ends; so long that is waited for.
+        """
+        began = time.monotonic()
+        while (waited_seconds := time.monotonic() - began) < FINISH_SECONDS:
+            self.read()
+            if self._actions.unreported + self._episodes.unreported:
+                if not self.write(at_once=True):
+                    return
+            elif not self._kill_under_way or waited_seconds >= LAST_RECORD_SECONDS:
                 return
+            else:
+                time.sleep(LAST_RECORD_SECONDS / 20)
 
     def write(self, *, at_once: bool = False) -> bool:
         """Writes the status if that is due, or `at_once`; whether it was written."""

@@ -122,8 +122,21 @@ class Kills:
 
     def see(self, state: LadderState, outcomes: tuple[Outcome, ...]) -> None:
         """Records the end of the kill under way once the ladder waits for it no longer."""
-        if self._pending is not None and state.kill is None:
-            self._recorder.kill_ended(self._pending, outcomes, counted=self._counted(self._pending))
+        if state.kill is None:
+            self._tell(outcomes, "the wait for its cgroup to be empty has ended")
+
+    def stop(self, state: LadderState) -> None:
+        """Records the kill under way as far as it is known: its journal may go with the pod.
+
+        A process that continues the journal waits for it all the same (`LadderState.kill`), and tells nothing more.
+        """
+        if self._pending is not None:
+            self._tell(self.outcomes(), "the sentinel was stopped before its cgroup was empty")
+            self._put_down(state)
+
+    def _tell(self, outcomes: tuple[Outcome, ...], not_seen: str) -> None:
+        if self._pending is not None:
+            self._recorder.kill_ended(self._pending, outcomes, not_seen, counted=self._counted(self._pending))
             self._pending = None
 
     def _counted(self, pending: dict[str, Any]) -> bool:
@@ -133,9 +146,7 @@ class Kills:
     def keep(self, state: LadderState, decision: Decision, policy: str) -> None:
         """Puts what must outlive this process into the journal if it changed; before a kill, with the kill in it."""
         journal = self._journal
-        if journal is None:
-            return
-        if decision.acts and decision.victim is not None:
+        if journal is not None and decision.acts and decision.victim is not None:
             uid = decision.victim.pod.uid
             self._pending = {
                 "number": decision.action_number,
@@ -149,6 +160,9 @@ class Kills:
             }
             self._killed = (*[other for other in self._killed if other != uid], uid)[-MOST_KILLED_KEPT:]
             self._least_ceiling = journal.grants.ceiling_seen
+        self._put_down(state)
+
+    def _put_down(self, state: LadderState) -> None:
         kept = {
             "ladder": ladder.durable(state),
             "pending": self._pending,
@@ -156,8 +170,8 @@ class Kills:
             "killed": list(self._killed),
             "killedCeiling": self._least_ceiling,
         }
-        if kept != self._kept_state:
-            journal.write_state(kept)
+        if self._journal is not None and kept != self._kept_state:
+            self._journal.write_state(kept)
             self._kept_state = kept
 
     def kill(self, decision: Decision, sampled_ns: int) -> None:

@@ -50,8 +50,10 @@ class Recorder:
                 self._shadow(decision, policy)
         self._record_episode(result, policy)
 
-    def kill_ended(self, pending: dict[str, Any], outcomes: tuple[Outcome, ...], *, counted: bool) -> None:
-        """Records how the kill ended, also one that an earlier process began.
+    def kill_ended(
+        self, pending: dict[str, Any], outcomes: tuple[Outcome, ...], not_seen: str, *, counted: bool
+    ) -> None:
+        """Records how the kill ended, also one that an earlier process began; `not_seen`: why no end of it was seen.
 
         `counted`: it stands in the journal's count, which is raised right before `cgroup.kill` is written. What was
         counted and did not fail was done: a SIGKILL cannot be taken back, however long its processes take to end.
@@ -64,7 +66,7 @@ class Recorder:
         elif not counted:  # a pod that went by itself, too
             result, message = ActionResult.FAILED, "the sentinel that decided it ended before cgroup.kill was written"
         elif last is None:
-            result, message = ActionResult.INCOMPLETE, "the wait for its cgroup to be empty has ended"
+            result, message = ActionResult.INCOMPLETE, not_seen
         elif end.failures:
             result, message = ActionResult.INCOMPLETE, f"{last.message}; not killed: {', '.join(end.failures)}"
         else:

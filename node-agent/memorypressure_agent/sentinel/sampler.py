@@ -171,6 +171,11 @@ class Sampler:
             self.put_down_ticks()
         return period
 
+    def stop(self) -> None:
+        """Puts down what only this process knows: the last readings, and the kill that is waited for."""
+        self.put_down_ticks()
+        self.kills.stop(self.state.ladder)
+
     def put_down_ticks(self) -> None:
         """Records the readings of the last ticks, and charges what they cost; all in one go.
 

@@ -127,9 +127,9 @@ class Service:
                 self._settle()
             if not self._stopping:
                 self._pause(period)
+        sampler.stop()
         helper.log("Stopped", "stopped by a signal; the journal keeps what the next sentinel must know")
         helper.stop()
-        sampler.put_down_ticks()
         if sampler.journal is not None:
             sampler.journal.close()
         return EXIT_OK
