@@ -5,6 +5,7 @@ not reach the condition is void, counted and shown: the next round has another o
 """
 
 import json
+import re
 import threading
 import time
 from collections import Counter
@@ -43,6 +44,10 @@ pytestmark = pytest.mark.e2e
 LOOK_SECONDS = 5.0
 UNSEEN = (GuestError, ApiError, urllib3.exceptions.HTTPError, OSError, ValueError, LookupError)
 """Of a look: the node thrashes, or what is looked at is being replaced. The next look will do."""
+MEMORY = "^(VmRSS|RssAnon|RssFile|RssShmem):"
+"""Lines of /proc/PID/status, in this order: all that is resident, and its three kinds, in KiB."""
+Seen = tuple[int, tuple[int, ...], int]
+"""A process: its id, those figures, its descriptors."""
 WRONG = (Outcome.WRONG_VICTIM, Outcome.KILL_WITHOUT_CONDITION)
 
 
@@ -64,7 +69,7 @@ class Figures:
             with suppress(*UNSEEN):
                 self._add("operator", *self._operator())
 
-    def _operator(self) -> tuple[int, int, int]:
+    def _operator(self) -> Seen:
         cluster = self._lab.cluster
         if cluster.options.nodes == 2:
             return _in_a_node(cluster.nodes["node-2"], cluster.pods("operator")[0], "operator")
@@ -72,9 +77,10 @@ class Figures:
             raise LookupError("the operator is being restarted")
         return _here(cluster.operator.pid)
 
-    def _add(self, part: str, pid: int, kib: int, descriptors: int) -> None:
+    def _add(self, part: str, pid: int, memory: tuple[int, ...], descriptors: int) -> None:
         self.looks[part] += 1
-        add_row(self.lives, part, pid, (time.monotonic() - self._began, kib, descriptors))
+        kib, *kinds = memory
+        add_row(self.lives, part, pid, (time.monotonic() - self._began, kib, descriptors), tuple(kinds))
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -85,24 +91,24 @@ class Figures:
         self._thread.join(60)
 
 
-def _in_a_node(node: Node, pod: dict[str, Any], container: str) -> tuple[int, int, int]:
+def _in_a_node(node: Node, pod: dict[str, Any], container: str) -> Seen:
     path = container_cgroups(pod)[container]
     # The sentinel holds seven of each candidate's container: their number follows the load, not the time. One that
     # leads to a cgroup that is gone counts, and so does a second one to the same file.
     script = f"""
         pid=$(sort -n {path}/cgroup.procs | head -n 1); echo $pid
-        grep VmRSS /proc/$pid/status | tr -dc 0-9; echo
+        grep -E '{MEMORY}' /proc/$pid/status | tr -s '\t ' ' ' | cut -d' ' -f2 | tr '\n' ' '; echo
         files=$(ls -l /proc/$pid/fd | sed -n "s/.* -> //p"); echo "$files" | wc -l
         echo "$files" | sort -u | while read -r file; do
             case $file in */pod*/*) if [ -e "/proc/$pid/root$file" ]; then echo; fi ;; esac; done | wc -l"""
-    pid, kib, descriptors, of_candidates = node.shell.run(script, seconds=10).split()
-    return int(pid), int(kib), int(descriptors) - int(of_candidates)
+    pid, *memory, descriptors, of_candidates = map(int, node.shell.run(script, seconds=10).split())
+    return pid, tuple(memory), descriptors - of_candidates
 
 
-def _here(pid: int) -> tuple[int, int, int]:
+def _here(pid: int) -> Seen:
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    (kib,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")]
-    return pid, kib, len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    memory = tuple(int(line.split()[1]) for line in status.splitlines() if re.match(MEMORY, line))
+    return pid, memory, len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 class Soak:
@@ -223,7 +229,9 @@ def test_memory_and_descriptors_stay_flat_and_nobody_is_killed_but_by_a_flood(
             soak.wrong.append(f"the kernel saw {soak.kills} kills, the node told {len(watch.kills())}")
     lab.cluster.plane.kubectl("delete", "mpp", "soak")
     document = {"seed": seed, "seconds": seconds, "steps": soak.rows}
-    document["lives"] = [{"part": life.part, "pid": life.pid, "rows": life.rows} for life in figures.lives]
+    document["lives"] = [
+        {"part": life.part, "pid": life.pid, "rows": life.rows, "kinds": life.kinds} for life in figures.lives
+    ]
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"soak-{seed}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     lab.cluster.say(_table(figures.lives))

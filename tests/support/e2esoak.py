@@ -75,6 +75,8 @@ class Life:
     part: str
     pid: int
     rows: list[tuple[float, int, int]] = field(default_factory=list)
+    #: of each row's KiB: anonymous, of files, of tmpfs
+    kinds: list[tuple[int, ...]] = field(default_factory=list)
 
     def judged(self) -> list[tuple[float, int, int]]:
         """The rows after the warm-up; empty for a life that is too short to say anything."""
@@ -93,13 +95,14 @@ class Life:
         return kib[1] - kib[0], descriptors[1] - descriptors[0]
 
 
-def add_row(lives: list[Life], part: str, pid: int, row: tuple[float, int, int]) -> None:
+def add_row(lives: list[Life], part: str, pid: int, row: tuple[float, int, int], kinds: tuple[int, ...] = ()) -> None:
     """Puts what was seen of a process to its life, or begins one."""
     life = next((each for each in lives if (each.part, each.pid) == (part, pid)), None)
     if life is None:
         life = Life(part, pid)
         lives.append(life)
     life.rows.append(row)
+    life.kinds.append(kinds)
 
 
 def not_flat(lives: Sequence[Life]) -> list[str]:

@@ -280,6 +280,12 @@ def test_the_steps_of_an_enforced_run_are_those_after_its_kill() -> None:
     assert [at for _, at in demo.timings(enforced_document())] == seen
 
 
+def test_a_taint_that_was_not_seen_to_be_lifted_is_not_one_that_was_none_before() -> None:
+    document = enforced_document()
+    document["changes"] = [each for each in document["changes"] if each["at"] < 70]
+    assert dict(demo.timings(document))["taint lifted"] is None
+
+
 def test_a_run_in_which_nothing_was_killed_shows_what_was_not_seen() -> None:
     document = {"changes": [{"at": -9.0, "what": "pod hog-1", "now": "Pending"}], "deaths": []}
     assert {at for _, at in demo.timings(document)} == {None}

@@ -161,7 +161,8 @@ def timings(document: dict[str, Any]) -> list[tuple[str, float | None]]:
         return None
 
     tainted = seen("taint", TAINT)
-    lifted = [c["at"] for c in document["changes"] if c["what"] == "taint" and c["now"] == "none" and tainted]
+    untainted = [each["at"] for each in document["changes"] if each["what"] == "taint" and each["now"] == "none"]
+    lifted = [at for at in untainted if tainted is not None and at > tainted]
     victim = f"pod {_killed_pod(document) or 'hog'}"
     death = next((each["at"] for each in document["deaths"] if each["pod"] == "hog"), None)
     return [
