@@ -172,7 +172,7 @@ class Soak:
         finally:
             end_load(lab.node.shell)
         result.save()
-        lab.keep(result)
+        lab.keep(result, passed=result.verdict.outcome not in WRONG)
         if result.verdict.outcome in WRONG:
             self.wrong.append(f"{result.verdict.outcome} in `{step}`: {result.verdict.why}")
         lab.cluster.wait_for("the taint to be lifted", lambda: lab.taints() == [], SLOW_SECONDS)

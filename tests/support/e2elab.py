@@ -58,8 +58,8 @@ class Lab:
         self.fresh_since = time.monotonic()
         self.used = False
         self.calm_since = time.monotonic() - CALM_SECONDS
-        #: floods since somebody took them, void ones too
-        self.results: list[Result] = []
+        #: floods since somebody took them, void ones too, with a verdict of their own where a test has several
+        self.results: list[tuple[Result, bool | None]] = []
         #: what was seen of the API since somebody took it, a line each
         self.story: list[str] = []
         cluster.say(f"the load waits on {NODE}: {', '.join(APPS)}; beside it {', '.join(self.innocents())}")
@@ -175,9 +175,12 @@ class Lab:
         self.used = True
         time.sleep(max(0.0, self.fresh_since + age_seconds - time.monotonic()))
 
-    def keep(self, result: Result) -> None:
-        """Puts a flood to the session's; the node is calm from when it told so after a kill, else the flood's end."""
-        self.results.append(result)
+    def keep(self, result: Result, *, passed: bool | None = None) -> None:
+        """Puts a flood to the session's; the node is calm from when it told so after a kill, else the flood's end.
+
+        `passed`: whether it did; without, that is the test's own outcome.
+        """
+        self.results.append((result, passed))
         killed_at = result.document["killed_at"]
         if killed_at is None:
             return

@@ -31,9 +31,9 @@ class Runs:
 
     rows: list[Row] = field(default_factory=list)
 
-    def add(self, results: Iterable[Result], *, passed: bool) -> None:
-        """The floods of a test that has ended."""
-        self.rows += [_row(each, passed=passed) for each in results]
+    def add(self, results: Iterable[tuple[Result, bool | None]], *, passed: bool) -> None:
+        """The floods of a test that has ended; one without a verdict of its own has the test's."""
+        self.rows += [_row(each, passed=passed if own is None else own) for each, own in results]
 
     def table(self) -> str:
         """A line for each flood, medians of the valid ones, and how many of them passed."""

@@ -170,7 +170,9 @@ def test_a_restarted_process_begins_a_life_of_its_own() -> None:
     assert [(life.pid, len(life.rows)) for life in lives] == [(1, 2), (2, 1)]
 
 
-def _flood(outcome: Outcome, *, killed_at: float | None = None) -> Result:
+def _flood(
+    outcome: Outcome, *, killed_at: float | None = None, passed: bool | None = None
+) -> tuple[Result, bool | None]:
     document: Object = {"began": "2026-11-26T00:00:00Z", "changes": [], "deaths": [], "killed_at": killed_at}
     if killed_at is not None:
         document |= {"line_crossed_at": killed_at - 0.2, "half_back_seconds": 0.3}
@@ -178,7 +180,7 @@ def _flood(outcome: Outcome, *, killed_at: float | None = None) -> Result:
             {"at": killed_at - 5, "what": "event Killed Pod/hog-of-an-earlier-run", "now": "exit code 137"},
             {"at": killed_at + 2, "what": "event Killed Pod/hog-a-b", "now": "exit code 137"},
         ]
-    return Result(scenario=Scenario(name="drained"), verdict=Verdict(outcome, "why"), document=document)
+    return Result(scenario=Scenario(name="drained"), verdict=Verdict(outcome, "why"), document=document), passed
 
 
 def test_a_sessions_floods_are_counted_with_the_void_ones_and_the_failed_ones() -> None:
@@ -195,6 +197,14 @@ def test_a_sessions_floods_are_counted_with_the_void_ones_and_the_failed_ones() 
     assert medians.split()[4:8] == ["200", "ms", "0.30", "s"]
     assert count == "3 valid, 1 void; of the valid ones 1 passed"
     assert head.split()[-1] == "result"
+
+
+def test_a_flood_with_a_verdict_of_its_own_has_it_whatever_became_of_its_test() -> None:
+    runs = Runs()
+    floods = [_flood(Outcome.KILLED, killed_at=1.0, passed=True), _flood(Outcome.WRONG_VICTIM, passed=False)]
+    runs.add(floods, passed=False)
+    runs.add(floods, passed=True)
+    assert [row.passed for row in runs.rows] == [True, False] * 2
 
 
 def test_a_table_without_a_valid_flood_says_so() -> None:
