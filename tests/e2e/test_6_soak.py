@@ -28,7 +28,7 @@ from support.e2efaults import (
 )
 from support.e2elab import APPS, HOG_MIB, NODE, SLOW_SECONDS, Lab
 from support.e2esettings import DEFAULT_SOAK, Settings
-from support.e2esoak import Life, Step, add_row, not_flat, seconds_of, steps
+from support.e2esoak import Life, Look, Step, add_look, not_flat, seconds_of, steps
 
 from memorypressure_tools.apiclient import ApiError
 from memorypressure_tools.cluster.node import Node
@@ -44,8 +44,8 @@ pytestmark = pytest.mark.e2e
 LOOK_SECONDS = 5.0
 UNSEEN = (GuestError, ApiError, urllib3.exceptions.HTTPError, OSError, ValueError, LookupError)
 """Of a look: the node thrashes, or what is looked at is being replaced. The next look will do."""
-MEMORY = "^(VmRSS|RssAnon|RssFile|RssShmem):"
-"""Lines of /proc/PID/status, in this order: all that is resident, and its three kinds, in KiB."""
+MEMORY = "^(RssAnon|RssFile|RssShmem):"
+"""Lines of /proc/PID/status, in this order: what is resident of each kind, in KiB."""
 Seen = tuple[int, tuple[int, ...], int]
 """A process: its id, those figures, its descriptors."""
 WRONG = (Outcome.WRONG_VICTIM, Outcome.KILL_WITHOUT_CONDITION)
@@ -79,8 +79,9 @@ class Figures:
 
     def _add(self, part: str, pid: int, memory: tuple[int, ...], descriptors: int) -> None:
         self.looks[part] += 1
-        kib, *kinds = memory
-        add_row(self.lives, part, pid, (time.monotonic() - self._began, kib, descriptors), tuple(kinds))
+        anonymous, file, shmem = memory
+        look = Look(round(time.monotonic() - self._began, 1), anonymous + shmem, file, descriptors)
+        add_look(self.lives, part, pid, look)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -198,12 +199,13 @@ def _scenario(step: Step) -> Scenario:
 
 
 def _table(lives: list[Life]) -> str:
-    lines = ["part        pid   seconds  looks  KiB first..last third  descriptors"]
+    """Own memory, pages of files, descriptors at the end, each with what the last third has more than the first."""
+    lines = ["part          pid  seconds  looks       own KiB            files' KiB        descriptors"]
     for life in lives:
-        growth = life.growth()
-        grown = f"{growth[0]:+.0f} KiB, {growth[1]:+.0f}" if growth else "too short to be judged"
-        seconds = life.rows[-1][0] - life.rows[0][0]
-        lines.append(f"{life.part:10} {life.pid:6} {seconds:8.0f} {len(life.rows):6}  {life.rows[-1][1]} KiB: {grown}")
+        growth, last = life.growth(), life.looks[-1]
+        more = [f"{each:+d}" for each in growth[1:]] if growth else ["?", "?", "?"]  # too short to be judged
+        cells = "  ".join(f"{value:6} ({each:>6})" for value, each in zip(last[1:], more, strict=True))
+        lines.append(f"{life.part:10} {life.pid:6} {last.at - life.looks[0].at:8.0f} {len(life.looks):6}  {cells}")
     return "\n".join(lines)
 
 
@@ -229,9 +231,7 @@ def test_memory_and_descriptors_stay_flat_and_nobody_is_killed_but_by_a_flood(
             soak.wrong.append(f"the kernel saw {soak.kills} kills, the node told {len(watch.kills())}")
     lab.cluster.plane.kubectl("delete", "mpp", "soak")
     document = {"seed": seed, "seconds": seconds, "steps": soak.rows}
-    document["lives"] = [
-        {"part": life.part, "pid": life.pid, "rows": life.rows, "kinds": life.kinds} for life in figures.lives
-    ]
+    document["lives"] = [{"part": life.part, "pid": life.pid, "looks": life.looks} for life in figures.lives]
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"soak-{seed}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     lab.cluster.say(_table(figures.lives))

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Final
+from typing import Final, NamedTuple
 
 OURS: Final = ("sentinel", "reporter", "operator")
 """Processes whose memory and descriptors are watched."""
@@ -16,7 +16,8 @@ WARM_UP_SECONDS: Final = 45.0
 SHORTEST_LIFE_SECONDS: Final = 60.0
 """After the warm-up; a shorter life says nothing."""
 MOST_GROWTH_KIB: Final = {"sentinel": 512, "reporter": 2048, "operator": 6144}
-"""From the first to the last third of a life: a leak of one report or one event grows by more within minutes."""
+"""Of a process's own memory, from the first to the last third of a life: a leak of one report or one event grows by
+more within minutes."""
 MOST_MORE_DESCRIPTORS: Final = 4
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600}
 
@@ -68,41 +69,53 @@ def steps(seed: int) -> Iterator[Step]:
         yield from [*made, Step("restart", target=ours)]
 
 
+class Look(NamedTuple):
+    """What a process had at one time: seconds since the soak began, KiB, descriptors.
+
+    Its own memory is anonymous or tmpfs (RssAnon, RssShmem). Pages of files are the page cache's: how many of a
+    program's are mapped changes with what the cache holds when one is asked for (mm/filemap.c, filemap_map_pages).
+    """
+
+    at: float
+    own_kib: int
+    file_kib: int
+    descriptors: int
+
+
 @dataclass(slots=True)
 class Life:
-    """What one process of ours used, from one look to the next: seconds since the soak began, KiB, descriptors."""
+    """What one process of ours used, from one look to the next."""
 
     part: str
     pid: int
-    rows: list[tuple[float, int, int]] = field(default_factory=list)
-    #: of each row's KiB: anonymous, of files, of tmpfs
-    kinds: list[tuple[int, ...]] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
 
-    def judged(self) -> list[tuple[float, int, int]]:
-        """The rows after the warm-up; empty for a life that is too short to say anything."""
-        rows = [row for row in self.rows if row[0] >= self.rows[0][0] + WARM_UP_SECONDS] if self.rows else []
-        enough = len(rows) >= 6 and rows[-1][0] - rows[0][0] >= SHORTEST_LIFE_SECONDS
-        return rows if enough else []
+    def judged(self) -> list[Look]:
+        """The looks after the warm-up; empty for a life that is too short to say anything."""
+        looks = [look for look in self.looks if look.at >= self.looks[0].at + WARM_UP_SECONDS]
+        enough = len(looks) >= 6 and looks[-1].at - looks[0].at >= SHORTEST_LIFE_SECONDS
+        return looks if enough else []
 
-    def growth(self) -> tuple[float, float] | None:
-        """KiB and descriptors that the last third has more than the first, by medians; None for a short life."""
-        rows = self.judged()
-        if not rows:
+    def growth(self) -> Look | None:
+        """What the last third has more than the first, by medians; None for a short life."""
+        looks = self.judged()
+        if not looks:
             return None
-        third = max(2, len(rows) // 3)
-        first, last = rows[:third], rows[-third:]
-        kib, descriptors = ([median(row[i] for row in part) for part in (first, last)] for i in (1, 2))
-        return kib[1] - kib[0], descriptors[1] - descriptors[0]
+        third = max(2, len(looks) // 3)
+        first, last = (
+            [median(values) for values in zip(*part, strict=True)] for part in (looks[:third], looks[-third:])
+        )
+        at, *grown = (late - early for early, late in zip(first, last, strict=True))
+        return Look(at, *map(round, grown))
 
 
-def add_row(lives: list[Life], part: str, pid: int, row: tuple[float, int, int], kinds: tuple[int, ...] = ()) -> None:
+def add_look(lives: list[Life], part: str, pid: int, look: Look) -> None:
     """Puts what was seen of a process to its life, or begins one."""
     life = next((each for each in lives if (each.part, each.pid) == (part, pid)), None)
     if life is None:
         life = Life(part, pid)
         lives.append(life)
-    life.rows.append(row)
-    life.kinds.append(kinds)
+    life.looks.append(look)
 
 
 def not_flat(lives: Sequence[Life]) -> list[str]:
@@ -112,9 +125,9 @@ def not_flat(lives: Sequence[Life]) -> list[str]:
         grown = [(life, growth) for life in lives if life.part == part and (growth := life.growth()) is not None]
         if not grown:
             found.append(f"{part}: no life of {WARM_UP_SECONDS + SHORTEST_LIFE_SECONDS:.0f} s was seen")
-        for life, (kib, descriptors) in grown:
-            if kib > MOST_GROWTH_KIB[part]:
-                found.append(f"{part} (pid {life.pid}) grew by {kib:.0f} KiB, at most {MOST_GROWTH_KIB[part]}")
-            if descriptors > MOST_MORE_DESCRIPTORS:
-                found.append(f"{part} (pid {life.pid}) has {descriptors:.0f} more descriptors than at first")
+        for life, more in grown:
+            if more.own_kib > MOST_GROWTH_KIB[part]:
+                found.append(f"{part} (pid {life.pid}) grew by {more.own_kib} KiB, at most {MOST_GROWTH_KIB[part]}")
+            if more.descriptors > MOST_MORE_DESCRIPTORS:
+                found.append(f"{part} (pid {life.pid}) has {more.descriptors} more descriptors than at first")
     return found

@@ -8,7 +8,7 @@ from support.e2eaccounts import SLOW_END, GrantRow, broken_grants, kills_in, met
 from support.e2eepisode import changed, filling_policy
 from support.e2eruns import Runs
 from support.e2esettings import Settings
-from support.e2esoak import WARM_UP_SECONDS, Life, add_row, not_flat, seconds_of, steps
+from support.e2esoak import WARM_UP_SECONDS, Life, Look, add_look, not_flat, seconds_of, steps
 
 from memorypressure.spec import parse_policy
 from memorypressure_tools.flood.run import Result, Scenario
@@ -141,11 +141,16 @@ def test_the_soaks_steps_follow_from_the_seed_and_each_round_has_each_kind() -> 
 
 
 def _life(part: str, *, kib_a_minute: float = 0.0, descriptors_a_minute: float = 0.0, seconds: int = 300) -> Life:
-    rows = [
-        (float(at), round(12_000 + kib_a_minute * at / 60), round(9 + descriptors_a_minute * at / 60))
+    looks = [
+        Look(
+            float(at),
+            round(12_000 + kib_a_minute * at / 60),
+            9_000 + 10 * at,
+            round(9 + descriptors_a_minute * at / 60),
+        )
         for at in range(0, seconds, 5)
     ]
-    return Life(part, 1, rows)
+    return Life(part, 1, looks)
 
 
 def test_growth_and_short_lives_are_told_from_flat_ones() -> None:
@@ -159,15 +164,18 @@ def test_growth_and_short_lives_are_told_from_flat_ones() -> None:
 
 def test_what_a_process_takes_while_it_warms_up_does_not_count() -> None:
     life = _life("reporter")
-    life.rows[:8] = [(at, 1_000, 3) for at, _, _ in life.rows[:8]]
-    assert life.growth() == (0.0, 0.0)
+    life.looks[:8] = [look._replace(own_kib=1_000, descriptors=3) for look in life.looks[:8]]
+    grown = life.growth()
+    assert grown is not None
+    assert (grown.own_kib, grown.descriptors) == (0, 0)
+    assert grown.file_kib > 1_000, "pages of files are told"
 
 
 def test_a_restarted_process_begins_a_life_of_its_own() -> None:
     lives: list[Life] = []
     for pid in (1, 1, 2):
-        add_row(lives, "sentinel", pid, (0.0, 1, 1))
-    assert [(life.pid, len(life.rows)) for life in lives] == [(1, 2), (2, 1)]
+        add_look(lives, "sentinel", pid, Look(0.0, 1, 1, 1))
+    assert [(life.pid, len(life.looks)) for life in lives] == [(1, 2), (2, 1)]
 
 
 def _flood(
