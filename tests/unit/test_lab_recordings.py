@@ -2,7 +2,8 @@
 
 Each is a run of `make lab`: a flood without a killer (`none`), a control under our agent, (`hog-300`) a flood with
 enough memory, in which the reserve was never short, or (`busy`) six seconds of a control on a machine that had little
-time for it, up to the kill by the default's `drained` of that day. Read one by hand:
+time for it, up to the kill by the default's `drained` of that day. `control-zram_ours` is six seconds, too: below half
+of min for 48 ms, for which the default's line and time without its `takenBy` would kill. Read one by hand:
 
     zcat FILE | memorypressure-agent replay --policy crds/samples/default.yaml -
 """
