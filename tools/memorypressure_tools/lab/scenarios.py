@@ -169,7 +169,7 @@ FLOODS: Final = (
     ),
     Scenario(
         "flood-refill",
-        "the killed pod is restarted and fills up again: after two kills that did not help there is no third",
+        "the killed pod is restarted and fills up again: under one grant it is killed once",
         (STREAM, SINK, _hog(340, restarts=True)),
         sampled_seconds=60,
         flood_seconds=48,
