@@ -4,42 +4,19 @@ import itertools
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.journals import BOOT, with_ceiling
 
-from memorypressure.grants import Grant, NodeGrants, begin_beat, see_grant
+from memorypressure.grants import begin_beat
 from memorypressure_agent.host import journal_format as layout
 from memorypressure_agent.host.flight_format import AREA_BYTES
 from memorypressure_agent.host.journal import Journal, JournalLockedError
 from memorypressure_agent.host.journal_format import JournalError
 from memorypressure_agent.host.journal_reader import JournalReader
 
-BOOT = "11111111-2222-3333-4444-555555555555"
 OTHER_BOOT = "99999999-2222-3333-4444-555555555555"
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
-@pytest.fixture
-def journal(path: Path) -> Iterator[Journal]:
-    opened = Journal(str(path), BOOT)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def reader(path: Path) -> Iterator[JournalReader]:
-    with JournalReader(str(path)) as opened:
-        yield opened
-
-
-def with_ceiling(journal: Journal, ceiling: int) -> NodeGrants:
-    return see_grant(journal.grants, Grant(journal.incarnation, journal.grants.beat, ceiling, "plan", 1), 0)
 
 
 def reopened(journal: Journal) -> Journal:
