@@ -112,6 +112,10 @@ def test_in_a_control_every_kill_is_one_of_the_control_phase(run: Path) -> None:
     assert run_figures(run, SCENARIOS["control-pressure"])["control_phase_kills"] == 1
 
 
+def test_in_a_leak_which_has_to_be_ended_the_kill_that_ends_it_is_not_one_of_the_control_phase(run: Path) -> None:
+    assert run_figures(run, SCENARIOS["leak"])["control_phase_kills"] == 0
+
+
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [

@@ -132,6 +132,14 @@ def test_a_series_goes_on_where_it_stopped_and_a_cut_line_is_made_again(tmp_path
     assert Results(results.path).left(wanted) == wanted[3:]
 
 
+def test_the_time_left_is_that_of_what_the_runs_sample_and_of_what_runs_took_besides(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results.jsonl")
+    long, short = Cell("flood-refill", OURS, 1), Cell("flood", OURS, 1)
+    assert results.seconds_of([long]) == 80
+    results.add(result(short))  # 40 s, of which 26 are sampled
+    assert results.seconds_of([long, short]) == 60 + 26 + 2 * 14
+
+
 def test_runs_of_other_definitions_do_not_count(tmp_path: Path) -> None:
     wanted = list(cells(["flood"], ["none"], 1))
     results = Results(tmp_path / "results.jsonl")
@@ -213,15 +221,21 @@ def test_a_peer_that_is_better_in_one_figure_is_named() -> None:
     assert "worst stall" not in bar.measured.split("better:")[1]
 
 
-def test_we_are_better_than_every_peer_only_when_every_peer_was_measured() -> None:
-    peers = [
-        result(Cell("flood-zram", arm, 1), atomic_failures=9, worst_stall_ms=900) for arm in ("earlyoom", "nohang")
-    ]
-    ours = result(Cell("flood-zram", OURS, 1), atomic_failures=2, worst_stall_ms=100, kills=1)
-    for known, met in ((peers, True), (peers[:1], None)):
-        bar = next(each for each in bars([ours, *known]) if each.text.startswith("flood-zram: better"))
+def test_we_are_better_than_every_peer_only_when_every_peer_was_measured_often_enough() -> None:
+    def runs(arm: str, count: int, **figures: float) -> list[Result]:
+        return [result(Cell("flood-zram", arm, number), **figures) for number in range(1, count + 1)]
+
+    ours = runs(OURS, 3, atomic_failures=0, worst_stall_ms=100, kills=1)
+    first, second = (runs(arm, 3, atomic_failures=0, worst_stall_ms=900) for arm in ("earlyoom", "nohang"))
+    for known, met, said in (
+        ([*first, *second], True, "2 of 2 peers measured, 3 to 3 runs each"),
+        (first, None, "1 of 2 peers measured"),
+        ([*first, *second[:1]], None, "2 of 2 peers measured, 1 to 3 runs each"),
+        ([*first, *runs("nohang", 3, worst_stall_ms=100)], False, "better: nohang worst stall (ms) 100"),
+    ):
+        bar = next(each for each in bars([*ours, *known]) if each.text.startswith("flood-zram: better"))
         assert bar.met is met
-        assert f"{len(known)} of 2 peers measured" in bar.measured
+        assert said in bar.measured
 
 
 def test_the_report_shows_every_scenario_that_was_run_and_can_be_read_by_programs() -> None:
@@ -232,6 +246,16 @@ def test_the_report_shows_every_scenario_that_was_run_and_can_be_read_by_program
     content = json.loads(json.dumps(as_json(results, MACHINE)))
     assert content["medians"]["flood"][OURS]["atomic_failures"]["median"] == 2
     assert content["bars"][0]["met"] is True
+
+
+def test_the_report_tells_what_every_killer_costs_and_of_no_flood_where_there_is_none() -> None:
+    peer = result(Cell("flood", "nohang", 1), killer_cpu_percent=2.5, killer_rss_kib=19000)
+    text = markdown([*series(2, 300), peer, result(Cell("leak", OURS, 1), kills=1)], MACHINE, {})
+    killers = text.split("## What the killers cost")[1].split("## ")[0]
+    assert "| `nohang` | 1 | 0 | 2.50 | 19000 | 0 |" in killers
+    assert "`none`" not in killers
+    assert "before the flood" not in text.split("## leak:")[1].split("## ")[0]
+    assert "before the flood" in text.split("## flood:")[1].split("## ")[0]
 
 
 @pytest.mark.parametrize(

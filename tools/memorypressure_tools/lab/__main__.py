@@ -65,10 +65,10 @@ def _series(results: Results, given: argparse.Namespace) -> int:
     began = time.monotonic()
     while left := results.left(wanted):
         cell = left[0]
-        if given.at_most_seconds and time.monotonic() - began + results.seconds_a_run() > given.at_most_seconds:
+        if given.at_most_seconds and time.monotonic() - began + results.seconds_of([cell]) > given.at_most_seconds:
             print(f"lab: {len(left)} runs are left; the time is used up", flush=True)
             break
-        minutes = len(left) * results.seconds_a_run() / 60
+        minutes = results.seconds_of(left) / 60
         print(
             f"lab: run {len(wanted) - len(left) + 1} of {len(wanted)}, about {minutes:.0f} min left: "
             f"{cell.scenario} / {cell.arm} #{cell.number}",

@@ -122,5 +122,4 @@ _ARMS: Final = (
 
 ARMS: Final[Mapping[str, Arm]] = {each.name: each for each in _ARMS}
 OURS: Final = "ours-killfast-rt"
-PROFILES: Final = ("ours-kill", "ours-kill-rt", "ours-killfast", OURS)
 PEERS: Final = tuple(arm.name for arm in _ARMS if arm.killer not in (Killer.NONE, Killer.OURS))

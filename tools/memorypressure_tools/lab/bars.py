@@ -11,6 +11,7 @@ from memorypressure_tools.lab.statistics import median
 
 LEAST_RUNS: Final = 15
 LEAST_CONTROL_RUNS: Final = 24
+LEAST_PEER_RUNS: Final = 3
 MOST_FAILURES_PART: Final = 0.02
 MOST_STALL_PART: Final = 0.20
 MOST_PSI_PART: Final = 0.25
@@ -115,8 +116,13 @@ def _leak_as_early(runs: Cells) -> Bar:
 
 
 def _better_than_peers(runs: Cells, scenario: str) -> Bar:
-    """Not worse than any peer in median failures and median worst stall; open until all peers were measured."""
-    text = f"{scenario}: better than every peer in failed allocations and worst stall"
+    """No peer is better in median failures or median worst stall; open until each was measured often enough.
+
+    None is better than no failure: 0 beside 0 counts for us.
+    """
+    text = (
+        f"{scenario}: better than every peer in median failed allocations and worst stall, {LEAST_PEER_RUNS} runs each"
+    )
     ours = {key: _values(runs, scenario, OURS, key) for key in ("atomic_failures", "worst_stall_ms")}
     wanted = [arm for arm in default_arms(scenario) if arm in PEERS]
     peers = [peer for peer in PEERS if runs.get((scenario, peer))]
@@ -127,15 +133,14 @@ def _better_than_peers(runs: Cells, scenario: str) -> Bar:
         f"{peer} {_short(key)} {theirs:.4g}"
         for peer in peers
         for key in mine
-        if (theirs := median(_values(runs, scenario, peer, key))) < mine[key]
+        if (theirs := median(_values(runs, scenario, peer, key))) <= mine[key] and mine[key] > 0
     ]
     measured = f"ours {mine['atomic_failures']:.4g} failures, {mine['worst_stall_ms']:.4g} ms"
     measured += f"; better: {', '.join(worse)}" if worse else ""
-    measured += (
-        f"; {len(peers)} of {len(wanted)} peers measured, in {sum(len(runs[scenario, peer]) for peer in peers)} runs"
-    )
-    whole = set(wanted) <= set(peers)
-    return Bar(text, False if worse else (True if whole else None), measured)
+    counts = [len(runs[scenario, arm]) for arm in (OURS, *peers)]
+    measured += f"; {len(peers)} of {len(wanted)} peers measured, {min(counts)} to {max(counts)} runs each"
+    enough = set(wanted) <= set(peers) and min(counts) >= LEAST_PEER_RUNS
+    return Bar(text, False if worse else (True if enough else None), measured)
 
 
 def _short(key: str) -> str:

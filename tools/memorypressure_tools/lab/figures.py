@@ -69,7 +69,7 @@ def run_figures(directory: Path, scenario: Scenario) -> dict[str, Any]:
     crossed = next((sample.at for sample in samples if _below(sample, Line.ATOMIC_RESERVE)), None)
     stalls = rundata.stalls(directory, start, end)
     atomic = {flags: count for flags, count in rundata.give_ups(directory).items() if rundata.is_atomic(flags)}
-    flood_at = marks["flood"] if scenario.flood is not Flood.NONE else end
+    calm_until = end if scenario.is_control and scenario.flood is Flood.NONE else marks["flood"]
     return {
         "atomic_failures": sum(atomic.values()),
         "worst_stall_ms": max(stall.seconds for stall in stalls) * 1e3,
@@ -82,7 +82,7 @@ def run_figures(directory: Path, scenario: Scenario) -> dict[str, Any]:
         **_frames(directory, scenario),
         "kills": len(deaths) - _by_kernel(deaths),
         "innocent_kills": sum(not death["byKernel"] and death["pod"] not in scenario.victims for death in deaths),
-        "control_phase_kills": sum(not death["byKernel"] and death["at"] < flood_at for death in deaths),
+        "control_phase_kills": sum(not death["byKernel"] and death["at"] < calm_until for death in deaths),
         "kernel_oom_kills": _by_kernel(deaths),
         **_killer(directory, end - start),
         "sampler_gap_ms": largest_gap([sample.at for sample in samples]) * 1e3,

@@ -224,7 +224,8 @@ killer_ours() { # host|own PID namespace, options...: our agent as its DaemonSet
 	) > $OUT/killer.log 2>&1 &
 	KILLER=$!
 	wait $granter
-	[ "$namespace" = host ] || KILLER=$(pgrep -P $KILLER)
+	[ "$namespace" = host ] || read -r KILLER _ < /proc/$KILLER/task/$KILLER/children
+	[ -n "$KILLER" ] && [ -e "/proc/$KILLER/stat" ] || echo "the agent's process was not found" > $OUT/armed.txt
 }
 
 killer_use() { # before|after: CPU time, page faults and memory of the killer

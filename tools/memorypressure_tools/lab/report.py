@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from memorypressure_tools.lab.arms import ARMS, PROFILES
+from memorypressure_tools.lab.arms import ARMS, Killer
 from memorypressure_tools.lab.bars import Bar, bars, by_cell
 from memorypressure_tools.lab.figures import BY_KEY
 from memorypressure_tools.lab.scenarios import SCENARIOS, Flood, Scenario
@@ -27,7 +27,7 @@ _FLOOD_COLUMNS: Final = (
 )
 _LEAK_COLUMNS: Final = ("worst_stall_ms", "p99_stall_ms", "psi_full_seconds", "kill_after_start_seconds")
 _CONTROL_COLUMNS: Final = ("lowest_of_min", "below_reserve_seconds", "worst_stall_ms", "psi_full_seconds")
-_AGENT_COLUMNS: Final = ("killer_late_ms", "killer_cpu_percent", "killer_rss_kib", "killer_major_faults")
+_KILLER_COLUMNS: Final = ("killer_late_ms", "killer_cpu_percent", "killer_rss_kib", "killer_major_faults")
 _KILLS: Final[Mapping[str, str]] = {
     "kills": "killed",
     "innocent_kills": "wrong",
@@ -82,7 +82,8 @@ other killers are Debian's packages, with oom_score_adj -1000 and protected memo
 - **Frames lost**: of those that the host sent, those that the card could not take in.
 - **Lab's longest gap**: between two samples of the lab; a guest to which the host gives no time has long ones.
 - **Memory back**: the victim's cgroup holds at most a fifth of what it held at the kill (swap cache counts).
-- **Latest turn**: how much later than it had asked for the agent's loop woke up, at worst, from its start on.
+- **Latest turn**: how much later than it had asked for the agent's loop woke up, at worst, from its start on. CPU and
+  faults are those of the killer's process from the pods' start to the end, RSS at the end; empty where it had ended.
 - Figures are medians; in brackets the interval of order statistics that holds the true median with at least 95 %, or
   the range where there are fewer than six runs. Absolute times are several times longer than on hardware: compare arms.
 """
@@ -134,10 +135,10 @@ def markdown(results: Sequence[Result], machine: Mapping[str, str], pictures: Ma
         arms = [arm for arm in ARMS if (name, arm) in runs]
         if arms:
             lines += _scenario(scenario, arms, runs, pictures)
-    profiles = [arm for arm in PROFILES if ("flood", arm) in runs]
-    if profiles:
-        lines += ["## The agent itself, main flood", ""]
-        lines += _table(profiles, {arm: runs["flood", arm] for arm in profiles}, _AGENT_COLUMNS)
+    killers = [name for name, arm in ARMS.items() if arm.killer is not Killer.NONE and ("flood", name) in runs]
+    if killers:
+        lines += ["## What the killers cost, main flood", ""]
+        lines += _table(killers, {arm: runs["flood", arm] for arm in killers}, _KILLER_COLUMNS, ())
     return "\n".join([*lines, EXPLANATION])
 
 
@@ -153,12 +154,14 @@ def _scenario(
     pictures: Mapping[str, str],
 ) -> list[str]:
     columns: Sequence[str] = _FLOOD_COLUMNS
+    kills = tuple(_KILLS)
     if scenario.is_control:
         columns = _CONTROL_COLUMNS
     elif scenario.flood is Flood.NONE:
         columns = _LEAK_COLUMNS
+        kills = tuple(key for key in _KILLS if key != "control_phase_kills")
     here = {arm: runs[scenario.name, arm] for arm in arms}
-    lines = [f"## {scenario.name}: {scenario.title}", "", *_table(arms, here, columns)]
+    lines = [f"## {scenario.name}: {scenario.title}", "", *_table(arms, here, columns, kills)]
     if scenario.name in pictures:
         lines += [f"![{scenario.title}]({pictures[scenario.name]})", ""]
     if scenario.name == "flood" and "timeline" in pictures:
@@ -167,13 +170,18 @@ def _scenario(
     return lines
 
 
-def _table(arms: Sequence[str], runs: Mapping[str, Sequence[Mapping[str, Any]]], columns: Sequence[str]) -> list[str]:
-    heads = ["arm", "runs", *(_TITLES[key] for key in columns), *_KILLS.values()]
+def _table(
+    arms: Sequence[str],
+    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+    columns: Sequence[str],
+    kills: Sequence[str],
+) -> list[str]:
+    heads = ["arm", "runs", *(_TITLES[key] for key in columns), *(_KILLS[key] for key in kills)]
     lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
     for arm in arms:
         figures = runs[arm]
         cells = [f"`{arm}`", str(len(figures)), *(_cell(figures, key) for key in columns)]
-        cells += [_runs_with(figures, key) for key in _KILLS]
+        cells += [_runs_with(figures, key) for key in kills]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 

@@ -25,7 +25,8 @@ EVERYWHERE_BUT: Final = frozenset({"ours-killfast-rt-allnodes", "ours-killfast-r
 """Arms that say nothing on one NUMA node, or that were there to find the default policy."""
 MOST_VOID: Final = 3
 """A cell's run that was void so often is given up."""
-ASSUMED_SECONDS: Final = 50.0
+ASSUMED_SECONDS_BESIDE: Final = 20.0
+"""What a run takes besides the time that is sampled: the guest's boot, its evidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +138,15 @@ class Results:
             file.flush()
             os.fsync(file.fileno())
 
-    def seconds_a_run(self) -> float:
-        """What a run takes, by those that were made."""
-        took = [each.took_seconds for each in self.all if each.took_seconds > 0]
-        return sum(took) / len(took) if took else ASSUMED_SECONDS
+    def seconds_of(self, runs: Sequence[Cell]) -> float:
+        """What these runs take together: the time that each samples, and what runs took besides it so far."""
+        beside = [
+            each.took_seconds - SCENARIOS[each.scenario].sampled_seconds
+            for each in self.all
+            if each.took_seconds > 0 and each.scenario in SCENARIOS
+        ]
+        each_beside = sum(beside) / len(beside) if beside else ASSUMED_SECONDS_BESIDE
+        return sum(SCENARIOS[run.scenario].sampled_seconds + each_beside for run in runs)
 
 
 def _is_current(result: Result) -> bool:
