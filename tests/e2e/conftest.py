@@ -7,9 +7,9 @@ import os
 from collections.abc import Generator, Iterator
 
 import pytest
-from support.e2eepisode import Episodes
+from support.e2eepisode import Episodes, outstanding
 from support.e2efaults import MANY_KILLS_PER_HOUR, allow_many_kills
-from support.e2elab import POLICIES, Lab
+from support.e2elab import POLICIES, SLOW_SECONDS, Lab
 from support.e2eruns import Runs
 from support.e2esettings import Settings
 
@@ -68,6 +68,8 @@ def episodes(lab: Lab) -> Episodes:
     for each in lab.items(POLICIES):
         if each["metadata"]["name"] != "default":
             lab.cluster.plane.kubectl("delete", "mpp", each["metadata"]["name"])
+    # An agent that is replaced before it gave back what it was allowed keeps the node unarmed until that has run out.
+    lab.cluster.wait_for("allowances of former policies to be given back", lambda: not outstanding(lab), SLOW_SECONDS)
     allow_many_kills(lab)
     return Episodes(lab)
 
@@ -92,6 +94,9 @@ def pytest_runtest_makereport(
     if report.when != "call" or not isinstance(lab, Lab):
         return report
     if report.failed:
+        if call.excinfo is not None:  # the report itself comes when all tests have run, which may be an hour later
+            with item.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+                lab.cluster.say(f"FAILED: {call.excinfo.exconly()}")
         report.sections.append(("what was seen", "\n".join(lab.story[-STORY_LINES:])))
         report.sections.append(("pods, events, logs", str(lab.cluster.save_evidence())))
     item.config.stash.setdefault(FLOODS, Runs()).add(lab.results, passed=report.passed)

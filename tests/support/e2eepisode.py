@@ -25,6 +25,7 @@ from memorypressure_tools.flood import load
 from memorypressure_tools.flood.observer import Observer
 from memorypressure_tools.flood.recording import kill_writes
 from memorypressure_tools.flood.workloads import end_load
+from memorypressure_tools.helm import NAMESPACE
 
 FILLER = "filler"
 CACHE_MIB = 240
@@ -271,6 +272,13 @@ def armed(lab: Lab) -> bool:
     return row is not None and row.armed
 
 
+def outstanding(lab: Lab) -> int:
+    """Kills that ledgers count as allowed yet, of policies that are gone too."""
+    path = f"/api/v1/namespaces/{NAMESPACE}/configmaps?labelSelector=memorypressure.dev/ledger=true"
+    ledgers = [json.loads(each["data"]["ledger"]) for each in lab.items(path)]
+    return sum(entry["ceiling"] - entry["counted"] for each in ledgers for entry in each["entries"])
+
+
 def others(lab: Lab) -> dict[str, tuple[str, int]]:
     """Containers on the node that no fault of these tests touches: the guarded and the static pod, the waiting load."""
     load_pods = {name: seen for name, seen in lab.containers(load.NAMESPACE).items() if f"/{FILLER}-" not in name}
@@ -318,31 +326,37 @@ class Episodes:
         spared = spared or (lambda: others(lab))
         clear(lab)
         lab.apply(policy)
+        try:
+            self._wait_until_ready(policy)
+            lab.cluster.say(f"episode {name}")
+            told = {each["metadata"]["name"] for kind in ("Pod", "Node") for each in lab.events("Killed", kind)}
+            with StateWatch(lab) as watch, lab.watching() as observer:
+                running = Episode(
+                    lab=lab,
+                    policy=name,
+                    victim=victim,
+                    reason=reason,
+                    watch=watch,
+                    observer=observer,
+                    spared=spared,
+                    before=spared(),
+                    written_before=len(kill_writes(lab.node.shell)),
+                    told_before=frozenset(told),
+                )
+                try:
+                    yield running
+                finally:
+                    running.end_load()
+                    if running.written() > 1:  # so soon that the second was futile: a new journal begins without that
+                        replace_agent(lab)()
+                    lab.calm_since = time.monotonic()
+        finally:  # the next test has a policy of its own, whatever became of this one
+            lab.cluster.plane.kubectl("delete", "mpp", name)
+
+    def _wait_until_ready(self, policy: Object) -> None:
+        lab = self.lab
         if any(step["action"] == "Kill" for step in policy["spec"]["ladder"]):
             lab.cluster.wait_for("the node to be armed", lambda: armed(lab), SLOW_SECONDS)
             lab.wait_for_allowance()
         lab.wait_until_calm()
         lab.cluster.wait_for("the node to be untainted", lambda: lab.taints() == [], SLOW_SECONDS)
-        lab.cluster.say(f"episode {name}")
-        told = {each["metadata"]["name"] for kind in ("Pod", "Node") for each in lab.events("Killed", kind)}
-        with StateWatch(lab) as watch, lab.watching() as observer:
-            running = Episode(
-                lab=lab,
-                policy=name,
-                victim=victim,
-                reason=reason,
-                watch=watch,
-                observer=observer,
-                spared=spared,
-                before=spared(),
-                written_before=len(kill_writes(lab.node.shell)),
-                told_before=frozenset(told),
-            )
-            try:
-                yield running
-            finally:  # the next test has a policy of its own, whatever became of this one
-                running.end_load()
-                if running.written() > 1:  # so soon that the second was futile: a new journal begins without that pause
-                    replace_agent(lab)()
-                lab.calm_since = time.monotonic()
-                lab.cluster.plane.kubectl("delete", "mpp", name)
