@@ -5,15 +5,23 @@ machine each whole sample finds every trigger as it was. Each function says what
 letter, or nothing; random histories compare them (`tests/unit/test_engine_at_rest.py`).
 """
 
-from memorypressure.conditions import MACHINE, SLOW_GAP_NS
-from memorypressure.dwell import restarted, with_sample
+from memorypressure.conditions import SLOW_GAP_NS
+from memorypressure.dwell import LAST_SAMPLES, restarted
 from memorypressure.engine import EngineState, Result, Rules
 from memorypressure.ladder import FUTILE_CALM_NS, HOUR_NS, MAX_SILENCE_NS
 from memorypressure.ladder_state import LadderState
 from memorypressure.records import Phase
 from memorypressure.signals import GateShut, Sample
-from memorypressure.spec_values import NodesScope, Trigger
-from memorypressure.triggers import ZONES_GAP_NS, TriggersState, TriggerStatus, advance
+from memorypressure.spec_values import Trigger
+from memorypressure.triggers import (
+    ZONES_GAP_NS,
+    TriggersState,
+    TriggerState,
+    TriggerStatus,
+    advance,
+    stays_clear,
+)
+from memorypressure.zone_values import NumaNode, ZoneInfo, signature
 
 
 def at_rest(
@@ -21,7 +29,8 @@ def at_rest(
 ) -> Result | None:
     """What `engine.step` returns for a sample while nothing is going on; None: ask `step`.
 
-    `earlier_ns`: times of samples of the same shut gates before this one, which are taken in with it, oldest first.
+    `earlier_ns`: times of samples of shut gates before this one, which are taken in with it, oldest first: of the gates
+    that this one finds shut, or, before a whole sample, of the nodes that the last whole one judged.
 
     The decision is the one before, to the letter but for its time and the sample's age: with the same rules, and with
     neither pressure nor anything to wait for, there is nothing that could have become another. Only right under the
@@ -34,18 +43,32 @@ def at_rest(
     if isinstance(sample.zones, GateShut):
         seen = triggers_at_rest(rules.triggers, state.triggers, sample, earlier_ns)
     else:
-        seen = triggers_unmoved(rules.triggers, state.triggers, sample)
+        seen = triggers_unmoved(rules.triggers, state.triggers, sample, earlier_ns)
     calm = ladder_at_rest(state.ladder, now_ns) if seen is not None else None
     if seen is None or calm is None:
         return None
     return Result(EngineState(state.watched, seen, calm), before.decision)
 
 
-def triggers_unmoved(triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample) -> TriggersState | None:
-    """What `triggers.advance` returns for a whole sample that finds every trigger as it was, and none running."""
-    for of in state.triggers:
-        if of.holds or of.status is TriggerStatus.ACTIVE or of.running:
+def triggers_unmoved(
+    triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample, earlier_ns: tuple[int, ...] = ()
+) -> TriggersState | None:
+    """What `triggers.advance` returns for a whole sample that finds every trigger as it was, and none running.
+
+    `earlier_ns`: times of shut gates before it, of the nodes that the last whole sample judged; they are taken in.
+    """
+    if earlier_ns:
+        zones = sample.zones
+        if not isinstance(zones, ZoneInfo) or signature(zones) != state.zone_signature:
             return None
+        passed = after_shut_gates(triggers, state, zones.counted_nodes, earlier_ns)
+        if passed is None:
+            return None
+        state = passed
+    else:
+        for of in state.triggers:
+            if not _is_still(of):
+                return None
     seen = advance(triggers, state, sample)
     return seen if seen.triggers == state.triggers else None
 
@@ -53,39 +76,33 @@ def triggers_unmoved(triggers: tuple[Trigger, ...], state: TriggersState, sample
 def triggers_at_rest(
     triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample, earlier_ns: tuple[int, ...] = ()
 ) -> TriggersState | None:
-    """What `triggers.advance` returns for shut gates and nothing else while no window runs; None: ask it.
+    """What `triggers.advance` returns for shut gates and nothing else while no window runs; None: ask it."""
+    zones = sample.zones
+    if not isinstance(zones, GateShut) or not (sample.memory is sample.psi_node is sample.psi_pods is None):
+        return None
+    return after_shut_gates(triggers, state, zones.info.counted_nodes, (*earlier_ns, sample.time_ns))
+
+
+def after_shut_gates(
+    triggers: tuple[Trigger, ...], state: TriggersState, nodes: tuple[NumaNode, ...], times_ns: tuple[int, ...]
+) -> TriggersState | None:
+    """The state after the gates of these judged nodes were found shut at these times; None: ask `advance`.
 
     Only the times go on then. It is asked often near a line, and costs a tenth of `advance`.
     """
-    zones, now = sample.zones, sample.time_ns
-    before = state.zone_times
-    if (
-        not isinstance(zones, GateShut)
-        or not before
-        or not (sample.memory is sample.psi_node is sample.psi_pods is None)
-    ):
+    times, now = state.zone_times, times_ns[-1]
+    if not times or state.below_low or state.time_ns is None or times_ns[0] <= state.time_ns:
         return None
-    if state.below_low or state.time_ns is None or now <= state.time_ns:
-        return None
-    for times in (state.memory_times, state.psi_node_times, state.psi_pods_times):
-        if times and restarted(times, now, SLOW_GAP_NS):
+    for slow in (state.memory_times, state.psi_node_times, state.psi_pods_times):
+        if slow and restarted(slow, now, SLOW_GAP_NS):
             return None
-    numbers = [node.number for node in zones.info.nodes if node.counted]
     for trigger, of in zip(triggers, state.triggers, strict=True):
-        if of.pressed or of.holds or of.status is TriggerStatus.ACTIVE:
-            return None
-        for _, window in of.windows:
-            if window.flags or window.stretches:
-                return None
         zone = trigger.zone_watermark
-        if zone is not None:  # memory and PSI stay as they are while they are not read
-            keys = [key for key, _ in of.windows]
-            judged = numbers if zone.nodes is NodesScope.ANY_NODE else [MACHINE]
-            if of.status is not TriggerStatus.CLEAR or keys != judged:
-                return None
-    times = before
-    for time_ns in (*earlier_ns, now):
-        times = with_sample(times, time_ns, restart=restarted(times, time_ns, ZONES_GAP_NS))
+        if not _is_still(of) or (zone is not None and not stays_clear(zone, of, nodes)):
+            return None  # memory and PSI stay as they are while they are not read
+    for time_ns in times_ns:
+        restart = not 0 < time_ns - times[-1] <= ZONES_GAP_NS
+        times = (time_ns,) if restart else (*times[1 - LAST_SAMPLES :], time_ns)
     return TriggersState(
         state.triggers,
         now,
@@ -97,6 +114,14 @@ def triggers_at_rest(
         zone_signature=state.zone_signature,
         marks=state.marks,
     )
+
+
+def _is_still(state: TriggerState) -> bool:
+    """Whether a trigger is not active and nothing of it holds or runs."""
+    still = not (state.pressed or state.holds or state.status is TriggerStatus.ACTIVE)
+    for _, window in state.windows:
+        still = still and not window.flags and not window.stretches
+    return still
 
 
 def ladder_at_rest(state: LadderState, now_ns: int) -> LadderState | None:

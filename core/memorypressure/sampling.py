@@ -84,6 +84,8 @@ class NodeDrain:
 
     def pages_per_second(self, now_ns: int) -> int:
         """The fastest loss seen, halved for every 60 s since, rounded up."""
+        if now_ns - self.seen_ns < HALF_LIFE_NS:
+            return self.fastest_pages_per_second
         halvings = max(0, now_ns - self.seen_ns) // HALF_LIFE_NS
         return -(-self.fastest_pages_per_second >> min(halvings, 64))
 
@@ -101,7 +103,10 @@ class Drains:
 
     def of(self, node: int) -> NodeDrain | None:
         """That node's drain, None before its first reading."""
-        return next((drain for drain in self.nodes if drain.node == node), None)
+        for drain in self.nodes:
+            if drain.node == node:
+                return drain
+        return None
 
 
 def observe(drains: Drains, info: ZoneInfo, time_ns: int) -> Drains:
@@ -112,13 +117,17 @@ def observe(drains: Drains, info: ZoneInfo, time_ns: int) -> Drains:
         free_of[zone.node] = free_of.get(zone.node, 0) + zone.free_pages
     for node in info.counted_nodes:
         free = free_of[node.number]
-        usable = tuple([(counted.zone.name, counted.zone.usable_pages) for counted in node.counted])
+        zones = [counted.zone for counted in node.counted]
+        usable = tuple([(zone.name, zone.free_pages - zone.free_cma_pages) for zone in zones])
         before = drains.of(node.number)
         if before is None or drains.time_ns is None or time_ns <= drains.time_ns:
             nodes.append(before or NodeDrain(node.number, usable, 0, time_ns, free))
             continue
         earlier = dict(before.usable_pages)
-        lost = sum([max(0, earlier.get(name, pages) - pages) for name, pages in usable])
+        lost = 0
+        for name, pages in usable:
+            fallen = earlier.get(name, pages) - pages
+            lost += max(0, fallen)
         rate = -(-lost * _SECOND_NS // (time_ns - drains.time_ns))
         if rate >= before.pages_per_second(time_ns):
             nodes.append(NodeDrain(node.number, usable, rate, time_ns, free))
@@ -156,6 +165,42 @@ def saved_ns(before_ns: int, elapsed_ns: int, cost_ns: int, *, on_credit: bool =
     """
     there = min(MOST_SAVED_NS, before_ns + elapsed_ns // COST_FACTOR)
     return max(-MOST_OWED_NS if on_credit else min(0, before_ns), there - cost_ns)
+
+
+NodeMarks = tuple[tuple[int, tuple[tuple[tuple[int, int], ...], ...]], ...]
+"""For each judged node, and each line that not all of its zones are closed to, the marks of the zones that are not:
+(place among the counted, pages). They stay as they are as long as `ZoneInfo.lines_key` does."""
+
+
+def marks_of(info: ZoneInfo, watched: tuple[tuple[Line, int], ...]) -> NodeMarks:
+    """The marks from which `rooms` tells the headroom to the nearest of the watched (line, margin)."""
+    found = []
+    for node in info.counted_nodes:
+        lines = []
+        for line, margin in watched:
+            marks = [each.line_pages(line, margin) for each in node.counted]
+            managed = [each.zone.managed_pages for each in node.counted]
+            lines.append(tuple([(at, mark) for at, mark in enumerate(marks) if managed[at] > mark]))
+        found.append((node.number, tuple([marks for marks in lines if marks])))
+    return tuple(found)
+
+
+def rooms(info: ZoneInfo, marks: NodeMarks) -> tuple[tuple[int, int | None], ...]:
+    """(node, `headroom_pages`) of each judged node; the marks are those of a reading with the same `lines_key`."""
+    found = []
+    for node, (number, lines) in zip(info.counted_nodes, marks, strict=True):
+        zones = [counted.zone for counted in node.counted]
+        usable = [zone.free_pages - zone.free_cma_pages for zone in zones]
+        least = None
+        for line in lines:
+            room = 0
+            for at, mark in line:
+                if usable[at] > mark:
+                    room += usable[at] - mark
+            if least is None or room < least:
+                least = room
+        found.append((number, least))
+    return tuple(found)
 
 
 def headroom_pages(info: ZoneInfo, node: int, watched: tuple[tuple[Line, int], ...]) -> int | None:

@@ -33,9 +33,9 @@ from memorypressure.conditions import (
 from memorypressure.dwell import EMPTY, Times, Window, restarted, with_sample
 from memorypressure.explain import explain
 from memorypressure.signals import Absent, GateShut, Sample, Unknown
-from memorypressure.spec_values import PsiScope, Trigger
+from memorypressure.spec_values import NodesScope, PsiScope, TakenBy, Trigger, ZoneWatermark
 from memorypressure.takers import Marks, marked
-from memorypressure.zone_values import Line, Signature, ZoneInfo, signature
+from memorypressure.zone_values import Line, NumaNode, Signature, ZoneInfo, signature
 
 ZONES_GAP_NS = 250_000_000
 CLEAR_NS = 2_000_000_000
@@ -148,12 +148,17 @@ def advance(triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample)
     psi_node = _slow_source(sample.psi_node, state.psi_node_times, sample.time_ns)
     psi_pods = _slow_source(sample.psi_pods, state.psi_pods_times, sample.time_ns)
     below: BelowCache = {}
+    above = _above_every_line(triggers, sample.zones)
     after = []
     for trigger, before in zip(triggers, state.triggers, strict=True):
         if trigger.zone_watermark is not None:
+            zone = trigger.zone_watermark
+            if above is not None and stays_clear(zone, before, above) and _tells_what_is_asked(zone, above):
+                after.append(before)
+                continue
             source, condition = (
                 zones,
-                zone_condition(trigger.zone_watermark, sample, marks, below, running=before.running),
+                zone_condition(zone, sample, marks, below, running=before.running),
             )
         elif trigger.available_memory is not None:
             source, condition = memory, memory_condition(trigger.available_memory, sample.memory)
@@ -167,7 +172,9 @@ def advance(triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample)
     return TriggersState(
         tuple(after),
         sample.time_ns,
-        isinstance(sample.zones, ZoneInfo) and any(below_line(node, Line.LOW, 0, below) for node in sample.zones.nodes),
+        above is None
+        and isinstance(sample.zones, ZoneInfo)
+        and any(below_line(node, Line.LOW, 0, below) for node in sample.zones.nodes),
         zones.times,
         memory.times,
         psi_node.times,
@@ -175,6 +182,42 @@ def advance(triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample)
         zone_signature,
         marks,
     )
+
+
+def _above_every_line(
+    triggers: tuple[Trigger, ...], zones: ZoneInfo | GateShut | Unknown | Absent
+) -> tuple[NumaNode, ...] | None:
+    """The judged nodes when all of them are plainly above all lines that triggers look at; else None."""
+    if not isinstance(zones, ZoneInfo):
+        return None
+    margin_percent = 0
+    for trigger in triggers:
+        zone = trigger.zone_watermark
+        if zone is not None and zone.margin_percent > margin_percent:
+            margin_percent = zone.margin_percent
+    return zones.counted_nodes if zones.is_above_every_line(margin_percent) else None
+
+
+def stays_clear(settings: ZoneWatermark, state: TriggerState, nodes: tuple[NumaNode, ...]) -> bool:
+    """Whether a zone trigger is clear, with nothing in its windows, and these are the nodes it judges.
+
+    A sample with all nodes above every line leaves it as it is then.
+    """
+    if state.status is not TriggerStatus.CLEAR or state.holds or state.pressed:
+        return False
+    windows = state.windows
+    if settings.nodes is not NodesScope.ANY_NODE:
+        return len(windows) == 1 and windows[0][0] == MACHINE and windows[0][1] is EMPTY
+    if len(windows) != len(nodes):
+        return False
+    for (key, window), node in zip(windows, nodes, strict=True):
+        if key != node.number or window is not EMPTY:
+            return False
+    return True
+
+
+def _tells_what_is_asked(settings: ZoneWatermark, nodes: tuple[NumaNode, ...]) -> bool:
+    return settings.taken_by is not TakenBy.BUFFERS or None not in [node.unclaimed_pages for node in nodes]
 
 
 @dataclass(frozen=True, slots=True)

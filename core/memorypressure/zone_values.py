@@ -7,6 +7,7 @@ Where the numbers come from and what the kernel does with them: mm/page_alloc.c,
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import attrgetter
 
 MAX_PAGES = 1 << 52
 """No page count can be larger: physical addresses have at most 64 bits and a page at least 2^12 bytes."""
@@ -205,8 +206,14 @@ class NumaNode:
 
     def lacking_to_raw_min_pages(self) -> tuple[int, ...]:
         """What each counted zone lacks to min without boost, protection included; zones closed to it left out."""
-        marks = [(each.zone, each.zone.raw_min_pages + each.protection_pages) for each in self.counted]
-        return tuple([max(0, mark - zone.usable_pages) for zone, mark in marks if zone.managed_pages > mark])
+        lacking = []
+        for counted in self.counted:
+            zone = counted.zone
+            mark = zone.raw_min_pages + counted.protection_pages
+            if zone.managed_pages > mark:
+                usable = zone.free_pages - zone.free_cma_pages
+                lacking.append(mark - usable if mark > usable else 0)
+        return tuple(lacking)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,20 +230,59 @@ class ZoneInfo:
     normal_index: int
     unknown_lines: frozenset[Line] = frozenset()
     nodes: tuple[NumaNode, ...] = field(init=False, compare=False)
+    lines_key: tuple[object, ...] = field(init=False, compare=False, repr=False)
+    """Equal in two readings whose lines, sizes and counters' errors are equal: what was made of them still holds."""
 
     def __post_init__(self) -> None:
         small_pages = SMALL_ZONE_BYTES // self.page_size_bytes
         object.__setattr__(self, "nodes", tuple(_nodes(self.zones, small_pages, self.normal_index)))
+        lines_key = (self.page_size_bytes, self.normal_index, self.unknown_lines, *map(_LINES_OF, self.zones))
+        object.__setattr__(self, "lines_key", lines_key)
 
     @property
     def counted_nodes(self) -> tuple[NumaNode, ...]:
         """The nodes that are judged."""
-        return tuple(node for node in self.nodes if node.counted)
+        return tuple([node for node in self.nodes if node.counted])
+
+    def is_above_every_line(self, margin_percent: int = 0) -> bool:
+        """Whether no node is below any line with a margin up to that; False where it is not as plain as that.
+
+        It is when each counted node has a zone above the highest line, as at most readings of a node's life.
+        """
+        if self.unknown_lines:
+            return False
+        for node in self.nodes:
+            for counted in node.counted:
+                zone = counted.zone
+                highest = max(zone.min_pages, zone.low_pages, zone.high_pages)
+                mark = highest * (100 + margin_percent) // 100 + counted.protection_pages
+                if zone.managed_pages > mark < zone.free_pages - zone.free_cma_pages:
+                    break
+            else:
+                if node.counted:
+                    return False
+        return True
 
     def node(self, number: int) -> NumaNode | None:
         """The node of that number, or None."""
         return next((node for node in self.nodes if node.number == number), None)
 
+
+_LINES_OF = attrgetter(
+    "node",
+    "name",
+    "boost_pages",
+    "boost_known",
+    "min_pages",
+    "low_pages",
+    "high_pages",
+    "managed_pages",
+    "cma_pages",
+    "cma_known",
+    "protection",
+    "stat_threshold_pages",
+    "cpus",
+)
 
 Signature = tuple[tuple[int, str, int, int, int, int], ...]
 
@@ -248,17 +294,19 @@ def signature(info: ZoneInfo) -> Signature:
     invisible (5.0 to 5.15) the distances between min, low and high, which it does not move, stand for raw min.
     """
     return tuple(
-        (
-            node.number,
-            zone.name,
-            zone.raw_min_pages if zone.boost_known else zone.low_pages - zone.min_pages,
-            0 if zone.boost_known else zone.high_pages - zone.low_pages,
-            counted.protection_pages,
-            zone.managed_pages,
-        )
-        for node in info.nodes
-        for counted in node.counted
-        for zone in (counted.zone,)
+        [
+            (
+                node.number,
+                zone.name,
+                zone.min_pages - zone.boost_pages if zone.boost_known else zone.low_pages - zone.min_pages,
+                0 if zone.boost_known else zone.high_pages - zone.low_pages,
+                counted.protection_pages,
+                zone.managed_pages,
+            )
+            for node in info.nodes
+            for counted in node.counted
+            for zone in (counted.zone,)
+        ]
     )
 
 

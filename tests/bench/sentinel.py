@@ -4,8 +4,10 @@
 
 Starts the console script, far from every line on this machine's own /proc and /sys, near one on the files of a machine
 of 2 x 128 GiB, with the journal on a tmpfs, and reads what the kernel counted. earlyoom and nohang are Debian's
-packages, run so that they never act. After `make images`, and as root, also the sentinel in the agent's image, beside
-its own bare interpreter. Prints a Markdown table on a terminal, else one JSON object a line.
+packages, run so that they never act. Every 100 ms the sentinel that is held against nohang has nohang's interpreter and
+watches copies of the files of the machine that nohang watches, this one; only their free pages are others. After
+`make images`, and as root, also the sentinel in the agent's image, beside its own bare interpreter. Prints a Markdown
+table on a terminal, else one JSON object a line.
 """
 
 import argparse
@@ -27,11 +29,14 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]
 
 from support import shapes  # noqa: E402
 from support.cgrouptree import MIB, CgroupTree, Memory  # noqa: E402
+from support.hostnode import HostNode  # noqa: E402
 from support.imagetree import ImageTree  # noqa: E402
-from support.peers import peers  # noqa: E402
+from support.peers import PYTHON, peers  # noqa: E402
 from support.sentinellab import SCRIPT, candidate, orders  # noqa: E402
 from support.shapenode import ShapeNode  # noqa: E402
 
+import memorypressure  # noqa: E402
+import memorypressure_agent  # noqa: E402
 from memorypressure.gate import gate_thresholds  # noqa: E402
 from memorypressure.orders import encode  # noqa: E402
 from memorypressure.spec import parse_policy  # noqa: E402
@@ -46,6 +51,8 @@ CANDIDATES = 30
 SLEEPER = "import time\nwhile True: time.sleep(1)"
 BARE = ("python3", "-I", "-S", "-c", SLEEPER)
 IMAGE_SENTINEL = ("memorypressure-agent", "sentinel", "--journal=/run/journal", "--cgroup-root=/run/cgroup")
+PLACES = [str(Path(package.__file__ or "").parents[1]) for package in (memorypressure, memorypressure_agent)]
+WITH_PATH = "import sys; sys.path[:0] = sys.argv[1:3]; from memorypressure_agent.cli import main; main(sys.argv[3:])"
 POLICY = parse_policy(yaml.safe_load((TESTS.parent / "crds/samples/default.yaml").read_text("utf-8")))
 MB_LIMIT = 12.0
 IMAGE = TESTS.parent / "build" / "images" / "agent.oci.tar"
@@ -161,18 +168,20 @@ class Near:
     lost_pages: int
     cpu_limit: float | None
     faults_limit: float | None = None
+    like_peers: bool = False
+    """On this machine's own files, under the peers' interpreter; else on those of 2 x 128 GiB, under the project's."""
 
 
 def near(directory: Path, how: Near, seconds: float, cgroup: Path) -> Iterator[Row]:
     """The rows of a sentinel whose machine drains fast and stops a little above the gates of its nodes."""
     directory.mkdir()
-    machine = shapes.two_nodes(cpus=how.cpus)
-    info = parse_zoneinfo(shapes.zoneinfo(machine), 4096)
+    node = HostNode(directory) if how.like_peers else ShapeNode(directory, shapes.two_nodes(cpus=how.cpus))
+    info = parse_zoneinfo((node.proc / "zoneinfo").read_bytes(), os.sysconf("SC_PAGE_SIZE"))
     gate = max(pages for _, pages in gate_thresholds(info, watched_lines(POLICY.triggers)))
-    node = ShapeNode(directory, machine)
     node.with_free(gate + how.above_gate_pages + how.lost_pages)
     journal = directory / "journal"
-    command = [str(SCRIPT), "sentinel", f"--journal={journal}", f"--proc-root={node.proc}", f"--sys-root={node.sys}"]
+    command = [PYTHON, "-c", WITH_PATH, *PLACES] if how.like_peers else [str(SCRIPT)]
+    command += ["sentinel", f"--journal={journal}", f"--proc-root={node.proc}", f"--sys-root={node.sys}"]
     command += [f"--cgroup-root={cgroup}", f"--orders={cgroup.parent}/orders.json"]
     with running(command) as process:
         first_status_seconds(journal, time.monotonic())
@@ -240,7 +249,8 @@ def measure(directory: Path, seconds: float, near_seconds: float, image: Path | 
     limit = None if fixed is None else 1.5 * fixed.cpu_percent
     for number, (how, length) in enumerate(
         (
-            (Near("every 100 ms", 2, 300_000, 1_500_000, limit), min(seconds, 40)),
+            (Near("every 100 ms, like nohang", 0, 300_000, 1_500_000, limit, like_peers=True), min(seconds, 40)),
+            (Near("every 100 ms, 2 x 128 GiB", 2, 300_000, 1_500_000, None), min(seconds, 40)),
             (Near("near a line, gates every 10 ms", 2, 10_000, 8_000_000, 2.0, 0), near_seconds),
             (Near("near a line, gates every 10 ms, 256 CPUs", 256, 10_000, 8_000_000, 2.0, 0), seconds),
         )

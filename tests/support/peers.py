@@ -13,6 +13,8 @@ from pathlib import Path
 
 PACKAGES = ("earlyoom", "nohang")
 CONFIG = "usr/share/nohang/nohang.conf"
+PYTHON = "/usr/bin/python3"
+"""Debian's: nohang's, and the one in the agent's image."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def peers(directory: Path) -> list[Peer] | str:
     (directory / "nohang-fixed.conf").write_text(
         changed(never(packaged), min_sleep="0.1", max_sleep="0.1"), encoding="utf-8"
     )
-    nohang = ("/usr/bin/python3", str(root / "usr/sbin/nohang"), "--monitor", "--config")
+    nohang = (PYTHON, str(root / "usr/sbin/nohang"), "--monitor", "--config")
     return [
         Peer("earlyoom", (str(root / "usr/bin/earlyoom"), "--dryrun", "-r", "0", "-m", "1", "-s", "1")),
         Peer("nohang", (*nohang, str(directory / "nohang.conf"))),

@@ -25,9 +25,9 @@ class ShapeNode:
 
     def show(self, machine: shapes.Machine) -> None:
         """Writes the files for this state of the machine."""
-        _put(self.proc / "zoneinfo", shapes.zoneinfo(machine))
+        put(self.proc / "zoneinfo", shapes.zoneinfo(machine))
         for node in machine.nodes:
-            _put(self.sys / f"devices/system/node/node{node}/vmstat", shapes.node_vmstat(machine, node))
+            put(self.sys / f"devices/system/node/node{node}/vmstat", shapes.node_vmstat(machine, node))
 
     def with_free(self, free_pages: int) -> None:
         """Shows the machine with that many free pages in each zone Normal, and none in the others."""
@@ -38,7 +38,7 @@ class ShapeNode:
         self.show(replace(self._machine, nodes=nodes))
 
 
-def _put(path: Path, text: bytes) -> None:
+def put(path: Path, text: bytes) -> None:
     """Replaces a file's content in place: readers keep it open. One that reads in between sees an unknown sample."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
     os.pwrite(descriptor, text, 0)

@@ -131,8 +131,8 @@ def test_near_a_line_with_shut_gates_the_short_way_is_taken() -> None:
     assert state.triggers.of("stalled").message == "PSI is compiled out", "the reason stays between two readings"
 
 
-@given(st.lists(st.sampled_from([10, 10, 20, 100, 249, 251, 900, 2999]), min_size=1, max_size=7))
-def test_several_readings_of_shut_gates_are_taken_in_as_if_one_after_the_other(gaps: list[int]) -> None:
+@given(st.lists(st.sampled_from([10, 10, 20, 100, 249, 251, 900, 2999]), min_size=1, max_size=7), st.booleans())
+def test_several_readings_of_shut_gates_are_taken_in_as_if_one_after_the_other(gaps: list[int], whole: bool) -> None:
     shut = GateShut(CALM, ((0, 90_000), (1, 90_000)), clear_lines=False)
     absent = Absent(Reason.NOT_PRESENT, "PSI is compiled out")
     rules = engine.rules_from_policy(POLICY, 4096)
@@ -148,9 +148,27 @@ def test_several_readings_of_shut_gates_are_taken_in_as_if_one_after_the_other(g
         now += gap * MS
         times.append(now)
         state = engine.step(rules, state, inputs(Sample(now, shut, None, None, None), None)).state
-    together = at_rest(rules, result, Sample(now, shut, None, None, None), now, tuple(times[:-1]))
+    newest = Sample(now, shut, None, None, None)
+    if whole:
+        now += 10 * MS
+        newest = Sample(now, CALM, memory(50), absent, absent)
+        times.append(now)
+        state = engine.step(rules, state, inputs(newest, None)).state
+    together = at_rest(rules, result, newest, now, tuple(times[:-1]))
     assert together is None or together.state == state
     assert together is not None or now - 10**13 > 3000 * MS, "memory was not read for 3 s"
+
+
+def test_shut_gates_before_a_whole_sample_of_other_zones_are_stepped_one_after_the_other() -> None:
+    absent = Absent(Reason.NOT_PRESENT, "PSI is compiled out")
+    rules, now = engine.rules_from_policy(POLICY, 4096), 10**13
+    state = engine.start(rules, LadderState(clear_since_ns=0))
+    for _ in range(4):
+        now += 100 * MS
+        result = engine.step(rules, state, inputs(Sample(now, CALM, memory(50), absent, absent), None))
+        state = result.state
+    for other in (zones(90_000), zones(90_000, 90_000, 90_000), zones(100, 90_000), Unknown("line 1")):
+        assert at_rest(rules, result, Sample(now + 20 * MS, other, None, None, None), now, (now + 10 * MS,)) is None
 
 
 def test_whole_samples_of_an_idle_machine_take_the_short_way_too() -> None:

@@ -102,6 +102,14 @@ def test_a_sample_comes_back_as_it_went_in(area: mmap.mmap) -> None:
     assert fourth.zones.zones[0].boost_pages == 0
 
 
+def test_losses_of_gates_come_back_whether_or_not_they_fit_into_two_bytes(area: mmap.mmap) -> None:
+    recorder = FlightRecorder(area, 0)
+    recorder.add(full(START, with_free(MACHINE, 3840, 70, 80)))
+    free = [100_000, 100_000 - 32_768, 100_000, 100_000 - 32_769, 100_000, 4_000_000_000]
+    recorder.add_gates([(START + number * MS, (pages,)) for number, pages in enumerate(free, 1)])
+    assert [each.node_free_pages for each in rings(area[:])[1:]] == [((0, pages),) for pages in free]
+
+
 def test_who_holds_pages_comes_back_by_numa_node(area: mmap.mmap) -> None:
     told = replace(DMA, held_pages=400_000, uses_told=True)
     swap = replace(NORMAL, held_pages=90, compressed_pages=70)

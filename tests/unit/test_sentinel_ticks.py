@@ -208,6 +208,27 @@ def test_between_readings_the_loop_waits_by_the_clock_and_counts_how_late_it_wok
     assert [time_ns - 107 * SECOND for time_ns, _ in ticks.taken] == [0, 6_500_000, 53_000_000]
 
 
+def test_a_suspend_between_two_readings_is_no_lateness(tmp_path: Path) -> None:
+    file = tmp_path / "vmstat"
+    file.write_text("nr_free_pages 90000\n")
+    running, boot = [100 * SECOND], [107 * SECOND]
+
+    def sleep(seconds: float) -> None:
+        running[0] += round(seconds * SECOND) + MS
+        boot[0] += round(seconds * SECOND) + MS + (3600 * SECOND if len(waits.late_ns) == 1 else 0)
+
+    waits = Waits(lambda: running[0], lambda: boot[0], sleep, woke_ns=running[0])
+    ticks = Ticks()
+    gate = Gate(0, os.open(file, os.O_RDONLY), 1000, 1_000_000)
+    ticks.arm((gate,), (90_000,), boot[0] - MS)
+    ticks.begin(5000 * SECOND, LONGEST_NS)
+    assert ticks.run(boot[0], boot[0] + 3600 * SECOND + 200 * MS, waits) is None
+    os.close(gate.descriptor)
+    assert waits.late_ns == [MS] * len(ticks.taken)
+    assert len(ticks.taken) == 5
+    assert waits.woke_ns == running[0]
+
+
 def drain(node: int, rate: int) -> Drains:
     """A node that lost so many pages a second five seconds after boot."""
     return Drains(5 * SECOND, (NodeDrain(node, (), rate, 5 * SECOND),))

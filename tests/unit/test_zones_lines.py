@@ -1,10 +1,14 @@
 """The arithmetic of lines: rounding as the kernel's, margins, closed zones, nodes."""
 
+from dataclasses import fields, replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import shapes
 
+from memorypressure.gate import gate_thresholds
+from memorypressure.sampling import headroom_pages, marks_of, rooms
 from memorypressure.zones import CountedZone, Line, NumaNode, Zone, ZoneInfo, parse_zoneinfo
 
 
@@ -127,6 +131,60 @@ def test_headroom_is_zero_exactly_below_and_above_clear_excludes_below(
     judged = node(CountedZone(zone(free, minimum, managed=managed), protection))
     assert (judged.headroom_pages(line, margin) == 0) is judged.below(line, margin)
     assert not (judged.above_clear(line, margin) and judged.below(line, margin))
+
+
+few = st.integers(0, 60)
+some_zones = st.lists(
+    st.builds(
+        zone, free=few, minimum=few, managed=few, low_pages=few, high_pages=few, free_cma_pages=few,
+        node=st.integers(0, 1), name=st.sampled_from(["DMA", "DMA32", "Normal", "Movable"]),
+        boost_known=st.booleans(), protection=st.tuples(few),
+    ),
+    min_size=1, max_size=4,
+)  # fmt: skip
+
+
+@given(some_zones, margins, margins, st.sampled_from(Line))
+def test_what_is_plainly_above_every_line_is_below_none_with_that_margin_or_less(
+    found: list[Zone], margin: int, less: int, line: Line
+) -> None:
+    info = ZoneInfo(tuple(found), 4096, 0)
+    if info.is_above_every_line(margin):
+        assert not any(node.below(line, min(margin, less)) for node in info.nodes)
+
+
+@given(some_zones, st.lists(st.tuples(st.sampled_from(Line), margins), max_size=3))
+def test_rooms_are_the_headroom_to_the_nearest_of_the_lines(found: list[Zone], watched: list[tuple[Line, int]]) -> None:
+    info, lines = ZoneInfo(tuple(found), 4096, 0), tuple(watched)
+    judged = [node.number for node in info.nodes if node.counted]
+    assert list(rooms(info, marks_of(info, lines))) == [(each, headroom_pages(info, each, lines)) for each in judged]
+
+
+def test_one_zone_above_high_is_enough_for_its_node_and_every_judged_node_needs_one() -> None:
+    high, low = zone(free=5000, name="Normal"), zone(free=10, name="DMA32")
+    assert ZoneInfo((low, high), 4096, 0).is_above_every_line(400)
+    assert not ZoneInfo((low, high, replace(low, node=1)), 4096, 0).is_above_every_line()
+    assert not ZoneInfo((high,), 4096, 0, frozenset((Line.HIGH,))).is_above_every_line(), "High is not told"
+
+
+@pytest.mark.parametrize("name", [each.name for each in fields(Zone)])
+def test_readings_with_the_same_key_have_the_same_lines_and_gates(name: str) -> None:
+    known = zone(free=900, minimum=700, boost=60, managed=9_000, cma_pages=50, cma_known=True, cpus=4)
+    known = replace(known, protection=(80,), stat_threshold_pages=3)
+    value = getattr(known, name)
+    other = {"name": "DMA32", "protection": (81,)}.get(name, not value if isinstance(value, bool) else None)
+    changed = replace(known, **{name: value + 1 if other is None else other})
+    before, after = ZoneInfo((known,), 4096, 0), ZoneInfo((changed,), 4096, 0)
+    lines = ((Line.MIN, 0), (Line.LOW, 50))
+    made = [
+        (gate_thresholds(info, lines), gate_thresholds(info, lines, clear_lines=True), marks_of(info, lines))
+        for info in (before, after)
+    ]
+    assert (before.lines_key == after.lines_key) is (name in NOT_OF_LINES)
+    assert made[0] == made[1] or before.lines_key != after.lines_key
+
+
+NOT_OF_LINES = ("free_pages", "free_cma_pages", "held_pages", "uses_told", "compressed_pages")
 
 
 @pytest.mark.parametrize("kernel", [(4, 19), (5, 4), (5, 15)])

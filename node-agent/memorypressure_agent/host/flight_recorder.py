@@ -12,6 +12,7 @@ For the sampler's thread: nothing is opened, and a sample costs some microsecond
 import mmap
 import struct
 from collections.abc import Iterable
+from operator import sub
 from typing import Final
 
 from memorypressure.signals import GateShut, MemInfo, Psi, PsiLine, Sample
@@ -23,7 +24,6 @@ AFTER_NS: Final = 30_000_000_000
 _SLACK_NS: Final = 5_000_000
 _HALF: Final = layout.EPISODE_BLOCKS // 2
 _EMPTY: Final = bytes(8)
-_LARGEST_DIFFERENCE: Final = 32_767
 
 
 class _Shape:
@@ -82,10 +82,10 @@ class _Ring:
 
     def append(self, flags: int, ticks: int, body: bytes) -> None:
         """Puts a sample behind the last one; it counts from `publish` on."""
-        record = layout.RECORD.pack(flags, layout.check_of(flags, ticks, body), ticks) + body
+        record = layout.record_of(flags, ticks, body)
         start = self.open_offset + self.used
-        self._area[start : start + len(record)] = record
         self.used += len(record)
+        self._area[start : self.open_offset + self.used] = record
         self.time_ns += ticks * layout.TICK_NS
 
     def publish(self) -> None:
@@ -113,6 +113,7 @@ class FlightRecorder:
         self._slow = _Ring(area, offset + layout.FAST_BLOCKS * layout.BLOCK_BYTES, layout.SLOW_BLOCKS)
         self._slots = offset + (layout.FAST_BLOCKS + layout.SLOW_BLOCKS) * layout.BLOCK_BYTES
         self._shape: _Shape | None = None
+        self._shaped_by: tuple[object, ...] = ()
         self._memory: MemInfo | None = None
         self._has = 0
         self._slow_due_ns = 0
@@ -246,11 +247,17 @@ class FlightRecorder:
 
     def _see_zones(self, info: ZoneInfo) -> None:
         """Takes the machine's shape, another one when something of it changed."""
-        zones = [zone for zone in info.zones if zone.managed_pages]
         memory = self._memory
+        totals = memory and (memory.total_bytes, memory.swap_total_bytes, memory.hugetlb_bytes)
+        told = told_nodes(info)
+        shaped_by = (totals, told, info.lines_key)
+        if shaped_by == self._shaped_by:
+            return
+        self._shaped_by = shaped_by
+        zones = [zone for zone in info.zones if zone.managed_pages]
         key = (
-            memory and (memory.total_bytes, memory.swap_total_bytes, memory.hugetlb_bytes),
-            told_nodes(info),
+            totals,
+            told,
             *[
                 (
                     zone.node,
@@ -337,9 +344,10 @@ def _packed_free(
 ) -> tuple[int, bytes]:
     """(WIDE or 0, the bytes): differences where they fit into two bytes each, else the numbers."""
     if len(before) == len(free):
-        differences = [now - then for now, then in zip(free, before, strict=True)]
-        if max(differences) <= _LARGEST_DIFFERENCE and min(differences) >= -_LARGEST_DIFFERENCE:
-            return 0, narrow.pack(*differences)
+        try:
+            return 0, narrow.pack(*map(sub, free, before))
+        except struct.error:  # a difference does not fit
+            pass
     return layout.WIDE, wide.pack(*free)
 
 

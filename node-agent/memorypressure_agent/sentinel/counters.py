@@ -47,10 +47,13 @@ class BelowLineTimes:
                     entry.below = False
                 self._quiet = True
             return
-        self._quiet = True
+        was_quiet, self._quiet = self._quiet, True
         for node in info.nodes:
             for counted in node.counted:
-                self._observe_zone(counted)
+                zone = counted.zone
+                is_high = zone.free_pages - zone.free_cma_pages > zone.high_pages + counted.protection_pages
+                if not (was_quiet and is_high and (zone.node, zone.name) in self._times):
+                    self._observe_zone(counted)
 
     def entries(self) -> list[dict[str, Any]]:
         """All counters as the journal's status carries them."""

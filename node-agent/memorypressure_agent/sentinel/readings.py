@@ -17,15 +17,17 @@ from memorypressure.sampling import (
     MOST_SAVED_NS,
     Drains,
     Hurry,
+    NodeMarks,
     assumed_rate,
     guarded_period_ns,
-    headroom_pages,
     least_period_ns,
     look_period_ns,
+    marks_of,
     memory_is_near,
     next_period_ns,
     observe,
     observe_gates,
+    rooms,
     saved_ns,
 )
 from memorypressure.signals import Absent, GateShut, MemInfo, Psi, Sample, Unknown
@@ -60,6 +62,8 @@ class Readings:
         self._clock = clock
         self._gates: tuple[tuple[int, int], ...] = ()
         self._gates_clear_lines = False
+        self._marks: NodeMarks = ()
+        self._made_of: tuple[object, ...] = ()  # what gates and marks were made of
         self._full_ns: int | None = None
         self._slow_ns: int | None = None
         self._full_cost_ns = 0
@@ -108,16 +112,8 @@ class Readings:
         if lines != self.watched:
             self.watched = lines
             self._hard = _hard(lines)
-            self._gates = self._guards = ()
+            self._gates = self._guards = self._made_of = ()
             self.ticks.end()  # the next round is no tick over gates that are no more
-
-    def sample_of(self, tick: Tick) -> Sample | None:
-        """A tick as the sample of shut gates that it was; None when zones are not known."""
-        time_ns, free = tick
-        if self.info is None:
-            return None
-        nodes = tuple(zip(self.ticks.nodes, free, strict=True))
-        return Sample(time_ns, GateShut(self.info, nodes, clear_lines=False), None, None, None)
 
     def sample(self, *, watching: bool, fresh: bool = False) -> Sample:
         """The next sample. `watching`: a window runs or a trigger is active; `fresh`: all of it is read now."""
@@ -214,13 +210,11 @@ class Readings:
         info, now = self.info, self._now
         if info is None:
             return FULL_EVERY_NS
-        rooms: tuple[tuple[int, int | None], ...]
+        room_of: tuple[tuple[int, int | None], ...]
         if self._gate_shut:
-            rooms, cost = self._gate_rooms, self._gate_cost_ns
+            room_of, cost = self._gate_rooms, self._gate_cost_ns
         else:
-            rooms = tuple(
-                [(node.number, headroom_pages(info, node.number, self.watched)) for node in info.nodes if node.counted]
-            )
+            room_of = rooms(info, self._marks)
             next_is_full = watching or self._gate_open or not self._gates
             cost = self._full_cost_ns if next_is_full else self._gate_cost_ns
         if watching and self._is_guarded():
@@ -230,7 +224,7 @@ class Readings:
         if hurry.may_use_ns(self._saved_ns) <= cost:
             hurry = Hurry.NONE
         self._hurried = hurry
-        period = next_period_ns(self.drains, rooms, now, info.page_size_bytes, cost, watching=watching, hurry=hurry)
+        period = next_period_ns(self.drains, room_of, now, info.page_size_bytes, cost, watching=watching, hurry=hurry)
         if self._armed:
             period = max(min(period, self.ticks.latest_ns - now), least_period_ns(cost))
         return min(period, SLOW_WATCHING_NS) if self._memory_near else period
@@ -245,6 +239,8 @@ class Readings:
     def _is_below_hard(self, info: ZoneInfo, *lines: Line) -> bool:
         """Whether a node is below a line that may kill, with its margin; of these lines, or of all."""
         watched = [each for each in self._hard if not lines or each[0] in lines]
+        if not watched or info.is_above_every_line(max([margin for _, margin in watched])):
+            return False
         return any(node.below(line, margin) for node in info.nodes for line, margin in watched)
 
     def _slow_every_ns(self, watching: bool) -> int:
@@ -268,7 +264,7 @@ class Readings:
         self._gate_open = False
         if now - self._full_ns >= FULL_EVERY_NS - SLACK_NS:
             return None
-        free, rooms = [], []
+        free, above = [], []
         for node, threshold in self._gates:
             pages = self._sources.read_gate(node)
             self._gate_reads += 1
@@ -276,8 +272,8 @@ class Readings:
                 self._gate_open = True
                 return None
             free.append((node, pages))
-            rooms.append((node, pages - threshold))
-        self._gate_rooms = tuple(rooms)
+            above.append((node, pages - threshold))
+        self._gate_rooms = tuple(above)
         node_free = tuple(free)
         self.drains = observe_gates(self.drains, node_free, now)
         self._arm(self.info, now, node_free)
@@ -299,14 +295,19 @@ class Readings:
         self.full_reads += 1
         if not isinstance(zones, ZoneInfo):
             self.info, self._full_ns, self._gates, self._guards = None, None, (), ()
+            self._made_of = ()
             return zones
         self.info, self._full_ns = zones, now
         self._below_reserve = self._below_reserve + 1 if self._is_below_hard(zones, Line.ATOMIC_RESERVE) else 0
         self.drains = observe(self.drains, zones, now)
         self._gates_clear_lines = clear_lines
-        gates = gate_thresholds(zones, self.watched, clear_lines=clear_lines)
-        known = set(self._sources.numa_nodes)
-        self._gates = gates if all(node in known for node, _ in gates) else ()
+        made_of = (self.watched, clear_lines, zones.lines_key)
+        if made_of != self._made_of:
+            self._made_of = made_of
+            self._marks = marks_of(zones, self.watched)
+            gates = gate_thresholds(zones, self.watched, clear_lines=clear_lines)
+            known = set(self._sources.numa_nodes)
+            self._gates = gates if all(node in known for node, _ in gates) else ()
         node_free = tuple([(drain.node, drain.free_pages) for drain in self.drains.nodes])
         if self._gates and all(
             node == gated and free > threshold
@@ -322,6 +323,13 @@ class Readings:
     def recheck(self) -> None:
         """Looks whether one of the sources vanished, appeared or was replaced; another one at each call."""
         self._sources.recheck_one()
+
+
+def sample_of(tick: Tick, info: ZoneInfo) -> Sample:
+    """A tick as the sample of shut gates that it was; `info` is the full reading that the gates were made of."""
+    time_ns, free = tick
+    nodes = tuple(zip([node.number for node in info.counted_nodes], free, strict=True))
+    return Sample(time_ns, GateShut(info, nodes, clear_lines=False), None, None, None)
 
 
 def _used_of_uncounted(zones: ZoneInfo, number: int) -> int:

@@ -29,9 +29,10 @@ from memorypressure_agent.sentinel.counters import BelowLineTimes, Counts, Lag
 from memorypressure_agent.sentinel.helper import Helper
 from memorypressure_agent.sentinel.kills import Kills
 from memorypressure_agent.sentinel.orders_file import OrdersFile, OrdersRead, Standing, no_orders
-from memorypressure_agent.sentinel.readings import Readings
+from memorypressure_agent.sentinel.readings import Readings, sample_of
 from memorypressure_agent.sentinel.recorder import Recorder
 from memorypressure_agent.sentinel.settings import SentinelSettings
+from memorypressure_agent.sentinel.ticks import Tick
 
 DEFAULT_GRANT_SECONDS: Final = 900
 _SECOND_NS: Final = 1_000_000_000
@@ -85,6 +86,8 @@ class Sampler:
         self._guarding_until_ns = 0  # when the next sample is due; until then gates are looked at. 0: they are not
         self._looks = 0
         self._looks_cpu_ns = 0
+        self._passed: tuple[Tick, ...] = ()  # the last readings of gates alone, not stepped yet
+        self._passed_info: ZoneInfo | None = None  # the zones that their gates were made of
         self._before: Result | None = None  # of the last round, under the rules that still hold
         self._period_ns = 0
         self.orders = no_orders(orders_file.path)
@@ -111,6 +114,7 @@ class Sampler:
         self._was_stale = False
         self._guarding_until_ns = 0
         self._readings.ticks.forget()
+        self._passed, self._passed_info = (), None
 
     @property
     def period_ns(self) -> int:
@@ -140,7 +144,7 @@ class Sampler:
             wait = self._readings.look()
             if wait is not None:
                 return min(wait, self._guarding_until_ns - now)
-        self._catch_up()
+        self._take_ticks()
         if self._orders_checked_ns is None or now - self._orders_checked_ns >= _SECOND_NS - _SLACK_NS:
             self._orders_checked_ns = now
             self._chores_ns = now + _SECOND_NS - _SLACK_NS
@@ -162,7 +166,7 @@ class Sampler:
         return period
 
     def _ticked(self, now: int, waits: Waits | None) -> int | None:
-        """Rounds in which only the gates are read, and nothing is decided anew (see `_catch_up`); None: a whole one."""
+        """Rounds in which only the gates are read, and nothing is decided (see `_take_ticks`); None: a whole one."""
         ticks = self._readings.ticks
         before = ticks.count
         period = ticks.run(now, self._chores_ns, waits)
@@ -190,30 +194,38 @@ class Sampler:
         self._readings.charge(cpu - self._ticks_cpu_ns, len(taken))
         self._ticks_cpu_ns = cpu
 
-    def _catch_up(self) -> None:
-        """Brings the state to the last rounds in which only gates were read, as if each had been stepped.
+    def _take_ticks(self) -> None:
+        """Takes the rounds in which only gates were read: put down and counted, and to be stepped with what comes next.
 
         Of a state at rest the times of the last five samples are all that is kept, so these five are stepped.
         """
         self.put_down_ticks()
-        readings, before = self._readings, self._before
-        taken = tuple(readings.ticks.taken)[-LAST_SAMPLES:]
-        readings.ticks.forget()
-        newest = readings.sample_of(taken[-1]) if taken else None
-        if newest is None or before is None:
+        ticks, info = self._readings.ticks, self._readings.info
+        if not ticks.taken:
             return
-        times = tuple([time_ns for time_ns, _ in taken])
-        for time_ns in times:
-            self.below.observe(None, time_ns)
-        result = at_rest(self.rules, before, newest, newest.time_ns, times[:-1])
+        passed = tuple(ticks.taken)[-LAST_SAMPLES:]
+        ticks.forget()
+        if info is None or self._before is None:
+            return
+        self._passed, self._passed_info = passed, info
+        self.below.observe(None, passed[0][0])
+        self.below.observe(None, passed[-1][0])  # what was above every line at both was so at those between
+
+    def _catch_up(self) -> None:
+        """Brings the state to the last rounds in which only gates were read, as if each had been stepped."""
+        self._take_ticks()
+        passed, info, before = self._passed, self._passed_info, self._before
+        self._passed, self._passed_info = (), None
+        if not passed or info is None or before is None:
+            return
+        times = tuple([time_ns for time_ns, _ in passed])
+        result = at_rest(self.rules, before, sample_of(passed[-1], info), times[-1], times[:-1])
         if result is not None:
             self.state, self._before = result.state, result
             return
-        for tick in taken:
-            sample = readings.sample_of(tick)
-            if sample is not None:
-                result = self._before = self._step(sample, self.kills.permit())
-                self.state = result.state
+        for tick in passed:
+            result = self._before = self._step(sample_of(tick, info), self.kills.permit())
+            self.state = result.state
 
     def _rest(self, sample: Sample, result: Result, began: int) -> int:
         """The end of a round in which nothing is going on."""
@@ -229,9 +241,17 @@ class Sampler:
 
     def _at_rest(self, sample: Sample, now: int) -> Result | None:
         """The round's result when nothing is going on; None: it takes a whole step."""
-        if self._before is None or self._publish or self.kills.under_way or self._helper.has_outcomes:
-            return None
-        return at_rest(self.rules, self._before, sample, now)
+        may_rest = not (self._publish or self.kills.under_way or self._helper.has_outcomes)
+        before, passed = self._before, self._passed
+        if passed:
+            if may_rest and before is not None:
+                result = at_rest(self.rules, before, sample, now, tuple([time_ns for time_ns, _ in passed]))
+                if result is not None:
+                    self._passed, self._passed_info = (), None
+                    return result
+            self._catch_up()
+            before = self._before
+        return at_rest(self.rules, before, sample, now) if may_rest and before is not None else None
 
     def _whole_round(self, sample: Sample, began: int) -> int:
         permit = self.kills.permit()
@@ -290,6 +310,7 @@ class Sampler:
         read = self._orders_file.poll()
         if read is None:
             return
+        self._catch_up()  # under the rules that held then
         self.orders = read
         self.rules = read.rules(self._settings, self._page_bytes)
         self._before = None
