@@ -21,7 +21,7 @@ from memorypressure.triggers import (
     advance,
     stays_clear,
 )
-from memorypressure.zone_values import NumaNode, ZoneInfo, signature
+from memorypressure.zone_values import NumaNode, ZoneInfo
 
 
 def at_rest(
@@ -55,11 +55,12 @@ def triggers_unmoved(
 ) -> TriggersState | None:
     """What `triggers.advance` returns for a whole sample that finds every trigger as it was, and none running.
 
-    `earlier_ns`: times of shut gates before it, of the nodes that the last whole sample judged; they are taken in.
+    `earlier_ns`: times of shut gates before it, of the nodes that the last whole sample judged; they are taken in. That
+    those are the nodes of this sample, too, is seen in the windows.
     """
     if earlier_ns:
         zones = sample.zones
-        if not isinstance(zones, ZoneInfo) or signature(zones) != state.zone_signature:
+        if not isinstance(zones, ZoneInfo):
             return None
         passed = after_shut_gates(triggers, state, zones.counted_nodes, earlier_ns)
         if passed is None:
@@ -98,7 +99,7 @@ def after_shut_gates(
             return None
     for trigger, of in zip(triggers, state.triggers, strict=True):
         zone = trigger.zone_watermark
-        if not _is_still(of) or (zone is not None and not stays_clear(zone, of, nodes)):
+        if not (_is_still(of) if zone is None else stays_clear(zone, of, nodes)):
             return None  # memory and PSI stay as they are while they are not read
     for time_ns in times_ns:
         restart = not 0 < time_ns - times[-1] <= ZONES_GAP_NS

@@ -44,25 +44,21 @@ class Hurry(Enum):
     is long, and for slow ones: dips under the reserve last 10 to 260 ms, and three samples of five must see one.
     """
 
-    NONE = 0
-    WATCHING = 1
+    NONE = 0, 0
+    WATCHING = 1, 10
     """A watched line is breached or a window runs: a tenth of a core."""
-    BELOW_MIN = 2
+    BELOW_MIN = 2, 2
     """Half of a core."""
-    BELOW_RESERVE = 3
+    BELOW_RESERVE = 3, 2, True
     """Half of a core; on credit where nothing is saved."""
-    DECIDING = 4
+    DECIDING = 4, 1, True
     """The same for the first `DECIDING_SAMPLES` of it: a fifth of the time is slept, for they decide."""
 
-    @property
-    def part(self) -> int:
+    def __init__(self, _number: int, part: int, is_on_credit: bool = False) -> None:
+        self.part = part
         """The period is so many times a round's cost; 0 for the 2 %."""
-        return (0, 10, 2, 2, 1)[self.value]
-
-    @property
-    def is_on_credit(self) -> bool:
+        self.is_on_credit = is_on_credit
         """Whether it may make debts."""
-        return self in (Hurry.BELOW_RESERVE, Hurry.DECIDING)
 
     def may_use_ns(self, saved_ns: int) -> int:
         """Time of a core that is there for it, of what was saved, or is owed where negative."""

@@ -153,7 +153,8 @@ def advance(triggers: tuple[Trigger, ...], state: TriggersState, sample: Sample)
     for trigger, before in zip(triggers, state.triggers, strict=True):
         if trigger.zone_watermark is not None:
             zone = trigger.zone_watermark
-            if above is not None and stays_clear(zone, before, above) and _tells_what_is_asked(zone, above):
+            told = zone.taken_by is not TakenBy.BUFFERS or _tell_who_took(above)
+            if above is not None and told and stays_clear(zone, before, above):
                 after.append(before)
                 continue
             source, condition = (
@@ -216,8 +217,8 @@ def stays_clear(settings: ZoneWatermark, state: TriggerState, nodes: tuple[NumaN
     return True
 
 
-def _tells_what_is_asked(settings: ZoneWatermark, nodes: tuple[NumaNode, ...]) -> bool:
-    return settings.taken_by is not TakenBy.BUFFERS or None not in [node.unclaimed_pages for node in nodes]
+def _tell_who_took(nodes: tuple[NumaNode, ...] | None) -> bool:
+    return nodes is not None and None not in [node.unclaimed_pages for node in nodes]
 
 
 @dataclass(frozen=True, slots=True)

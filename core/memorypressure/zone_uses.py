@@ -27,7 +27,9 @@ def uses(node_stats: bytes | None, stats: bytes, page_bytes: int) -> tuple[int, 
     Pages on the CPUs' lists are held, too, and stand in the pagesets.
     """
     compressed = _value(stats, _COMPRESSED)
-    held = compressed + _tables_and_stacks(stats, page_bytes)
+    held = compressed
+    if _STACKS in stats or _TABLES in stats:
+        held += _tables_and_stacks(stats, page_bytes)
     if node_stats is None:
         return held, False, compressed
     first = _FIRST.match(node_stats)

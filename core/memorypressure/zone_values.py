@@ -230,19 +230,18 @@ class ZoneInfo:
     normal_index: int
     unknown_lines: frozenset[Line] = frozenset()
     nodes: tuple[NumaNode, ...] = field(init=False, compare=False)
+    counted_nodes: tuple[NumaNode, ...] = field(init=False, compare=False, repr=False)
+    """The nodes that are judged."""
     lines_key: tuple[object, ...] = field(init=False, compare=False, repr=False)
     """Equal in two readings whose lines, sizes and counters' errors are equal: what was made of them still holds."""
 
     def __post_init__(self) -> None:
         small_pages = SMALL_ZONE_BYTES // self.page_size_bytes
-        object.__setattr__(self, "nodes", tuple(_nodes(self.zones, small_pages, self.normal_index)))
+        nodes = tuple(_nodes(self.zones, small_pages, self.normal_index))
+        object.__setattr__(self, "nodes", nodes)
+        object.__setattr__(self, "counted_nodes", tuple([node for node in nodes if node.counted]))
         lines_key = (self.page_size_bytes, self.normal_index, self.unknown_lines, *map(_LINES_OF, self.zones))
         object.__setattr__(self, "lines_key", lines_key)
-
-    @property
-    def counted_nodes(self) -> tuple[NumaNode, ...]:
-        """The nodes that are judged."""
-        return tuple([node for node in self.nodes if node.counted])
 
     def is_above_every_line(self, margin_percent: int = 0) -> bool:
         """Whether no node is below any line with a margin up to that; False where it is not as plain as that.
@@ -251,7 +250,7 @@ class ZoneInfo:
         """
         if self.unknown_lines:
             return False
-        for node in self.nodes:
+        for node in self.counted_nodes:
             for counted in node.counted:
                 zone = counted.zone
                 highest = max(zone.min_pages, zone.low_pages, zone.high_pages)
@@ -259,8 +258,7 @@ class ZoneInfo:
                 if zone.managed_pages > mark < zone.free_pages - zone.free_cma_pages:
                     break
             else:
-                if node.counted:
-                    return False
+                return False
         return True
 
     def node(self, number: int) -> NumaNode | None:
@@ -326,7 +324,7 @@ def _nodes(zones: tuple[Zone, ...], small_pages: int, normal_index: int) -> Iter
     for zone in zones:
         by_node.setdefault(zone.node, []).append(zone)
     for number, members in by_node.items():
-        largest = max((zone.managed_pages for zone in members if zone.name in COUNTABLE_ZONES), default=0)
+        largest = max([zone.managed_pages for zone in members if zone.name in COUNTABLE_ZONES], default=0)
         smallest = small_pages if largest > small_pages else 0
         counted: list[CountedZone] = []
         uncounted_managed = uncounted_error = free_cma = unclaimed = compressed_error = 0
@@ -341,7 +339,7 @@ def _nodes(zones: tuple[Zone, ...], small_pages: int, normal_index: int) -> Iter
                 counted.append(CountedZone(zone, zone.protection[normal_index] if zone.protection else 0))
                 continue
             uncounted_managed += zone.managed_pages
-            uncounted_error += zone.error_pages
+            uncounted_error += zone.cpus * zone.stat_threshold_pages
             if zone.name == "Movable" and zone.managed_pages:
                 movable_above_low = zone.free_pages > zone.low_pages
         yield NumaNode(

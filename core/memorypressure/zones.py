@@ -95,7 +95,7 @@ class ZoneInfoReader:
             _check_order(blocks)
             self._normal_index = _normal_index(blocks, zones)
             self._structure = structure
-        if not any(zone.managed_pages and zone.name in COUNTABLE_ZONES for zone in zones):
+        if not [zone for zone in zones if zone.managed_pages and zone.name in COUNTABLE_ZONES]:
             raise error_at(text, len(text), "a zone DMA, DMA32 or Normal with managed pages")
         return ZoneInfo(tuple(zones), self._page_size_bytes, self._normal_index)
 
@@ -187,7 +187,8 @@ class ZoneInfoReader:
         A threshold stands for each CPU or for none (no SMP). The kernel sets the same for all CPUs of a zone, so lines
         like the first one are counted: with hundreds of CPUs that takes a tenth of the time to read each.
         """
-        text, start, end = block.text, block.head.end(), block.end
+        head = block.head
+        text, start, end = head.string, head.end(), block.end
         found = _CPU_AND_COUNT.findall(text, start, end)
         numbers, counts = found[::2], found[1::2]
         if numbers != self._cpus_in_order:

@@ -137,11 +137,6 @@ def unpack_block(data: bytes) -> Block | None:
     return Block(sequence, begin_ns, page_bytes, (total, swap, huge), has, zones, episode, data, start, used)
 
 
-def record_of(flags: int, ticks: int, body: bytes) -> bytes:
-    """A sample's bytes; its checksum is `check_of`'s."""
-    return RECORD.pack(flags, crc32(body, flags << 16 | ticks) & 0xFFFF, ticks) + body
-
-
 def check_of(flags: int, ticks: int, body: bytes) -> int:
     """The checksum of a sample."""
     return crc32(body, flags << 16 | ticks) & 0xFFFF

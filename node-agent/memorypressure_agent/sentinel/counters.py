@@ -61,7 +61,7 @@ class BelowLineTimes:
             {
                 "numaNode": node,
                 "zone": zone,
-                "line": line.value,
+                "line": line,
                 "seconds": round(entry.nanoseconds / 1e9, 6),
                 "episodes": entry.episodes,
             }

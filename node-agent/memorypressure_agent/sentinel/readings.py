@@ -75,6 +75,7 @@ class Readings:
         """The readings of gates alone that follow a sample of a node at rest."""
         self._gate_rooms: tuple[tuple[int, int], ...] = ()
         self._hard = _hard(OBSERVED_LINES)
+        self._hard_margin_percent = 0  # the largest of them
         self._guards: tuple[tuple[Callable[[], int | None], int], ...] = ()
         self._guard_cost_ns = 0
         self._guard_opened = False
@@ -112,6 +113,7 @@ class Readings:
         if lines != self.watched:
             self.watched = lines
             self._hard = _hard(lines)
+            self._hard_margin_percent = max([margin for _, margin in self._hard], default=0)
             self._gates = self._guards = self._made_of = ()
             self.ticks.end()  # the next round is no tick over gates that are no more
 
@@ -238,9 +240,9 @@ class Readings:
 
     def _is_below_hard(self, info: ZoneInfo, *lines: Line) -> bool:
         """Whether a node is below a line that may kill, with its margin; of these lines, or of all."""
-        watched = [each for each in self._hard if not lines or each[0] in lines]
-        if not watched or info.is_above_every_line(max([margin for _, margin in watched])):
+        if info.is_above_every_line(self._hard_margin_percent):
             return False
+        watched = [each for each in self._hard if not lines or each[0] in lines]
         return any(node.below(line, margin) for node in info.nodes for line, margin in watched)
 
     def _slow_every_ns(self, watching: bool) -> int:

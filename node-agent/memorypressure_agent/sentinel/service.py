@@ -15,7 +15,7 @@ from memorypressure_agent.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK
 from memorypressure_agent.host.cgroups import PodsTree
 from memorypressure_agent.host.clocks import boot_ns, monotonic_ns, read_boot_id, unix_ns
 from memorypressure_agent.host.journal import Journal, JournalLockedError
-from memorypressure_agent.host.sources import HostSources
+from memorypressure_agent.host.sources import HostSources, SourceState
 from memorypressure_agent.sentinel import process, status
 from memorypressure_agent.sentinel.candidates import Candidates, cgroup_kill_capability
 from memorypressure_agent.sentinel.clocks import Clocks, Waits
@@ -229,13 +229,12 @@ class Service:
         where = "observing only" if settings.orders_path is None else f"orders from {settings.orders_path}"
         kept = "without a journal: another sentinel writes it" if journal is None else journal.opened_because
         self._helper.log("Started", f"version {VERSION}, {where}, journal {settings.journal_path}: {kept}")
-        for name, failure in self._all_capabilities().items():
+        for name, failure in self._all_capabilities(self._sources.states()).items():
             if failure and not failure.startswith("not asked for"):
                 self._helper.log("CapabilityMissing", f"{name}: {failure}")
 
-    def _all_capabilities(self) -> dict[str, str]:
-        states = {state.name: state for state in self._sources.states()}
-        psi = states.get("psi_node")
+    def _all_capabilities(self, sources: tuple[SourceState, ...]) -> dict[str, str]:
+        psi = next((state for state in sources if state.name == "psi_node"), None)
         return {
             **self._capabilities,
             "CgroupKill": self._helper.kill_failure,
@@ -261,11 +260,10 @@ class Service:
         times = status.Times(unix_ns(), boot_ns(), self._started_unix_ns, os.getpid())
         snapshot = self._helper.snapshot
         events = self._event_counters()  # before the states of the sources, of which it is one
-        values: dict[str, Any] = status.build(
-            view, self._readings, sampler.counts, times, self._sources.states(), snapshot.usages
-        )
+        sources = self._sources.states()
+        values: dict[str, Any] = status.build(view, self._readings, sampler.counts, times, sources, snapshot.usages)
         values["vmstat"] = events
-        values["capabilities"] = self._all_capabilities()
+        values["capabilities"] = self._all_capabilities(sources)
         values["belowLine"] = sampler.below.entries()
         latency, last = self._helper.kill_latency.to_json(), self._helper.last_kill
         values["killLatency"] = latency | {"last": status.last_kill(last, journal.incarnation, times)}

@@ -95,7 +95,7 @@ def build(
                 "name": each.name,
                 "up": each.up,
                 "absent": each.absent,
-                "reason": each.reason and each.reason.value,
+                "reason": each.reason,
                 "message": each.message,
             }
             for each in sources
@@ -103,24 +103,24 @@ def build(
         "orders": _orders(view.orders, view),
         "permit": {
             "allowed": isinstance(view.permit, Permit),
-            "reason": view.permit.reason.value,
+            "reason": view.permit.reason,
             "message": view.permit.message,
         },
         "lockHeld": view.lock_held,
-        "phase": state.ladder.phase.value,
+        "phase": state.ladder.phase,
         "episode": None
         if episode is None
         else {
             "number": episode.number,
-            "cause": episode.cause.value,
+            "cause": episode.cause,
             "worst": episode.worst,
             "victims": episode.victims,
             "wouldHave": episode.would_have,
         },
         "decision": {
-            "reason": decision.reason.value,
+            "reason": decision.reason,
             "message": decision.message,
-            "cause": decision.cause.value,
+            "cause": decision.cause,
         },
         "triggers": [_trigger(trigger, times) for trigger in state.triggers.triggers],
         "zones": _zones(info) if info is not None else None,
@@ -186,10 +186,10 @@ def with_less_and_less(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _orders(read: OrdersRead, view: View) -> dict[str, Any]:
     orders = read.orders
     return {
-        "standing": read.standing.value,
-        "reason": read.reason.value,
+        "standing": read.standing,
+        "reason": read.reason,
         "message": read.message,
-        "mode": view.rules.mode.value,
+        "mode": view.rules.mode,
         "policyName": orders.policy_name if orders else None,
         "policyGeneration": orders.policy_generation if orders else None,
         "planUID": orders.plan_uid if orders else None,
@@ -200,7 +200,7 @@ def _orders(read: OrdersRead, view: View) -> dict[str, Any]:
 def _trigger(trigger: TriggerState, times: Times) -> dict[str, Any]:
     return {
         "name": trigger.name,
-        "status": trigger.status.value,
+        "status": trigger.status,
         "sinceUnixNs": times.unix_of(trigger.since_ns),
         "message": trigger.message,
         "numaNodes": sorted(trigger.nodes),
@@ -254,7 +254,7 @@ def _lowest(info: ZoneInfo, view: View) -> dict[str, Any] | None:
     return {
         "numaNode": node.number,
         "zone": zone.zone.name,
-        "line": line.value,
+        "line": line,
         "usableToLine": zone.zone.usable_pages / mark if mark else None,
         "freeToMin": zone.zone.free_pages / least if least else None,
         "headroomBytes": room * info.page_size_bytes,
