@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from memorypressure.victims import is_pod_uid
+from memorypressure_agent.errors import BadInputError
 
 if TYPE_CHECKING:
     from memorypressure_agent.host.sources import HostRoots
@@ -38,6 +42,34 @@ def proc_complaint(roots: HostRoots, message: str) -> str:
     return f"{where}; --proc-root must be the /proc of a Linux machine, readable for user {os.geteuid()}"
 
 
+def check_file(option: str, path: str, *, written: bool) -> None:
+    """BadInputError unless `path` can be a file that agents pass to each other; nothing was written then.
+
+    One that is `written` is replaced by a rename, which would put it in the place of a device as well (`/dev/null`), or
+    of the link that stands there (`/dev/stdout`), for everybody on the machine.
+    """
+    if not path:
+        raise BadInputError(f"{option}: is empty; name a file")
+    directory = os.path.dirname(path) or "."
+    if not os.path.isdir(directory):
+        raise BadInputError(f"{option} {path}: there is no directory {directory}; create it or mount it there")
+    if os.path.isdir(path):
+        raise BadInputError(f"{option} {path}: is a directory; name a file in it")
+    if not written or not os.path.lexists(path):
+        return
+    mode = os.lstat(path).st_mode
+    if not stat.S_ISREG(mode):
+        what = "a link" if stat.S_ISLNK(mode) else "a device, pipe or socket"
+        raise BadInputError(f"{option} {path}: is {what}, and a file would be put in its place; name a file")
+
+
+def checked_pod_uid(option: str, uid: str) -> str:
+    """The UID, which may be empty; BadInputError for what no pod has."""
+    if uid and not is_pod_uid(uid):
+        raise BadInputError(f"{option} {uid[:60]!r}: not a pod's UID (letters, digits and '-', at most 64)")
+    return uid
+
+
 def number_between(least: float, most: float) -> Callable[[str], float]:
     """A converter for argparse: a number in the range, or a sentence about what to write."""
 
@@ -47,7 +79,7 @@ def number_between(least: float, most: float) -> Callable[[str], float]:
         except ValueError:
             number = float("nan")
         if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a number from {least:g} to {most:g}")
+            raise argparse.ArgumentTypeError(f"'{text[:20]}' is not a number from {least:.15g} to {most:.15g}")
         return number
 
     return convert

@@ -1,6 +1,7 @@
 """The journal: inherited or replaced, never half; kills counted before they happen; records read each once."""
 
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -125,6 +126,14 @@ def test_a_directory_in_the_journals_place_is_an_error_that_says_so(tmp_path: Pa
     (tmp_path / "journal").mkdir()
     with pytest.raises(OSError, match="is a directory; --journal must name a file"):
         Journal(str(tmp_path / "journal"), BOOT)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["journal", "journal.lock"]
+
+
+def test_a_pipe_or_device_in_the_journals_place_stays_where_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "journal")
+    with pytest.raises(OSError, match="is a device, pipe or socket; --journal must name a file"):
+        Journal(str(tmp_path / "journal"), BOOT)
+    assert (tmp_path / "journal").is_fifo()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["journal", "journal.lock"]
 
 

@@ -201,13 +201,16 @@ def test_without_the_capability_it_goes_on_and_says_what_is_needed() -> None:
     [
         (["--output", "{tmp}/missing/x"], "there is no directory {tmp}/missing; create it or mount it there"),
         (["--output", "{tmp}"], "is a directory; name a file in it"),
+        (["--output", "{tmp}/link"], "is a link, and a file would be put in its place; name a file"),
         (["--output", "{tmp}/x", "--period-seconds", "0"], "--period-seconds"),
         ([], "--output"),
     ],
 )
 def test_bad_options_end_with_code_2_and_a_sentence(tmp_path: Path, words: list[str], message: str) -> None:
     given_words = [word.replace("{tmp}", str(tmp_path)) for word in words]
+    (tmp_path / "link").symlink_to("elsewhere")
     done = subprocess.run([SCRIPT, "kernel-log", *given_words], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
     assert message.replace("{tmp}", str(tmp_path)) in done.stderr
     assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.is_symlink()] == ["link"]

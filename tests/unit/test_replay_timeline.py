@@ -135,6 +135,10 @@ BAD = {
     "a quote that does not end": (ONE + '0.1,0,"DMA32,1,0,10\n', "r.csv:3: not CSV: unexpected end of data"),
     "a NUL byte": (b"t,node\0", "r.csv:1: not text (a NUL byte); a recording is CSV in UTF-8"),
     "a binary file": (b"\x89PNG\r\n\x1a\n\xff\xfe", "r.csv:1: not text; a recording is CSV in UTF-8"),
+    "a compressed file": (
+        b"\x1f\x8b\x08\0",
+        "r.csv: is compressed; unpack it: zcat r.csv | memorypressure-agent replay",
+    ),
     "a line without end": (b"t" * 5000, "r.csv:1: longer than 4096 bytes; not a recording in CSV"),
     "semicolons": ("t;node;zone;free;boost;min\n", "r.csv:1: column 1: unknown column 't;node;zone;free;boost;min'"),
 }

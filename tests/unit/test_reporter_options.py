@@ -1,5 +1,6 @@
 """The reporter's options: the API server that is given or the pod's, what cannot be used named with what to do."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -81,6 +82,11 @@ def options(directory: Path, **changes: str) -> list[str]:
         ({"--orders": "/nowhere/orders.json"}, "--orders /nowhere/orders.json: there is no directory /nowhere"),
         ({"--orders": "."}, "is a directory; name a file in it"),
         ({"--journal": "/nowhere/journal"}, "--journal /nowhere/journal: there is no directory /nowhere"),
+        ({"--orders": ""}, "--orders: is empty; name a file"),
+        ({"--orders": "pipe"}, "--orders pipe: is a device, pipe or socket, and a file would be put in its place"),
+        ({"--orders": "link"}, "--orders link: is a link, and a file would be put in its place"),
+        ({"--orders": "same", "--journal": "./same"}, "--orders same: is the sentinel's journal too"),
+        ({"--kernel-log": "."}, "--kernel-log .: is a directory; name a file in it"),
         ({"--orders": "/proc/orders.json"}, "--orders /proc/orders.json: nothing can be written beside it"),
         ({"--server": "http://h"}, "--server http://h: give a URL such as https://"),
         ({"--token-file": "/nowhere/token"}, "--token-file /nowhere/token: No such file or directory"),
@@ -105,6 +111,8 @@ def test_bad_options_end_the_reporter_with_2_and_a_sentence(
     for name in ("NODE_NAME", "POD_UID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    Path("link").symlink_to("elsewhere")
     try:
         code = main(["reporter", *options(tmp_path, **changes)])
     except SystemExit as end:
@@ -112,7 +120,7 @@ def test_bad_options_end_the_reporter_with_2_and_a_sentence(
     out, complaint = capsys.readouterr()
     assert (code, out) == (2, "")
     assert wanted in complaint
-    assert "orders.json" not in {path.name for path in tmp_path.iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "link", "pipe"}
 
 
 @pytest.mark.parametrize(

@@ -256,8 +256,7 @@ def _create(path: str, boot_id: str | None) -> tuple[mmap.mmap, Identity]:
         record = layout.pack_grants(1, new_journal(identity.incarnation, boot_ns()))
         offset = layout.GRANTS_OFFSET + layout.GRANTS_SLOT_BYTES
         mapping[offset : offset + len(record)] = record
-        if os.path.isdir(path) and not os.path.islink(path):
-            raise IsADirectoryError(errno.EISDIR, "is a directory; --journal must name a file", path)
+        _check_place(path)
         _keep_foreign(path)
         os.rename(temporary, path)
     except BaseException:
@@ -266,6 +265,18 @@ def _create(path: str, boot_id: str | None) -> tuple[mmap.mmap, Identity]:
     finally:
         os.close(descriptor)
     return mapping, identity
+
+
+def _check_place(path: str) -> None:
+    """OSError where a rename would put the journal in the place of a directory, device, pipe or socket."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "is a directory; --journal must name a file", path)
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise FileExistsError(errno.EEXIST, "is a device, pipe or socket; --journal must name a file", path)
 
 
 def _mapped(descriptor: int) -> mmap.mmap:

@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from memorypressure_agent.arguments import number_between
+from memorypressure_agent.arguments import check_file, number_between
 from memorypressure_agent.errors import EXIT_OK, AgentError, BadInputError
 from memorypressure_agent.host.clocks import boot_ns, unix_ns
 from memorypressure_agent.kernel_log.failures import TAIL_BYTES, Failures, encode, found_in, new_part
@@ -48,11 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Runs until SIGTERM or SIGINT."""
+    check_file("--output", arguments.output, written=True)
     output = Path(arguments.output)
-    if not os.path.isdir(output.parent):
-        raise BadInputError(f"--output {output}: there is no directory {output.parent}; create it or mount it there")
-    if os.path.isdir(output):
-        raise BadInputError(f"--output {output}: is a directory; name a file in it")
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())

@@ -18,6 +18,7 @@ from memorypressure_agent.errors import BadInputError
 from memorypressure_agent.replay.columns import BY_NAME, MAX_PAGES, REQUIRED, WHOLE_NODE, ZONE_NAMES, Column, Kind
 
 MAX_LINE_BYTES = 4096
+GZIP_MAGIC = b"\x1f\x8b"
 HEADER_EXAMPLE = ",".join(REQUIRED)
 
 _SECONDS = re.compile(r"[0-9]{1,11}(?:\.[0-9]{1,9})?")
@@ -81,6 +82,8 @@ def _lines(name: str, file: BinaryIO) -> Iterator[str]:
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
+        if number == 1 and line.startswith(GZIP_MAGIC):
+            raise BadInputError(f"{name}: is compressed; unpack it: zcat {name} | memorypressure-agent replay ... -")
         if len(line) > MAX_LINE_BYTES:
             raise BadInputError(f"{name}:{number}: longer than {MAX_LINE_BYTES} bytes; not a recording in CSV")
         try:

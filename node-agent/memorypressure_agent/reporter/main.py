@@ -13,7 +13,7 @@ from wsgiref.simple_server import WSGIServer
 
 from memorypressure.reasons import Reason
 from memorypressure.version import VERSION
-from memorypressure.victims import is_pod_uid
+from memorypressure_agent.arguments import check_file, checked_pod_uid
 from memorypressure_agent.errors import EXIT_FAILED, EXIT_OK, BadInputError
 from memorypressure_agent.reporter.access import Access
 from memorypressure_agent.reporter.certificate import ServingCertificate
@@ -105,13 +105,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Runs until SIGTERM or SIGINT; the exit code. Raises BadInputError for settings that cannot be used."""
     node_name = _node_name(arguments.node_name)
-    own_pod_uid = _own_pod_uid(arguments.own_pod_uid)
+    own_pod_uid = checked_pod_uid("--own-pod-uid", arguments.own_pod_uid)
+    check_file("--orders", arguments.orders, written=True)
+    check_file("--journal", arguments.journal, written=False)
+    if os.path.realpath(arguments.orders) == os.path.realpath(arguments.journal):
+        raise BadInputError(f"--orders {arguments.orders}: is the sentinel's journal too; give each its own name")
+    if arguments.kernel_log is not None:
+        check_file("--kernel-log", arguments.kernel_log, written=False)
     orders, journal = Path(arguments.orders), Path(arguments.journal)
-    for option, path in (("--orders", orders), ("--journal", journal)):
-        if not os.path.isdir(path.parent):
-            raise BadInputError(f"{option} {path}: there is no directory {path.parent}; create it or mount it there")
-        if os.path.isdir(path):
-            raise BadInputError(f"{option} {path}: is a directory; name a file in it, such as {path / path.name}")
     _check_metrics(arguments)
     try:
         endpoint = Endpoint.find(arguments.server, arguments.token_file, arguments.ca_file, os.environ)
@@ -230,12 +231,6 @@ def _lock(orders: Path) -> int:
     if lock is None:
         raise BadInputError(f"--orders {orders}: another reporter writes it; stop that one, or name another file")
     return lock
-
-
-def _own_pod_uid(uid: str) -> str:
-    if uid and not is_pod_uid(uid):
-        raise BadInputError(f"--own-pod-uid {uid[:60]!r}: not a pod's UID (letters, digits and '-', at most 64)")
-    return uid
 
 
 def _node_name(name: str | None) -> str:

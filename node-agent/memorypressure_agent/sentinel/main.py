@@ -15,7 +15,7 @@ from dataclasses import asdict
 
 import memorypressure
 import memorypressure_agent
-from memorypressure_agent.arguments import add_root_arguments, host_roots
+from memorypressure_agent.arguments import add_root_arguments, check_file, checked_pod_uid, host_roots
 from memorypressure_agent.errors import BadInputError
 from memorypressure_agent.host.journal_format import KILL_SLOTS
 from memorypressure_agent.sentinel.settings import SentinelSettings
@@ -71,7 +71,7 @@ def main(arguments: argparse.Namespace) -> int:
         max_kills_per_hour=arguments.max_kills_per_hour,
         min_cooldown_seconds=arguments.min_cooldown_seconds,
         dry_run_only=arguments.dry_run_only,
-        own_pod_uid=arguments.own_pod_uid,
+        own_pod_uid=checked_pod_uid("--own-pod-uid", arguments.own_pod_uid),
         realtime=arguments.realtime,
         watchdog_seconds=arguments.watchdog_seconds,
         log_json=arguments.log_format == "json",
@@ -101,14 +101,9 @@ def check_places(settings: SentinelSettings) -> None:
         settings.journal_path
     ):
         raise BadInputError(f"--journal {settings.journal_path}: is the orders file too; give each its own name")
-    for option, file in (("--journal", settings.journal_path), ("--orders", settings.orders_path)):
-        if file is None:
-            continue
-        directory = os.path.dirname(file)
-        if not os.path.isdir(directory):
-            raise BadInputError(f"{option} {file}: its directory {directory} does not exist; make it first")
-        if os.path.isdir(file):
-            raise BadInputError(f"{option} {file}: is a directory; name a file")
+    check_file("--journal", settings.journal_path, written=True)
+    if settings.orders_path is not None:
+        check_file("--orders", settings.orders_path, written=False)
     if not os.access(os.path.dirname(settings.journal_path), os.W_OK | os.X_OK):
         raise BadInputError(f"--journal {settings.journal_path}: its directory cannot be written to")
 
