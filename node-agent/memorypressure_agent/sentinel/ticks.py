@@ -18,7 +18,6 @@ TICKS_KEPT: Final = 16
 SLACK_NS: Final = 5_000_000
 """A round that is due in less than this is due now."""
 _SECOND_NS: Final = 1_000_000_000
-_DIGITS_AT: Final = len(FIRST_COUNTER)
 
 Tick = tuple[int, tuple[int, ...]]
 """When gates were read, and each one's free pages."""
@@ -100,8 +99,6 @@ class Ticks:
         gates, longest_ns = self._gates, self._longest_ns
         shortest_ns = min(least_period_ns(self.cost_ns), longest_ns)
         last_ns, before = self.last
-        # One clock is asked in a wake-up. That of the waits, which stands still during suspend, lags behind it by this.
-        lead_ns = now_ns - waits.monotonic_ns() if waits is not None else 0
         while now_ns < until_ns:
             elapsed_ns, period_ns = now_ns - last_ns, longest_ns
             found: tuple[int, ...] = ()
@@ -112,12 +109,12 @@ class Ticks:
                     return None
                 self.gate_reads += 1
                 end = text.find(b"\n")  # as `first_count`
-                digits = text[_DIGITS_AT:end]
-                if end < 0 or not digits.isdigit() or text[:_DIGITS_AT] != FIRST_COUNTER:
+                digits = text[len(FIRST_COUNTER) : end]
+                if end < 0 or not digits.isdigit() or not text.startswith(FIRST_COUNTER):
                     return None
                 free = int(digits)
                 lost = before[len(found)] - free
-                if free <= threshold or (lost > 0 and lost * _SECOND_NS > rate * elapsed_ns):
+                if free <= threshold or lost * _SECOND_NS > rate * elapsed_ns:
                     return None
                 found += (free,)
                 half_ns = (free - threshold) * _SECOND_NS // (2 * rate)
@@ -125,19 +122,16 @@ class Ticks:
             last_ns, before = self.last = now_ns, found
             self.taken.append(self.last)
             self.count += 1
-            period_ns = max(min(period_ns, latest_ns - now_ns), shortest_ns)
+            left_ns = latest_ns - now_ns
+            period_ns = max(min(period_ns, left_ns), shortest_ns)
             self.period_ns = period_ns
             if waits is None or self.count - self._recorded >= TICKS_KEPT:
                 return period_ns
-            due_ns = max(waits.woke_ns + lead_ns + period_ns, now_ns)
-            waits.sleep((due_ns - now_ns) * 1e-9)
+            began_ns = waits.monotonic_ns()
+            due_ns = waits.woke_ns + period_ns
+            due_ns = max(due_ns, began_ns)
+            waits.sleep((due_ns - began_ns) / 1e9)
+            waits.woke_ns = woke_ns = waits.monotonic_ns()
+            waits.late_ns.append(woke_ns - due_ns)
             now_ns = waits.boot_ns()
-            late_ns = now_ns - due_ns
-            waits.woke_ns = now_ns - lead_ns
-            if late_ns > SLACK_NS:  # or the machine was suspended, which is not being late
-                waits.woke_ns = waits.monotonic_ns()
-                suspended_ns = now_ns - lead_ns - waits.woke_ns
-                late_ns -= suspended_ns
-                lead_ns += suspended_ns
-            waits.late_ns.append(late_ns)
         return None
