@@ -4,6 +4,7 @@ The `kubernetes` package is used for its configuration and connection pool; its 
 times the CPU of msgspec for lists, and its default of three silent retries would repeat evictions).
 """
 
+import binascii
 import contextlib
 import copy
 import json
@@ -77,13 +78,21 @@ class Credentials:
                 load_kube_config(config_file=self._kubeconfig, client_configuration=configuration)
             else:
                 load_incluster_config(client_configuration=configuration)
-        except (ConfigException, OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-            where = f"kubeconfig {self._kubeconfig}" if self._kubeconfig else "service account of this pod"
-            hint = "" if self._kubeconfig else "; outside a pod give --kubeconfig FILE"
-            raise CredentialsError(f"{where} cannot be used: {_short(error)}{hint}") from None
+        except (ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+            raise self._unusable(_why_no_configuration(error)) from None
+        if not str(configuration.host).startswith(("https://", "http://")):
+            server = str(configuration.host)[:60]
+            raise self._unusable(f"server: {server!r} is no URL such as https://10.0.0.1:6443")
         configuration.retries = False
         configuration.connection_pool_maxsize = 16
         return configuration
+
+    def _unusable(self, why: str) -> CredentialsError:
+        if self._kubeconfig:
+            return CredentialsError(f"kubeconfig {self._kubeconfig} cannot be used: {why}")
+        return CredentialsError(
+            f"service account of this pod cannot be used: {why}; outside a pod give --kubeconfig FILE"
+        )
 
     @staticmethod
     def _read_header(configuration: Configuration) -> str:
@@ -103,6 +112,15 @@ class Credentials:
     def token(self) -> str:
         """The bare token, read again: for kopf's login."""
         return self.header(reload=True).partition(" ")[2].strip()
+
+
+def _why_no_configuration(error: Exception) -> str:
+    """A sentence of what the kubernetes package raised, which checks neither types nor base64."""
+    if isinstance(error, binascii.Error):
+        return f"a field that ends in -data holds no base64: {error}"
+    if isinstance(error, ConfigException | OSError | yaml.YAMLError):
+        return _short(error)
+    return f"it has not the form of one, with lists of clusters, users and contexts: {_short(error)}"
 
 
 class Lines:

@@ -92,7 +92,7 @@ def _policies(policies: Iterable[Object]) -> list[Finding]:
 def _agents(
     nodes: Iterable[Object], states: Mapping[str, Object], policies: Iterable[Object], now: dt.datetime
 ) -> Finding:
-    """Whether every node that is Ready, a Linux machine and not virtual has reported within three beats."""
+    """Whether each node that is Ready, runs Linux and is no virtual one has reported within its `grantSeconds`."""
     grants = {each["metadata"]["name"]: each["spec"].get("limits", {}).get("grantSeconds") for each in policies}
     wanted = [node["metadata"]["name"] for node in nodes if _is_machine(node)]
     silent = []

@@ -12,8 +12,20 @@ from memorypressure_operator.errors import CredentialsError, SettingsError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
-_EPILOG = """every option is also an environment variable: --lease-seconds is MPO_LEASE_SECONDS (the flag wins).
-exit codes: 0 ended by SIGTERM or SIGINT, 1 a part of the operator failed, 2 a setting or the kubeconfig is wrong."""
+MOST_WAIT_SECONDS = 86_400
+
+_EPILOG = """every option from --kubeconfig on is also an environment variable: --lease-seconds is MPO_LEASE_SECONDS
+(the flag wins).
+
+examples:
+  memorypressure-operator explain worker-7 --namespace memory-pressure
+  memorypressure-operator check --namespace memory-pressure --wait-seconds 60
+
+exit codes:
+  0  run: ended by SIGTERM or SIGINT; check: all is well; explain, cleanup: done
+  1  run: a part of it failed; check: something is not well; explain: no such node; any: the API server refuses, or
+     does not answer
+  2  an option, a variable or the kubeconfig cannot be used; nothing was done"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,10 +52,18 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("node", nargs="?", help="explain: name of the node")
     result.add_argument("--output", choices=("text", "json"), default="text", help="explain: what is printed [text]")
     result.add_argument(
-        "--metrics-url", metavar="URL", default="", help="check: the operator's metrics [not asked for]"
+        "--metrics-url",
+        metavar="URL",
+        type=_url,
+        default="",
+        help="check: the operator's metrics, which say whether it leads [not asked for]",
     )
     result.add_argument(
-        "--wait-seconds", metavar="N", type=float, default=0.0, help="check: for how long all may still become well [0]"
+        "--wait-seconds",
+        metavar="N",
+        type=_wait_seconds,
+        default=0.0,
+        help="check: for how long all may still become well [0]",
     )
     for name, text, default in settings_module.describe():
         flag = "--" + name.replace("_", "-")
@@ -55,14 +75,30 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+def _url(text: str) -> str:
+    if text and not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no URL such as http://127.0.0.1:9465/metrics")
+    return text
+
+
+def _wait_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MOST_WAIT_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a number from 0 to {MOST_WAIT_SECONDS}")
+    return seconds
+
+
 def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     arguments = vars(parser().parse_args(argv))
     command, node, output = (arguments.pop(name) for name in ("command", "node", "output"))
     metrics_url, wait_seconds = (arguments.pop(name) for name in ("metrics_url", "wait_seconds"))
     try:
-        if (command == "explain") != (node is not None):
-            what = "explain: name the node, as in: explain worker-7" if node is None else f"{command} takes no {node!r}"
+        if (command == "explain") != bool(node):
+            what = f"{command} takes no {node!r}" if node else "explain: name the node, as in: explain worker-7"
             raise SettingsError(what)
         settings = settings_module.parse(arguments, os.environ if environment is None else environment)
         operator = importlib.import_module("memorypressure_operator.main")  # kopf and kubernetes: not for --help

@@ -7,6 +7,7 @@ documentation: `--help` prints it with the default.
 import dataclasses
 import math
 import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from memorypressure_operator.errors import SettingsError
 
 PREFIX = "MPO_"
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_SUBDOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
 def _option(default: Any, text: str, minimum: float = -math.inf, maximum: float = math.inf) -> Any:
@@ -182,7 +185,28 @@ def _checked(settings: Settings) -> Settings:
         )
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise SettingsError(f"--log-level: {settings.log_level!r} is not one of debug, info, warning, error")
+    _check_names(settings)
     return settings
+
+
+def _check_names(settings: Settings) -> None:
+    """SettingsError for a name that no object can have: one that is misspelt so would silently protect nobody."""
+    for option, names in (("--namespace", [settings.namespace]), ("--protected-namespaces", settings.protected)):
+        for name in sorted(names):
+            if not _LABEL.fullmatch(name):
+                raise SettingsError(
+                    f"{option}: {name[:70]!r} is no namespace's name (lower-case letters, digits and '-', at most 63)"
+                )
+    for option, name in (
+        ("--lease-name", settings.lease_name),
+        ("--ledger-prefix", settings.ledger_prefix),
+        ("--counts-configmap", settings.counts_configmap),
+        ("--default-policy-configmap", settings.default_policy_configmap or "none"),
+    ):
+        if not _SUBDOMAIN.fullmatch(name):
+            raise SettingsError(
+                f"{option}: {name[:70]!r} is no object's name (lower-case letters, digits, '-' and '.', at most 253)"
+            )
 
 
 def describe(names: Sequence[str] = ()) -> list[tuple[str, str, Any]]:

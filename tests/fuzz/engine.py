@@ -13,9 +13,12 @@ import random
 import sys
 import time
 import traceback
+from collections.abc import Iterable
 from hashlib import sha1
 from pathlib import Path
 from typing import Final
+
+from memorypressure_tools.arguments import whole_number
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 MOST_BYTES: Final = 20_000
@@ -26,13 +29,23 @@ INSTRUMENTED: Final = ["memorypressure", "memorypressure_agent"]
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="fuzz", description=__doc__.partition("\n")[0] if __doc__ else None)
     made.add_argument("--target", help="one target, by its name in targets.TARGETS (default: all, mixed)")
-    made.add_argument("--runs", type=int, default=-1, help="end after so many inputs")
-    made.add_argument("--seconds", type=int, default=0, help="end after so long")
-    made.add_argument("--seed", type=int, default=0, help="of the random numbers; 0: another one each time")
+    made.add_argument("--runs", type=whole_number(1, 10**12), default=-1, help="end after so many inputs")
+    made.add_argument("--seconds", type=whole_number(0, 10**7), default=0, help="end after so long; 0 (default): never")
+    made.add_argument(
+        "--seed", type=whole_number(0, 2**32 - 1), default=0, help="of the random numbers; 0: another one each time"
+    )
     made.add_argument("--corpus", type=Path, help="directory of inputs, kept for the next run (default: seeds only)")
     made.add_argument("--findings", type=Path, default=REPOSITORY / "build" / "fuzz", help="where crash-... files go")
     made.add_argument("--replay", type=Path, nargs="+", metavar="FILE", help="only check these inputs again")
     return made
+
+
+def chosen(target: str | None, targets: Iterable[str]) -> list[str]:
+    """The names of the targets to run; ends with 2 and the known ones where that one is not among them."""
+    known = list(targets)
+    if target is not None and target not in known:
+        parser().error(f"--target {target}: there is no such target; there are: {', '.join(known)}")
+    return known if target is None else [target]
 
 
 def main() -> int:
@@ -49,7 +62,7 @@ def main() -> int:
         from fuzz.mutation import mutated
         from fuzz.targets import TARGETS
 
-    names = [arguments.target] if arguments.target else list(TARGETS)
+    names = chosen(arguments.target, TARGETS)
 
     def check(data: bytes) -> None:
         if data:
@@ -94,7 +107,7 @@ def _blind(arguments: argparse.Namespace) -> int:
 
     print("atheris is not there: inputs are changed blindly, without looking at what code they reach", flush=True)
     rng = random.Random(arguments.seed or None)
-    names = [arguments.target] if arguments.target else list(TARGETS)
+    names = chosen(arguments.target, TARGETS)
     seeds = {name: list(TARGETS[name].seeds()) for name in names}
     end = time.monotonic() + arguments.seconds if arguments.seconds else None
     done = 0
@@ -117,7 +130,7 @@ def _blind(arguments: argparse.Namespace) -> int:
 def _replay(arguments: argparse.Namespace) -> int:
     from fuzz.targets import TARGETS
 
-    names = [arguments.target] if arguments.target else list(TARGETS)
+    names = chosen(arguments.target, TARGETS)
     for file in arguments.replay:
         data = file.read_bytes()
         name = names[data[0] % len(names)] if data else names[0]

@@ -38,6 +38,20 @@ def engine(*words: str, program: str = "from fuzz.engine import main; sys.exit(m
     return done.returncode, done.stdout[-6000:]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--target", "ordres"], "--target ordres: there is no such target; there are: "),
+        (["--target", "ordres", "--replay", __file__], "--target ordres: there is no such target; there are: "),
+        (["--seconds", "-1"], "--seconds: '-1' is not a whole number from 0"),
+    ],
+)
+def test_a_wrong_option_ends_with_2_and_says_what_there_is(words: list[str], message: str) -> None:
+    code, output = engine(*words)
+    assert code == 2
+    assert message in output
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_seed_is_understood_or_refused_as_documented(name: str) -> None:
     seeds = list(TARGETS[name].seeds())

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from memorypressure_tools.background import Background, RunsAlreadyError
 from memorypressure_tools.cluster import apicheck, cluster, loadimage
 from memorypressure_tools.cluster.__main__ import main
 from memorypressure_tools.cluster.node import NodeOptions, kubelet_configuration
-from memorypressure_tools.flood import bench, demo
 from memorypressure_tools.helm import CHART
 
 
@@ -37,17 +35,6 @@ def test_kubelets_of_one_cluster_have_addresses_of_their_own_on_loopback() -> No
 def test_more_than_two_nodes_are_refused() -> None:
     with pytest.raises(cluster.ClusterError, match="NODES=3: one or two"):
         cluster.Cluster(cluster.ClusterOptions(nodes=3))
-
-
-@pytest.mark.parametrize(
-    ("verb", "words"), [(main, ["up", "--memory", "10"]), (demo.main, ["--runs", "0"]), (bench.main, ["--runs", "x"])]
-)
-def test_a_number_that_cannot_be_is_refused_before_anything_starts(
-    verb: Callable[[list[str]], int], words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        verb(words)
-    assert "is not a whole number from" in capsys.readouterr().err
 
 
 def test_what_several_programs_lack_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:

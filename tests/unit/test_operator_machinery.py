@@ -48,6 +48,16 @@ def test_a_flag_wins_over_a_variable() -> None:
         ({"lease_seconds": "12"}, {}, "--lease-seconds: must be at least"),
         ({"renew_seconds": "8"}, {}, "--renew-seconds: with --renew-timeout-seconds must be below --renew-deadline"),
         ({"renew_seconds": "nan"}, {}, "--renew-seconds: nan is out of range"),
+        ({"namespace": "A B"}, {}, "--namespace: 'A B' is no namespace's name"),
+        (
+            {"protected_namespaces": "shop,kube system"},
+            {},
+            "--protected-namespaces: 'kube system' is no namespace's name",
+        ),
+        ({"protected_namespaces": "a." + "b" * 70}, {}, "--protected-namespaces: 'a."),
+        ({"lease_name": "Lease"}, {}, "--lease-name: 'Lease' is no object's name"),
+        ({"counts_configmap": ""}, {}, "--counts-configmap: '' is no object's name"),
+        ({"default_policy_configmap": "a/b"}, {}, "--default-policy-configmap: 'a/b' is no object's name"),
     ],
 )
 def test_a_wrong_setting_is_named(flags: dict[str, str], environment: dict[str, str], message: str) -> None:
@@ -60,11 +70,59 @@ def test_without_a_namespace_and_outside_a_pod_the_setting_is_asked_for() -> Non
         settings.parse({}, {})
 
 
-def test_a_kubeconfig_that_is_not_one_is_named(tmp_path: Path) -> None:
+KUBECONFIG = """
+clusters: [{name: c, cluster: {server: SERVER}}]
+users: [{name: u, user: USER}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("clusters: [", "while parsing a flow"),
+        ("a token", "it has not the form of one, with lists of clusters, users and contexts"),
+        ("[]", "it has not the form of one"),
+        ("{clusters: 5, contexts: 3, current-context: x}", "it has not the form of one"),
+        ("apiVersion: v1", "Expected key current-context"),
+        (KUBECONFIG.replace("SERVER", "10.0.0.1:6443"), "server: '10.0.0.1:6443' is no URL such as https://"),
+        (
+            KUBECONFIG.replace("SERVER", "https://h").replace("USER", '{client-certificate-data: "x"}'),
+            "a field that ends in -data holds no base64",
+        ),
+    ],
+)
+def test_a_kubeconfig_that_is_not_one_is_named_with_the_reason(tmp_path: Path, text: str, why: str) -> None:
     file = tmp_path / "config"
-    file.write_text("clusters: [")
-    with pytest.raises(CredentialsError, match=re.escape(str(file))):
+    file.write_text(text.replace("USER", "{}"))
+    with pytest.raises(CredentialsError, match=f"kubeconfig {re.escape(str(file))} cannot be used: .*{re.escape(why)}"):
         Credentials(str(file), 60, Clock())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["check", "--wait-seconds", "-1"], "--wait-seconds: '-1' is not a number from 0 to 86400"),
+        (["check", "--wait-seconds", "nan"], "--wait-seconds: 'nan' is not a number"),
+        (
+            ["check", "--metrics-url", "file:///etc/passwd"],
+            "--metrics-url: 'file:///etc/passwd' is no URL such as http",
+        ),
+        (["explain"], "explain: name the node, as in: explain worker-7"),
+        (["explain", ""], "explain: name the node"),
+        (["cleanup", "worker-7"], "cleanup takes no 'worker-7'"),
+    ],
+)
+def test_a_wrong_option_of_a_command_ends_with_2_and_says_what_to_write(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    try:
+        code = cli.main([*words, "--namespace", "n"], {})
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    assert code == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "why"), [("missing", "there is no such file"), ("", "Is a directory")])

@@ -1,7 +1,8 @@
-"""Numbers that people give to a verb, as `type=` of an option and for settings of the environment."""
+"""What people give to a verb, as `type=` of an option and for settings of the environment."""
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
@@ -13,3 +14,27 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def number(least: float, most: float) -> Callable[[str], float]:
+    """A reader of numbers in that range; its error says what was given and what is understood."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least:g} to {most:g}")
+        return value
+
+    return read
+
+
+def directory(text: str) -> Path:
+    """A directory that is there, or can be made when it is needed; its error says what is in its place."""
+    path = Path(text)
+    there = next(each for each in (path, *path.absolute().parents) if each.exists() or each.is_symlink())
+    if not there.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: {there} is no directory")
+    return path

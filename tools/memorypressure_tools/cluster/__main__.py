@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,13 +13,14 @@ import urllib3
 
 from memorypressure_tools import toolcache
 from memorypressure_tools.apiclient import ApiError
-from memorypressure_tools.arguments import whole_number
+from memorypressure_tools.arguments import directory, whole_number
 from memorypressure_tools.background import Background, RunsAlreadyError
 from memorypressure_tools.cluster.apicheck import ApiUnreachableError
 from memorypressure_tools.cluster.cluster import Cluster, ClusterError, ClusterOptions, prepare
 from memorypressure_tools.cluster.node import NodeOptions
 from memorypressure_tools.cluster.nodeimage import NodeImageError
 from memorypressure_tools.controlplane import ControlPlaneError
+from memorypressure_tools.guest import kernel
 from memorypressure_tools.guest.control import ControlError
 from memorypressure_tools.guest.images import ImageError
 from memorypressure_tools.guest.shell import GuestError, Shell
@@ -118,17 +120,32 @@ def _shell(background: Background, node: str, command: str) -> None:
     os.execve(program, words, environment)  # noqa: S606 -- it is the purpose
 
 
+def _threshold(text: str) -> str:
+    if not re.fullmatch(r"\d{1,3}%|\d{1,7}(Ki|Mi|Gi)", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no threshold such as 100Mi or 10%")
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make cluster", description="A real cluster on this machine.")
     parser.add_argument("verb", choices=["up", "down", "status", "shell"])
-    parser.add_argument("--state", type=Path, default=STATE, metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--state", type=directory, default=STATE, metavar="DIR", help="default: %(default)s")
     parser.add_argument("--background", action="store_true", help="up: return when the cluster is ready")
     parser.add_argument("--nodes", type=int, default=1, choices=[1, 2], help="up: default: %(default)s")
-    parser.add_argument("--kernel", default="6.1", metavar="SERIES", help="up: of the nodes; default: %(default)s")
+    parser.add_argument(
+        "--kernel",
+        default=kernel.DEFAULT_SERIES,
+        choices=kernel.SERIES,
+        help="up: Debian's, of the nodes; default: %(default)s",
+    )
     memory = whole_number(512, 65536)
     parser.add_argument("--memory", type=memory, default=768, metavar="MIB", help="up: of a node; default: %(default)s")
     parser.add_argument(
-        "--kubelet-eviction", default="0%", metavar="THRESHOLD", help="up: memory.available; default: %(default)s, off"
+        "--kubelet-eviction",
+        type=_threshold,
+        default="0%",
+        metavar="THRESHOLD",
+        help="up: the kubelet's own, memory.available, such as 100Mi or 10%%; default: %(default)s, off",
     )
     parser.add_argument("--node", default="", help="shell: a node's name; default: a shell on this machine")
     parser.add_argument("--command", default="", help="shell: run this and end")

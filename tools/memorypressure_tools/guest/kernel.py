@@ -12,6 +12,7 @@ from typing import Final
 from memorypressure_tools.guest import packages, store
 from memorypressure_tools.toolcache import ToolMissingError
 
+SERIES: Final = ("6.1", "6.12")
 DEFAULT_SERIES: Final = "6.1"
 DOWNLOAD_SECONDS: Final = 600.0
 

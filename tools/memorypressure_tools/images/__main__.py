@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from memorypressure_tools.arguments import directory
 from memorypressure_tools.images.archive import Archive
 from memorypressure_tools.images.build import Image, ImageBuildError, Request, build, missing
 from memorypressure_tools.toolcache import EXIT_MISSING
@@ -33,10 +34,10 @@ def table(images: list[Image]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Exit code 0; 1 where a build failed; 3 after a list of what is missing."""
     parser = argparse.ArgumentParser(prog="make images", description="Build the images as OCI archives.")
-    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help=f"default: {OUTPUT}")
+    parser.add_argument("--output", type=directory, default=OUTPUT, metavar="DIR", help=f"default: {OUTPUT}")
     parser.add_argument(
         "--base",
         metavar="IMAGE",
@@ -45,7 +46,7 @@ def main() -> int:
     )
     parser.add_argument("--builder", metavar="IMAGE", help="the same Python with venv and pip, where --base has none")
     parser.add_argument("--refresh", action="store_true", help="build again, the base with today's Debian packages")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.builder and not options.base:
         parser.error("--builder goes with --base")
     request = Request(base=options.base, builder=options.builder, refresh=options.refresh)

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from memorypressure_tools.arguments import directory, number, whole_number
 from memorypressure_tools.controlplane import ControlPlaneError
 from memorypressure_tools.processes import ChildDiedError
 from memorypressure_tools.scale import report
@@ -38,12 +39,18 @@ def _parser() -> argparse.ArgumentParser:
         "1 a bar is missed or a measurement failed, 3 the control plane's programs cannot be built here.",
     )
     parser.add_argument("--sizes", default=SIZES, metavar="N,N,...", help=f"nodes of each cluster [{SIZES}]")
-    parser.add_argument("--pods", type=int, default=22, metavar="N", help="pods a node [22]")
+    parser.add_argument("--pods", type=whole_number(1, 500), default=22, metavar="N", help="pods a node [22]")
     parser.add_argument("--mode", default="Enforce", choices=("DryRun", "Enforce"), help="of the policy [Enforce]")
-    parser.add_argument("--rate", type=float, default=50.0, help="status changes a second under load [50]")
-    parser.add_argument("--idle-seconds", type=float, default=60.0, metavar="S", help="length of the idle phase [60]")
-    parser.add_argument("--load-seconds", type=float, default=30.0, metavar="S", help="length of the load phase [30]")
-    parser.add_argument("--output", type=Path, default=DIRECTORY, metavar="DIR", help="where results go [build/scale]")
+    parser.add_argument("--rate", type=number(0.1, 1000), default=50.0, help="status changes a second under load [50]")
+    parser.add_argument(
+        "--idle-seconds", type=number(1, 86_400), default=60.0, metavar="S", help="length of the idle phase [60]"
+    )
+    parser.add_argument(
+        "--load-seconds", type=number(1, 86_400), default=30.0, metavar="S", help="length of the load phase [30]"
+    )
+    parser.add_argument(
+        "--output", type=directory, default=DIRECTORY, metavar="DIR", help="where results go [build/scale]"
+    )
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured already")
     parser.add_argument("--no-moves", action="store_true", help="do not measure how fast nodes are moved")
     parser.add_argument(
