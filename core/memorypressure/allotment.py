@@ -12,11 +12,11 @@ A round, for one policy:
 Why nothing is given out twice, with two leaders, pauses at any point and old caches:
 
 - A ceiling in a state's spec only rises after a ledger write, and that fails if another leader wrote one meanwhile.
-- An allowance leaves the ledger only after this process itself replaced the grant in the state (a *closing*), which
-  makes every write that another leader still has under way fail. After that either the node acknowledges by a beat
-  later than any that was echoed (see `grants`), or 1.1 x grantSeconds have passed since this process first saw the last
-  echoed beat, which then is too old for the node. In the second case the rest counts as killed: a node that is cut off
-  may have used it.
+- An allowance leaves the ledger only after this process itself replaced the grant in the state (a *closing*), be it by
+  that of another policy (`replaced`), which makes every write that another leader still has under way fail. After that
+  either the node acknowledges by a beat later than any that was echoed (see `grants`), or 1.1 x grantSeconds have
+  passed since this process first saw the last echoed beat, which then is too old for the node. In the second case the
+  rest counts as killed: a node that is cut off may have used it.
 - An object that is gone counts as closed while the API server itself (not a cache) says so: `absent`.
 """
 
@@ -34,6 +34,7 @@ from memorypressure.desk import (
     has_run_out,
     noted,
     opened,
+    replaced,
     settled,
 )
 from memorypressure.grants import Grant, Lease
@@ -54,6 +55,7 @@ __all__ = [
     "has_run_out",
     "noted",
     "opened",
+    "replaced",
     "settled",
 ]
 
@@ -329,8 +331,7 @@ def _zero_grant(view: NodeView, entry: Entry | None, seen: Mapping[str, Seen]) -
     if lease.incarnation in seen:
         beats.append(seen[lease.incarnation].beat)
     plan_uid, plan_generation = view.plan_uid, view.plan_generation
-    if not plan_uid or plan_generation < 1:
-        if view.grant is None:
-            return None
-        plan_uid, plan_generation = view.grant.plan_uid, view.grant.plan_generation
+    if not plan_uid or plan_generation < 1:  # another policy's plan, or none: what allows nothing may name any
+        grant = view.grant
+        plan_uid, plan_generation = (grant.plan_uid, grant.plan_generation) if grant is not None else ("none", 1)
     return Grant(lease.incarnation, max(beats), lease.kills_total, plan_uid, plan_generation)

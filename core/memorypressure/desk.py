@@ -22,7 +22,7 @@ class NodeView:
     """A node as one version of its NodeMemoryState shows it, with what the operator knows besides.
 
     `mode` is what this policy wants there now: Disabled when it is not in force any more. `armable`: its plan is
-    written, its agent is able to act, reported within three beats, and holds no allowance of another policy's ledger.
+    written, its agent is able to act, reported within three beats, and may use no allowance of another policy's ledger.
     `nearness` is usable memory over the line: lower is nearer. `refill_slot`: maxConcurrentNodes leaves it a place.
     `plan_newest`: its plan was made of the policy as it is now; until then it keeps what it has, and is given no more.
     `victim_pending`: a kill of its own is not over; until then, too.
@@ -154,6 +154,27 @@ def noted(desk: Desk, write: GrantWrite, now_ns: int) -> Desk:
     for closing in write.closes:
         closings[closing.incarnation] = closing
     return replace(desk, seen=seen, closings=closings)
+
+
+def replaced(desk: Desk, views: Sequence[NodeView], now_ns: int) -> Desk:
+    """The desk after this process certainly wrote grants of another policy into the states that these views are of.
+
+    Such a write closes what other incarnations hold than the one that reports: the state shows no grant of theirs, and
+    every write that is under way fails. What they had left counts as killed; no beat was echoed to them after `now_ns`.
+    """
+    by_node = {view.node: view for view in views if view.lease is not None}
+    entries, seen, closings = list(desk.ledger.entries), dict(desk.seen), dict(desk.closings)
+    for index, entry in enumerate(entries):
+        view = by_node.get(entry.node)
+        if view is None or view.lease is None or view.lease.incarnation == entry.incarnation:
+            continue
+        if entry.rest and entry.incarnation not in closings:
+            entries[index] = replace(entry, lost=True)
+            seen[entry.incarnation] = replace(_last_echo(entry, view, seen, now_ns), since_ns=now_ns)
+            closings[entry.incarnation] = Closing(entry.incarnation, entry.counted, None)
+    if len(closings) == len(desk.closings):
+        return desk
+    return replace(desk, ledger=replace(desk.ledger, entries=tuple(entries)), seen=seen, closings=closings)
 
 
 def _report(book: Book, view: NodeView) -> None:

@@ -57,8 +57,9 @@ class NodeFacts:
     reporting: bool
     under_pressure: bool
     refill_slot: bool
-    held_elsewhere: bool  # another policy's ledger still counts an allowance of it
+    held_elsewhere: bool  # another policy's ledger still counts an allowance that it may use
     victim_pending: bool = False  # a kill of its own is not over
+    waits_for: str = ""  # of which other policy's allowance it has to see the end, in words
 
 
 @dataclass(slots=True)
@@ -102,6 +103,15 @@ def may_hold(state: StateView) -> bool:
     """Whether the node may hold an allowance: by the grant that its state shows, or by the ceiling that it has seen."""
     lease = state.status.lease
     return shows_allowance(state) or (lease is not None and lease.ceiling_seen > lease.kills_total)
+
+
+def may_be_used(entry: Entry, state: StateView | None) -> bool:
+    """Whether a node may use what its entry still allows: not once it reports another incarnation.
+
+    Then the rest counts as killed, and what another policy grants that one is another allowance, of another ledger.
+    """
+    lease = state.status.lease if state is not None else None
+    return entry.rest > 0 and (lease is None or lease.incarnation == entry.incarnation)
 
 
 def lease_of(state: StateView) -> Lease | None:
@@ -214,9 +224,9 @@ class Granting:
         if desk is None:
             return self._withdraw_all(facts, states) if store.problem else Result(again=True)
         kills = policy is not None and any(step.kill is not None for step in policy.ladder)
-        named = {entry.node for entry in desk.ledger.entries}
+        own = {entry.node for entry in desk.ledger.entries if may_be_used(entry, states.get(entry.node))}
         # What another ledger covers is that one's to withdraw: counted twice, it would be released twice as late.
-        ours = [node for node in states if node in facts and (node in named or not facts[node].held_elsewhere)]
+        ours = [node for node in states if node in facts and (node in own or not facts[node].held_elsewhere)]
         views, malformed = self._views(store.policy, ours, facts, states, has_kill_step=kills)
         now_ns = self._now_ns()
         absent = frozenset(
@@ -235,10 +245,18 @@ class Granting:
         else:
             store.desk = decided.desk
         result = Result(waiting={each.node: (each.reason, each.message) for each in decided.waiting})
+        if kills:
+            held = (each for each in facts.values() if each.waits_for and each.mode is Mode.ENFORCE)
+            result.waiting = dict(result.waiting) | {each.node: (Reason.NO_GRANT, each.waits_for) for each in held}
         result.again = bool(malformed)
         for node in malformed:
             self._take_away(states[node])
         self._write(store, decided.writes, states, result)
+        written = {write.node for write in decided.writes} - result.unwritten
+        replaced = [each for each in views if each.node in written]
+        for other in self._budgets.stores.values() if replaced else ():
+            if other is not store and other.desk is not None:
+                other.desk = allotment.replaced(other.desk, replaced, self._now_ns())
         result.again = result.again or bool(result.unwritten) or bool(store.desk.closings)
         result.armed = _armed(views, (write for write in decided.writes if write.node not in result.unwritten))
         return result

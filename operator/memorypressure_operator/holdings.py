@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from memorypressure.ledger import Entry, Ledger
 from memorypressure_operator.budget import Budgets, Store
-from memorypressure_operator.granting import may_hold, shows_allowance
+from memorypressure_operator.granting import may_be_used, may_hold, shows_allowance
 from memorypressure_operator.named import Named
 from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import StateView
@@ -61,19 +61,34 @@ class Holdings:
 
     def may_plan(self, node: str, grant_seconds: int) -> bool:
         """Whether a plan with this grantSeconds may be written: no grant that is out may come to hold longer by it."""
-        for store in self._budgets.stores.values():
+        return self.against_plan(node, grant_seconds) is None
+
+    def against_plan(self, node: str, grant_seconds: int) -> str | None:
+        """The policy whose ledger forbids such a plan, or is not read yet.
+
+        What an agent that was replaced had left does so too: it may read the new plan before it reads that its grant
+        has gone.
+        """
+        for name, store in self._budgets.stores.items():
             if store.desk is None:
                 if not store.problem:
-                    return False  # not read yet
+                    return name
                 continue
             if any(entry.rest and entry.grant_seconds < grant_seconds for entry in self.of(store, node)):
-                return False
-        return True
+                return name
+        return None
 
-    def elsewhere(self, policy: str) -> set[str]:
-        """Nodes for which another policy's ledger still counts an allowance."""
-        others = (store for other, store in self._budgets.stores.items() if other != policy)
-        return {node for store in others for node in _with_rest(store)}
+    def elsewhere(self, policy: str) -> dict[str, str]:
+        """Nodes that may still use an allowance of another policy's ledger, with that policy."""
+        states = self._registry.tables.states
+        others = ((other, store.desk) for other, store in self._budgets.stores.items() if other != policy)
+        return {
+            entry.node: other
+            for other, desk in others
+            if desk is not None
+            for entry in desk.ledger.entries
+            if may_be_used(entry, states.get(entry.node))
+        }
 
     def unread(self, policy: str) -> list[str]:
         """Other policies whose ledger is not known now."""
@@ -90,11 +105,8 @@ class Holdings:
         if not self.unread(policy):
             known.clear()
             return known
-        mine = _with_rest(self._budgets.stores[policy])
-        known.update(node for node, state in states.items() if node not in mine and may_hold(state))
+        mine = self._budgets.stores[policy]
+        for node, state in states.items():
+            if may_hold(state) and not any(may_be_used(entry, state) for entry in self.of(mine, node)):
+                known.add(node)
         return known
-
-
-def _with_rest(store: Store) -> set[str]:
-    """Nodes for which the ledger counts an allowance that may be used yet."""
-    return {entry.node for entry in store.desk.ledger.entries if entry.rest} if store.desk is not None else set()

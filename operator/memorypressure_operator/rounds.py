@@ -266,8 +266,18 @@ class Rounds:
                 refill_slot=slot_free or memory.has_slot(node in recorded),
                 held_elsewhere=node in held or node in unsure,
                 victim_pending=kills.pending(memory, state.status, now),
+                waits_for=self._waits_for(node, policy, held.get(node), current) if here and policy is not None else "",
             )
         return facts, states
+
+    def _waits_for(self, node: str, policy: Policy, holder: str | None, planned: bool) -> str:
+        """Of which other policy's allowance the node has to see the end before its own may arm it; "" for none."""
+        if holder is not None:
+            return f"the ledger of policy {holder} still counts an allowance that it may use"
+        former = None if planned else self._holdings.against_plan(node, policy.limits.grant_seconds)
+        if former is None:
+            return ""
+        return f"its plan has a longer grantSeconds than an allowance that the ledger of policy {former} still counts"
 
     def in_force(self, policy: str) -> Mapping[str, Mode]:
         """The nodes on which the policy is in force."""

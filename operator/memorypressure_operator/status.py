@@ -62,6 +62,7 @@ class Facts:
     conflict_key: str = ""
     conflicts: int = 0  # nodes on which it ties with one of another mode
     dry_run_only: bool = False
+    ungranted: Mapping[str, str] = field(default_factory=dict)  # node -> why it is given no grant yet
     unsure_nodes: int = 0  # those that may hold an allowance of one of the ledgers that cannot be read
     unread_ledgers: tuple[str, ...] = ()  # policies whose ledgers those are
     blind: tuple[str, ...] = ()  # resources of which the API server has sent nothing for long
@@ -147,6 +148,9 @@ def _ready(policy: Policy, facts: Facts) -> Row:
         )
     if facts.quarantine_seconds > 0:
         notes.append(_quarantine(policy))
+    if facts.ungranted:
+        node, why = min(facts.ungranted.items())
+        notes.append(f"nothing is granted yet to {len(facts.ungranted)} nodes, such as {node}: {why}")
     if facts.unsure_nodes and facts.unread_ledgers:
         of = ", ".join(facts.unread_ledgers)
         notes.append(

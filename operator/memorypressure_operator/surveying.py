@@ -186,6 +186,7 @@ class Surveyor:
             return Facts(counts=status.Counts())
         standing = found.policies[policy.name]
         result = self._rounds.results.get(policy.name)
+        waiting = result.waiting if result is not None and policy.mode is Mode.ENFORCE else {}
         store = self._budgets.stores.get(policy.name)
         counts = status.Counts(
             selected=standing.selected,
@@ -220,13 +221,14 @@ class Surveyor:
             kills_limit=limits.kills_per_hour,
             last_action_time=tally.last_action_time,
             ledger_problem=self._budgets.trouble(store) if store is not None else "",
-            ledger_full=result is not None and any(why is Reason.LEDGER_FULL for why, _ in result.waiting.values()),
+            ledger_full=any(reason is Reason.LEDGER_FULL for reason, _ in waiting.values()),
             record_full=record.is_full(),
             quarantine_seconds=ledger.quarantine_ns / pressure.NS,
             hints=tuple(str(hint) for hint in policy_hints(entry.policy or policy)),
             conflict=standing.message if standing.conflicted else "",
             conflict_key=",".join(standing.tied_with),
             conflicts=standing.disputed,
+            ungranted={node: why for node, (reason, why) in waiting.items() if reason is Reason.NO_GRANT},
             unsure_nodes=len(self._holdings.unsure.get(policy.name, ())) if enforced else 0,
             unread_ledgers=tuple(self._holdings.unread(policy.name)),
             blind=self._health.blind(),

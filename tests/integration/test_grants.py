@@ -135,6 +135,25 @@ def test_with_a_new_journal_the_old_grant_is_worthless_and_its_rest_counts_as_ki
 
 
 @cases
+def test_a_new_agent_under_another_policy_does_not_wait_until_the_old_ones_grant_has_run_out(lab: PathLab) -> None:
+    case = lab.path_policy("former", killsPerHour=0)
+    node = lab.path_node(case)
+    old = node.armed()["incarnation"]
+    node.freeze_reporter()
+    node.replace_journal()  # the allowance is neither used nor given back any more
+    lab.admin.must("DELETE", f"{GROUP}/memorypressurepolicies/{lab.prefix}{case}")
+    successor = lab.path_policy("successor", killsPerHour=0)
+    lab.edit_policy(successor, nodeSelector={"matchLabels": {"case": lab.prefix + case}})
+    node.thaw_reporter()
+    node.armed()
+    assert lab.entry(case, old)["ceiling"] == 1, "the former policy's ledger counts it as before"
+    node.flood()
+    wait_for(lambda: node.dead() == 1, "a kill under the new policy", LONG_SECONDS)
+    wait_for(lambda: sum(lab.ledger(successor)["buckets"]) == 1, "its ledger has it", LONG_SECONDS)
+    assert sum(lab.ledger(case)["buckets"]) == 0
+
+
+@cases
 def test_a_deleted_plan_and_a_deleted_state_heal_and_the_budget_stays_as_it_is(lab: PathLab) -> None:
     case = lab.path_policy("again", killsPerHour=0, maxVictimsPerEpisode=3)
     node = lab.path_node(case)

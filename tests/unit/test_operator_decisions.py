@@ -315,6 +315,15 @@ def test_ready_says_whose_ledger_holds_back_whose_nodes() -> None:
     assert "nothing is granted to 3 nodes that may hold an allowance of other" in ready["message"]
 
 
+def test_ready_names_a_node_that_waits_for_another_policys_ledger_and_why() -> None:
+    facts = dataclasses.replace(GOOD, ungranted={"b": "x", "a": "the ledger of policy other still counts one"})
+    ready = status.compute(entry(), facts, "t")["conditions"][1]
+    assert (ready["status"], ready["reason"]) == ("True", "Reconciled")
+    assert ready["message"].endswith(
+        "nothing is granted yet to 2 nodes, such as a: the ledger of policy other still counts one"
+    )
+
+
 def test_ready_names_a_node_whose_plan_the_api_server_does_not_take() -> None:
     facts = dataclasses.replace(GOOD, refused_plans={"b": "spec.pods[0]: bad", "a": "spec.pods[2].workload: Too long"})
     message = status.compute(entry(), facts, "t")["conditions"][1]["message"]

@@ -18,7 +18,7 @@ from memorypressure_operator.holdings import Holdings
 from memorypressure_operator.inforce import InForce
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.registry import Registry
-from memorypressure_operator.reports import StateStatus, StateView
+from memorypressure_operator.reports import ReportedLease, StateStatus, StateView
 from memorypressure_operator.rounds import Rounds
 from memorypressure_operator.views import NodeView
 
@@ -96,8 +96,17 @@ def test_until_a_ledger_was_read_no_plan_is_written_and_one_that_cannot_be_read_
 def test_an_allowance_counts_elsewhere_while_there_is_something_left_of_it(world: World) -> None:
     world.ledger("p", entry("a"))
     world.ledger("other", entry("b"), entry("c", ceiling=0))
-    assert world.holdings.elsewhere("p") == {"b"}
-    assert world.holdings.elsewhere("other") == {"a"}
+    assert world.holdings.elsewhere("p") == {"b": "other"}
+    assert world.holdings.elsewhere("other") == {"a": "p"}
+
+
+def test_what_an_agent_had_left_that_was_replaced_does_not_hold_back_another_policys(world: World) -> None:
+    world.ledger("other", entry("a"), entry("b"), entry("c"))
+    for node, incarnation in (("a", "another"), ("b", "i-b")):
+        status = StateStatus(lease=ReportedLease(incarnation, 1, 0, 0))
+        world.registry.put_state(node, StateView(node, "s", 2, "2", f"uid-{node}", {}, status))
+    assert world.holdings.elsewhere("p").keys() == {"b", "c"}, "who reports no incarnation may be any"
+    assert not world.holdings.may_plan("a", 901), "it may still read a plan, and hold for longer by it"
 
 
 def test_a_policys_own_ledger_is_not_among_those_of_others_that_cannot_be_read(world: World) -> None:

@@ -253,8 +253,8 @@ def test_when_the_status_shows_more_a_round_goes_over_all_again(world: World) ->
 
 
 def holding(name: str, ceiling: int, seen: int) -> StateView:
-    grant = {"incarnation": "i", "beat": 1, "killsCeiling": ceiling, "planUID": "p", "planGeneration": 1}
-    status = StateStatus(lease=ReportedLease("i", 1, 0, seen))
+    grant = {"incarnation": f"i-{name}", "beat": 1, "killsCeiling": ceiling, "planUID": "p", "planGeneration": 1}
+    status = StateStatus(lease=ReportedLease(f"i-{name}", 1, 0, seen))
     return StateView(name, "s", 2, "2", f"uid-{name}", {"grant": grant} if ceiling else {}, status)
 
 
