@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 X86_64 = ("DMA", "DMA32", "Normal", "Movable", "Device")
-X86_64_NO_DEVICE = ("DMA", "DMA32", "Normal", "Movable")
 ARM64 = ("DMA", "DMA32", "Normal", "Movable", "Device")
 NO_DMA = ("Normal", "Movable")
 DMA32_ONLY = ("DMA32", "Normal", "Movable")
