@@ -7,14 +7,13 @@ Medians of many rounds on the machine it runs on. Prints a Markdown table on a t
 
 import argparse
 import importlib.util
-import json
+import itertools
 import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +23,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TESTS))
 
 from support import naive, shapes  # noqa: E402
+from support.benchrows import Row, show  # noqa: E402
 
 from memorypressure.gate import gate_thresholds, parse_node_vmstat_free  # noqa: E402
 from memorypressure.sampling import Drains, headroom_pages, next_period_ns, observe  # noqa: E402
@@ -41,22 +41,6 @@ DECIDING = ("engine", "grants", "ladder", "plans", "records", "spec", "victims")
 ROUNDS = 2000
 PROCESSES = 11
 PAGE = 4096
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured value, with its limit where it has one."""
-
-    name: str
-    value: float
-    unit: str
-    limit: float | None = None
-
-    def markdown(self) -> str:
-        """The row of a table."""
-        limit = f"{self.limit:g} {self.unit}" if self.limit is not None else ""
-        verdict = "" if self.limit is None else "pass" if self.value <= self.limit else "MISS"
-        return f"| {self.name} | {self.value:.4g} {self.unit} | {limit} | {verdict} |"
 
 
 def microseconds(work: Callable[[], object], rounds: int = ROUNDS) -> float:
@@ -200,15 +184,8 @@ def main() -> int:
     form.add_argument("--json", action="store_true", help="one JSON object a line, also on a terminal")
     form.add_argument("--table", action="store_true", help="a Markdown table, also in a pipe")
     arguments = parser.parse_args()
-    table = arguments.table or (not arguments.json and sys.stdout.isatty())
-    within = True
-    if table:
-        print("| measured | value | limit | |\n|---|---:|---:|---|")
-    for part in (parsing, gate, decisions, processes):
-        for row in part():
-            print(row.markdown() if table else json.dumps(asdict(row)), flush=True)
-            within = within and (row.limit is None or row.value <= row.limit)
-    return 0 if within else 1
+    table = True if arguments.table else False if arguments.json else None
+    return show(itertools.chain(parsing(), gate(), decisions(), processes()), table=table)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from typing import Any
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]
 
+from support.benchrows import Row, show  # noqa: E402
 from support.reporting import (  # noqa: E402
     StubServer,
     answer,
@@ -67,16 +67,6 @@ sys.exit(main())
 
 
 REVIEWED = b'{"status":{"authenticated":true,"allowed":true,"user":{"username":"prometheus","groups":["g"]}}}'
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured value, with its limit where it has one."""
-
-    name: str
-    value: float
-    unit: str
-    limit: float | None = None
 
 
 class Stub:
@@ -255,21 +245,19 @@ def cycling(directory: Path, stub: Stub) -> Iterator[Row]:
 
 def main() -> int:
     """0 when every value is within its limit."""
-    within = True
     with tempfile.TemporaryDirectory(prefix="bench-reporter-") as name:
-        stub = Stub(Path(name))
         place = Path(name)
-        rows = itertools.chain(
-            baselines(),
-            working(place / "working", stub, secure=False),
-            working(place / "secure", stub, secure=True),
-            cycling(place / "cycling", stub),
+        stub = Stub(place)
+        code = show(
+            itertools.chain(
+                baselines(),
+                working(place / "working", stub, secure=False),
+                working(place / "secure", stub, secure=True),
+                cycling(place / "cycling", stub),
+            )
         )
-        for row in rows:
-            print(json.dumps(asdict(row)), flush=True)
-            within = within and (row.limit is None or row.value <= row.limit)
         stub.server.close()
-    return 0 if within else 1
+    return code
 
 
 if __name__ == "__main__":

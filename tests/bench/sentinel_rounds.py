@@ -9,7 +9,7 @@ same reading and writing. Growth is what tracemalloc sees of rounds near a line 
 
 import argparse
 import gc
-import json
+import itertools
 import os
 import statistics
 import sys
@@ -17,12 +17,13 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]
 
+from support.benchrows import Row, show  # noqa: E402
 from support.cgrouptree import MIB, CgroupTree, Memory  # noqa: E402
 from support.sentinellab import CAPTURES, candidate, grant_for, lowest_of_the_flood, orders  # noqa: E402
 
@@ -52,16 +53,6 @@ DWELL_SECONDS = 5.0
 WARM_ROUNDS = 2000
 LEAST_LEAK_BYTES = 8192
 """Under a byte a round: what one object kept a round would exceed twenty times."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured value, with its limit where it has one."""
-
-    name: str
-    value: float
-    unit: str
-    limit: float | None = None
 
 
 class Node:
@@ -218,18 +209,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10_000, help="rounds in which nothing may grow (default: 10000)")
     given = parser.parse_args()
     place = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112
-    within = True
     with tempfile.TemporaryDirectory(dir=place) as name:
-        for part in (
-            growth(Path(name), given.rounds),
-            kills(Path(name) / "kills", given.kills),
-            kills(Path(name) / "realtime", given.kills, realtime=True),
-            kills(Path(name) / "many", given.kills, candidates=MOST_CANDIDATES),
-        ):
-            for row in part:
-                print(json.dumps(asdict(row)), flush=True)
-                within = within and (row.limit is None or row.value <= row.limit)
-    return 0 if within else 1
+        return show(
+            itertools.chain(
+                growth(Path(name), given.rounds),
+                kills(Path(name) / "kills", given.kills),
+                kills(Path(name) / "realtime", given.kills, realtime=True),
+                kills(Path(name) / "many", given.kills, candidates=MOST_CANDIDATES),
+            )
+        )
 
 
 if __name__ == "__main__":
