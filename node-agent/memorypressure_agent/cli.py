@@ -82,20 +82,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     parsed = build_parser(words).parse_args(words)
     module = importlib.import_module(SUBCOMMANDS[parsed.subcommand].module)
+    from memorypressure_agent.output import STANDARD_OUTPUT, writing_to
+
     try:
         code = int(module.main(parsed))
-        sys.stdout.flush()
+        with writing_to(STANDARD_OUTPUT):
+            sys.stdout.flush()
     except AgentError as error:
-        sys.stdout.flush()
+        _flush_or_drop()
         print(f"{PROGRAM} {parsed.subcommand}: error: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # The reader (head, less) has seen enough. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _flush_or_drop()
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return code
+
+
+def _flush_or_drop() -> None:
+    """Writes what is left of standard output; drops what cannot be written, or Python would complain of it at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -109,9 +109,14 @@ def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | Non
             code = operator.check_all(settings, metrics_url, wait_seconds)
         else:
             code = operator.clean_up(settings) if command == "cleanup" else operator.run(settings)
+        sys.stdout.flush()
     except (SettingsError, CredentialsError) as error:
         print(f"memorypressure-operator: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
     return code
 
 

@@ -44,6 +44,7 @@ from memorypressure_agent.sentinel.orders_file import OrdersFile  # noqa: E402
 from memorypressure_agent.sentinel.readings import Readings  # noqa: E402
 from memorypressure_agent.sentinel.sampler import Sampler  # noqa: E402
 from memorypressure_agent.sentinel.settings import SentinelSettings  # noqa: E402
+from memorypressure_tools.arguments import whole_number  # noqa: E402
 from memorypressure_tools.floodplayer import FakeNode, Reading  # noqa: E402
 
 CANDIDATES = 30
@@ -205,8 +206,15 @@ def growth(directory: Path, rounds: int) -> Iterator[Row]:
 def main() -> int:
     """Prints the rows; 1 when one is above its limit."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--kills", type=int, default=200, help="how many kills are timed (default: 200)")
-    parser.add_argument("--rounds", type=int, default=10_000, help="rounds in which nothing may grow (default: 10000)")
+    parser.add_argument(
+        "--kills", type=whole_number(1, 100_000), default=200, help="how many kills are timed (default: 200)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=whole_number(1, 1_000_000),
+        default=10_000,
+        help="rounds in which nothing may grow (default: 10000)",
+    )
     given = parser.parse_args()
     place = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112
     with tempfile.TemporaryDirectory(dir=place) as name:

@@ -8,6 +8,7 @@ import pytest
 
 from memorypressure.version import VERSION
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = Path(sys.executable).with_name("memorypressure-agent")
 HEAVY = ("yaml", "matplotlib", "numpy", "urllib3", "prometheus_client", "kubernetes", "kopf", "ssl", "http.client")
 
@@ -106,13 +107,45 @@ def test_help_of_a_subcommand_imports_none_of_the_others(subcommand: str, others
     assert not modules & {"matplotlib", "numpy", "urllib3", "prometheus_client"}
 
 
-def test_a_reader_that_has_seen_enough_is_no_error_message() -> None:
+FLOOD = "tests/fixtures/captures/timeline-6.1-1node-flood.csv"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["record --seconds 5 --period-ms 1", f"replay --policy crds/samples/default.yaml --json --all {FLOOD}"],
+)
+def test_a_reader_that_has_seen_enough_is_no_error_message(words: str) -> None:
     done = subprocess.run(
-        f"{SCRIPT} record --seconds 5 --period-ms 1 | head -c 100 > /dev/null",
+        f"{SCRIPT} {words} | head -c 100 > /dev/null",
         shell=True,
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert "Traceback" not in done.stderr
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "record --seconds 0.1",
+        f"replay --policy crds/samples/default.yaml {FLOOD}",
+        "run --policy crds/samples/default.yaml --once",
+    ],
+)
+def test_output_that_has_no_room_is_said_in_one_line_and_fails(words: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [SCRIPT, *words.split()],
+            cwd=REPOSITORY,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    name = words.partition(" ")[0]
+    assert done.stderr == f"memorypressure-agent {name}: error: cannot write standard output: No space left on device\n"
+    assert done.returncode == 1

@@ -15,7 +15,8 @@ from typing import Protocol, TextIO
 from memorypressure.signals import Absent, Sample, Unknown
 from memorypressure.zones import ZoneInfo
 from memorypressure_agent.arguments import add_root_arguments, host_roots, number_between, proc_complaint
-from memorypressure_agent.errors import EXIT_OK, AgentError, BadInputError
+from memorypressure_agent.errors import EXIT_OK, BadInputError
+from memorypressure_agent.output import STANDARD_OUTPUT, writing_to
 from memorypressure_agent.record.rows import HEADER, sample_rows
 from memorypressure_agent.text import duration_text
 
@@ -97,9 +98,10 @@ def main(arguments: argparse.Namespace) -> int:
     first = sources.read_sample()
     if isinstance(first.zones, Absent | Unknown):
         raise BadInputError(proc_complaint(roots, first.zones.message))
+    target = arguments.output or STANDARD_OUTPUT
     with ExitStack() as stack:
         file = stack.enter_context(_opened(arguments.output, force=arguments.force)) if arguments.output else sys.stdout
-        try:
+        with writing_to(target):
             done = record(
                 sources,
                 file,
@@ -107,9 +109,6 @@ def main(arguments: argparse.Namespace) -> int:
                 period_ns=int((arguments.period_ms or DEFAULT_PERIOD_MS) * 1e6),
                 length_ns=int((arguments.seconds or DEFAULT_SECONDS) * 1e9),
             )
-        except OSError as error:
-            raise AgentError(f"cannot write {arguments.output or 'standard output'}: {error.strerror}") from error
-    target = arguments.output or "standard output"
     print(
         f"recorded {done.samples} samples to {target}, at worst {done.worst_lateness_ns / 1e6:.1f} ms late",
         file=sys.stderr,
@@ -130,16 +129,14 @@ def _from_journal(arguments: argparse.Namespace) -> int:
         return EXIT_OK
     samples = journal.chosen(flight, arguments.journal, arguments.episode, arguments.seconds)
     samples, before = journal.of_one_machine(samples)
+    target = arguments.output or STANDARD_OUTPUT
     with ExitStack() as stack:
         file = stack.enter_context(_opened(arguments.output, force=arguments.force)) if arguments.output else sys.stdout
-        try:
+        with writing_to(target):
             journal.write_recording(samples, file)
-        except OSError as error:
-            raise AgentError(f"cannot write {arguments.output or 'standard output'}: {error.strerror}") from error
     length = duration_text((samples[-1].time_ns - samples[0].time_ns) / 1e9)
     print(
-        f"recorded {len(samples)} samples ({length} from {flight.when(samples[0].time_ns)}) "
-        f"to {arguments.output or 'standard output'}",
+        f"recorded {len(samples)} samples ({length} from {flight.when(samples[0].time_ns)}) to {target}",
         file=sys.stderr,
     )
     if before:

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from memorypressure.spec_values import Mode, Policy
 from memorypressure_agent.arguments import page_size
 from memorypressure_agent.errors import EXIT_OK, BadInputError
+from memorypressure_agent.output import STANDARD_OUTPUT, writing_to
 from memorypressure_agent.policy_file import load_policy
 from memorypressure_agent.replay.columns import help_text
 from memorypressure_agent.replay.player import play
@@ -73,10 +74,10 @@ def main(arguments: argparse.Namespace) -> int:
     series = Series(policy.triggers) if arguments.plot else None
     name = "<standard input>" if arguments.timeline == "-" else arguments.timeline
     report: Report = JsonReport(every=arguments.all) if arguments.json else TextReport(every=arguments.all)
-    with _opened(arguments.timeline) as file:
+    with _opened(arguments.timeline) as file, writing_to(STANDARD_OUTPUT):
         report.begin(loaded.policy, name)
         replayed = play(policy, name, file, arguments.page_size or 0, DEFAULT_PAGE_BYTES, report, series)
-    report.end(replayed)
+        report.end(replayed)
     if arguments.plot and series is not None:
         _plot(arguments.plot, policy, name, replayed, series)
         print(f"picture written to {arguments.plot}", file=sys.stderr)
@@ -99,11 +100,8 @@ def _opened(name: str) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     try:
-        file = Path(name).open("rb")  # noqa: SIM115  # closed below; the `with` must not hide errors of the body
+        file = Path(name).open("rb")  # noqa: SIM115  # closed below
     except OSError as error:
         raise BadInputError(f"{name}: cannot read the recording: {error.strerror}") from error
     with file:
-        try:
-            yield file
-        except OSError as error:
-            raise BadInputError(f"{name}: cannot read the recording: {error.strerror}") from error
+        yield file

@@ -80,7 +80,7 @@ def read_timeline(name: str, file: BinaryIO) -> Iterator[RecordedSample]:
 
 def _lines(name: str, file: BinaryIO) -> Iterator[str]:
     number = 0
-    while line := file.readline(MAX_LINE_BYTES + 1):
+    while line := _line(name, file):
         number += 1
         if number == 1 and line.startswith(GZIP_MAGIC):
             raise BadInputError(f"{name}: is compressed; unpack it: zcat {name} | memorypressure-agent replay ... -")
@@ -93,6 +93,13 @@ def _lines(name: str, file: BinaryIO) -> Iterator[str]:
         if "\0" in text:
             raise BadInputError(f"{name}:{number}: not text (a NUL byte); a recording is CSV in UTF-8")
         yield text
+
+
+def _line(name: str, file: BinaryIO) -> bytes:
+    try:
+        return file.readline(MAX_LINE_BYTES + 1)
+    except OSError as error:
+        raise BadInputError(f"{name}: cannot read the recording: {error.strerror}") from error
 
 
 def _columns(name: str, line_number: int, header: Sequence[str]) -> tuple[Column, ...]:

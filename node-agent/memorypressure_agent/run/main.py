@@ -16,6 +16,7 @@ from memorypressure.signals import Absent, Sample, Unknown
 from memorypressure.spec_values import Mode, Policy
 from memorypressure_agent.arguments import add_root_arguments, host_roots, number_between, proc_complaint
 from memorypressure_agent.errors import EXIT_OK, BadInputError
+from memorypressure_agent.output import STANDARD_OUTPUT, writing_to
 from memorypressure_agent.policy_file import load_policy
 from memorypressure_agent.run.screen import Output, output_for
 from memorypressure_agent.run.watch import Watch
@@ -97,7 +98,7 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         if arguments.once:
             watch.sample()
-            output.show(watch.view())
+            _show(output, watch)
         else:
             _loop(watch, output, arguments.interval, arguments.duration)
     except KeyboardInterrupt:
@@ -114,7 +115,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _loop(watch: Watch, output: Output, interval_seconds: float, duration_seconds: float | None) -> None:
     start_ns = shown_ns = watch.now_ns()
     watch.sample()
-    output.show(watch.view())
+    _show(output, watch)
     end_ns = None if duration_seconds is None else start_ns + int(duration_seconds * 1e9)
     interval_ns = int(interval_seconds * 1e9)
     while end_ns is None or watch.now_ns() < end_ns:
@@ -123,7 +124,13 @@ def _loop(watch: Watch, output: Output, interval_seconds: float, duration_second
         watch.sample()
         if watch.now_ns() - shown_ns >= interval_ns or watch.has_acted:
             shown_ns = watch.now_ns()
-            output.show(watch.view())
+            _show(output, watch)
+
+
+def _show(output: Output, watch: Watch) -> None:
+    view = watch.view()
+    with writing_to(STANDARD_OUTPUT):
+        output.show(view)
 
 
 def _as_interrupt(_number: int, _frame: FrameType | None) -> None:
