@@ -75,6 +75,8 @@ def error_of(helm: Helm, values: dict[str, Any]) -> str:
         ({"global.imageRegistry": "https://a.example"}, "at '/global/imageRegistry': "),
         ({"admission.protectedNamespaces": ["Kube"]}, "at '/admission/protectedNamespaces/0': "),
         ({"networkPolicy.metricsFrom": [{"pods": {}}]}, "additional properties 'pods' not allowed"),
+        ({"agent": None}, "at '': missing property 'agent'"),
+        ({"agent.metrics.podMonitor": None}, "at '/agent/metrics': missing property 'podMonitor'"),
         ({"commonLabels": {"a": 1}}, "at '/commonLabels/a': got number, want string"),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
@@ -155,18 +157,21 @@ def test_every_object_of_the_schema_is_closed() -> None:
     assert not [path for path, schema in objects if schema.get("additionalProperties") is True]
 
 
-def test_schema_and_values_have_the_same_names() -> None:
-    def names(values: Any, schema: dict[str, Any], path: str) -> list[str]:
-        schema = SCHEMA["$defs"][schema["$ref"].rsplit("/", 1)[1]] if "$ref" in schema else schema
-        if not isinstance(values, dict) or "properties" not in schema or not values:
-            return []
-        different = [f"{path}.{name}" for name in values.keys() ^ schema["properties"].keys()]
+def test_schema_and_values_have_the_same_names_and_no_section_can_be_missing() -> None:
+    def resolved(schema: dict[str, Any]) -> dict[str, Any]:
+        return SCHEMA["$defs"][schema["$ref"].rsplit("/", 1)[1]] if "$ref" in schema else schema
+
+    def wrong(values: dict[str, Any], schema: dict[str, Any], path: str) -> list[str]:
+        found = [f"{path}.{name}" for name in values.keys() ^ schema["properties"].keys()]
         for name in values.keys() & schema["properties"].keys():
-            different += names(values[name], schema["properties"][name], f"{path}.{name}")
-        return different
+            below = resolved(schema["properties"][name])
+            if values[name] and isinstance(values[name], dict) and "properties" in below:
+                found += wrong(values[name], below, f"{path}.{name}")
+                found += [] if name in schema.get("required", []) else [f"{path}.{name} is not required"]
+        return found
 
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
-    assert names(values, SCHEMA, "") == []
+    assert wrong(values, SCHEMA, "") == []
 
 
 def test_every_value_is_described_in_the_readme() -> None:
