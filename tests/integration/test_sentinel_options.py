@@ -29,6 +29,7 @@ def test_a_user_without_rights_is_told_which_directory_cannot_be_written() -> No
         (["--journal", "{tmp}"], "is a directory; name a file"),
         (["--journal", "{tmp}/j", "--proc-root", "{tmp}"], "holds no zoneinfo, so it is not a /proc"),
         (["--journal", "{tmp}/j", "--proc-root", "{tmp}/missing"], "--proc-root"),
+        (["--journal", "{tmp}/j", "--sys-root", "{tmp}"], "holds no devices/system, so it is not a /sys"),
         (["--journal", "{tmp}/j", "--cgroup-root", "{tmp}/missing"], "give the cgroup v2 mount"),
         (["--journal", "{tmp}/j", "--orders", "{tmp}/missing/o"], "there is no directory {tmp}/missing"),
         (["--journal", "{tmp}/j", "--own-pod-uid", "../x"], "--own-pod-uid '../x': not a pod's UID"),

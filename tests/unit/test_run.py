@@ -207,6 +207,12 @@ def test_a_root_that_is_not_there_is_named(option: str) -> None:
     assert f"{option} /nowhere: is not there" in done.stderr
 
 
+def test_a_directory_that_is_no_sys_is_refused(tmp_path: Path) -> None:
+    done = run("--once", "--sys-root", str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--sys-root {tmp_path}: holds no devices/system, so it is not a /sys" in done.stderr
+
+
 @pytest.fixture
 def shared(proc: Path) -> Iterator[Path]:
     """A directory that every user may read, with the default policy and the tree of `proc`."""

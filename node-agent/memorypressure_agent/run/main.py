@@ -144,6 +144,8 @@ def _check_roots(roots: HostRoots) -> None:
                 "is not a directory" if os.path.exists(directory) else "is not there, or its parents may not be entered"
             )
             raise BadInputError(f"{option} {directory}: {what}; name the directory where the host's tree is mounted")
+    if not os.path.isdir(f"{roots.sys}/devices/system"):
+        raise BadInputError(f"--sys-root {roots.sys}: holds no devices/system, so it is not a /sys")
 
 
 def _check_sample(roots: HostRoots, sample: Sample) -> None:

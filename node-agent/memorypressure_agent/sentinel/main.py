@@ -95,6 +95,8 @@ def check_places(settings: SentinelSettings) -> None:
             raise BadInputError(f"{option} {path}: no such directory; give the place where the host's tree is mounted")
     if not os.path.exists(f"{settings.roots.proc}/zoneinfo"):
         raise BadInputError(f"--proc-root {settings.roots.proc}: holds no zoneinfo, so it is not a /proc")
+    if not os.path.isdir(f"{settings.roots.sys}/devices/system"):
+        raise BadInputError(f"--sys-root {settings.roots.sys}: holds no devices/system, so it is not a /sys")
     if not os.path.isdir(settings.roots.cgroup):
         raise BadInputError(f"--cgroup-root {settings.roots.cgroup}: no such directory; give the cgroup v2 mount")
     if settings.orders_path is not None and os.path.realpath(settings.orders_path) == os.path.realpath(
