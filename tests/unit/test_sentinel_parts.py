@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -610,19 +611,28 @@ def test_a_full_pipe_never_holds_the_log_up() -> None:
             os.write(writing, b"x" * 4096)
     os.set_blocking(writing, True)
     log = Log(as_json=False, descriptor=writing)
-    for number in range(2_000):
-        log.put(number, "Killed", "line")
-    log.flush()
+
+    def write() -> None:
+        for number in range(2_000):
+            log.put(number, "Killed", "line")
+        log.flush()
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive(), "it waits for room in the pipe"
     os.close(reading)
     os.close(writing)
 
 
 def test_a_wake_is_kept_until_somebody_waits_and_ends_one_wait() -> None:
     wake = Wake()
+    assert wake._lock.locked(), "a wait takes its time"
     wake.set()
     wake.set()
+    assert not wake._lock.locked(), "a wait ends at once"
     wake.wait(60)
-    wake.wait(0.001)
+    assert wake._lock.locked(), "the next one takes its time again"
 
 
 def test_the_nodes_lock_is_for_one_process_and_falls_with_it(tree: CgroupTree, tmp_path: Path) -> None:
