@@ -1,15 +1,19 @@
-"""A journal and who reads it: for the tests of journals, and of the reporter that publishes what is in one."""
+"""What several files of unit tests stand on: a journal and who reads it, a tree of pods, a machine on files."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.cgrouptree import MIB, CgroupTree, Memory
 from support.journals import BOOT
 from support.publishing import Clock, Node
+from support.sentinellab import CAPTURES
+from support.sentinelparts import OTHER, UID
 
 from memorypressure_agent.host.journal import Journal
 from memorypressure_agent.host.journal_reader import JournalReader
 from memorypressure_agent.reporter import publisher
+from memorypressure_tools.floodplayer import FakeNode
 
 
 @pytest.fixture
@@ -40,3 +44,22 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     made = Node(tmp_path, clock)
     yield made
     made.journal.close()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> CgroupTree:
+    """Two pods with a container each."""
+    made = CgroupTree(tmp_path)
+    made.add_pod(UID)
+    made.add_container(UID, "c0de01", Memory(anon=300 * MIB, nodes=(200 * MIB, 100 * MIB)), processes=3)
+    made.add_pod(OTHER)
+    made.add_container(OTHER, "c0de02", Memory(anon=50 * MIB))
+    return made
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[FakeNode]:
+    """A host's files, far from any line."""
+    made = FakeNode(tmp_path / "machine", CAPTURES / "zoneinfo-6.1-guest-1node-idle.txt")
+    yield made
+    made.close()
