@@ -1,5 +1,6 @@
 """The parsers under coverage-guided fuzzing: a bounded run each time, long ones in `make soak` and `make fuzz`."""
 
+import argparse
 import importlib.util
 import os
 import platform
@@ -10,9 +11,21 @@ from pathlib import Path
 import pytest
 from fuzz.targets import FIXTURES, TARGETS
 
+from memorypressure_tools.arguments import whole_number
+
 TESTS = Path(__file__).resolve().parents[1]
 RUNS = 10_000
-LONG_SECONDS = 60 * int(os.environ.get("FUZZ_MINUTES", "10"))
+
+
+def minutes(text: str) -> int:
+    """What FUZZ_MINUTES says; ValueError with its name."""
+    try:
+        return whole_number(1, 10_000)(text)
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"FUZZ_MINUTES={text}: {error}") from None
+
+
+LONG_SECONDS = 60 * minutes(os.environ.get("FUZZ_MINUTES") or "10")
 """For each parser."""
 FOUND = 77
 GUIDED = importlib.util.find_spec("atheris") is not None
