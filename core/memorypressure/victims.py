@@ -151,10 +151,10 @@ def rank(
     """The victims in the order of `rules.order`, ties broken by uid, and the one to stop.
 
     `pressed_nodes` empty: the whole machine is short. `deficit_bytes` is what the pressed nodes lack to High. The
-    chosen one is the first that brings `max(min_relief, deficit)`; if none does, the largest if it brings a quarter of
-    that. Where the tree has no memory figures, `min_relief` 0 admits pods without them: order by Priority and Youngest
-    then. When that one was killed under this permit and came back, nobody is stopped: neither it again nor another one
-    in its place.
+    chosen one is the first that brings `max(min_relief_bytes, deficit_bytes)`; if none does, the largest if it brings a
+    quarter of that. Where the tree has no memory figures, `min_relief_bytes` 0 admits pods without them: order by
+    Priority and Youngest then. When that one was killed under this permit and came back, nobody is stopped: neither it
+    again nor another one in its place.
     """
     needed_bytes = max(rules.min_relief_bytes, deficit_bytes)
     by_uid = _by_uid(usages)

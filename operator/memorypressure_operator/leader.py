@@ -2,8 +2,8 @@
 
 The client library's election loses its thread when the API server goes away and never says so. Here any failed renewal
 simply does not move the deadline. Two replicas never act at once as long as their clocks run at the same *rate*: a
-holder stops `renew_deadline` after it *sent* its last successful renewal; another takes over only after it saw the
-Lease unchanged for `lease_seconds` on its own clock. No time stamp of another machine is compared.
+holder stops `renew_deadline_seconds` after it *sent* its last successful renewal; another takes over only after it saw
+the Lease unchanged for `lease_seconds` on its own clock. No time stamp of another machine is compared.
 """
 
 import logging
