@@ -1,4 +1,4 @@
-"""The operator's side of the grant protocol (DESIGN 6): who may kill how often, decided in rounds; pure.
+"""The operator's side of the grant protocol (docs/concepts/grants.md): who may kill how often, decided in rounds; pure.
 
 A round, for one policy:
 

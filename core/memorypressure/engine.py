@@ -100,7 +100,7 @@ def start(rules: Rules, ladder_state: LadderState | None = None) -> EngineState:
 
 
 def step(rules: Rules, state: EngineState, inputs: Inputs) -> Result:
-    """Advance by one sample. Rules that changed take effect with this very sample (invariant 8)."""
+    """Advance by one sample. Rules that changed take effect with this very sample."""
     if state.watched != rules.triggers:
         state = replace(state, watched=rules.triggers, triggers=_rewatched(rules.triggers, state))
     seen = triggers.advance(rules.triggers, state.triggers, inputs.sample)

@@ -1,4 +1,4 @@
-"""The node's side of the grant protocol (DESIGN 6): when a kill is allowed, and what the node promises about it.
+"""The node's side of the grant protocol (docs/concepts/grants.md): when a kill is allowed, and what is promised of it.
 
 The state below lives in the journal and dies with it. Every function returns the next state; **write it to the journal
 whole, with a barrier, before anything it says leaves the process** (a beat to the reporter, a kill to a cgroup). Times

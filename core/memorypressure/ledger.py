@@ -1,4 +1,4 @@
-"""The cluster's kill budget as pure bookkeeping (DESIGN 6): one ledger per policy, kept in a ConfigMap.
+"""The cluster's kill budget as pure bookkeeping (docs/concepts/grants.md): one ledger per policy, kept in a ConfigMap.
 
 Two sums bound everything. *Standing*: what granted ceilings still allow, over all incarnations. *Spent*: kills of the
 last hour, among them what can no longer be told and so counts as killed. A ceiling may rise only while

@@ -1,4 +1,4 @@
-"""Which pods may be stopped at all: the operator's veto, with a reason for every pod that is left out (invariant 7).
+"""Which pods may be stopped at all: the operator's veto, with a reason for every pod that is left out.
 
 System-critical pods and our own are out whatever the policy says. The other groups are out unless the policy names them
 in `unprotected`. What is not known (a namespace that is not listed yet, the number of a workload's pods) protects.

@@ -29,7 +29,7 @@ WORKLOAD_CHARACTERS = 400
 """Names of workloads beyond it, or that JSON would escape, are recorded as a digest: owners' names have no limit."""
 FUTILE_WITHIN_SECONDS = 600.0
 FUTILE_PAUSE_SECONDS = 1800.0
-"""As the node's own rule for kills (DESIGN 4)."""
+"""As the node's own rule for kills (`ladder`)."""
 NAMED_SECONDS = 600.0
 """So long the record holds the evicted pod's name, for an operator that has to tell of it in the place of this one."""
 TERMINATION_SLACK_SECONDS = 10.0

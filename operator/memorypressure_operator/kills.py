@@ -13,7 +13,7 @@ from memorypressure_operator.pods import PodView
 from memorypressure_operator.reports import StateStatus
 
 EVICTION_WAITS_SECONDS = 30.0
-"""So long no pod is evicted from a node with a kill that is not over: as long as the node waits itself (DESIGN 4)."""
+"""So long no pod is evicted from a node with a kill that is not over: as long as the node waits itself."""
 GRANT_WAITS_SECONDS = 60.0
 """So long no further kill is granted to it: a pod that does not go leaves its node without a guard for no longer."""
 

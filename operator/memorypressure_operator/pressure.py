@@ -14,9 +14,9 @@ from memorypressure_operator.shared import Shared
 
 NS = 1_000_000_000
 EPISODE_CLEAR_NS = 120 * NS
-"""An episode ends when the node has been clear for so long (DESIGN 4)."""
+"""An episode ends when the node has been clear for so long."""
 CALM_NS = 60 * NS
-"""Clear for so long between two victims, and the first was not futile (DESIGN 4, as for kills)."""
+"""Clear for so long between two victims, and the first was not futile, as for kills."""
 FRESH_NS = 35 * NS
 """A node under pressure reports every 10 s; after three missed reports nobody acts on what it said last."""
 

@@ -1,4 +1,4 @@
-"""The grant protocol (DESIGN 6) from end to end: real API server, operator, sentinels, reporters and victims.
+"""The grant protocol from end to end: real API server, operator, sentinels, reporters and victims.
 
 Each case has a policy, nodes and a budget of its own; they run at the same time, under one operator
 (support.pathcases). What needs an operator or an API server that may be stopped is in test_path_outages.py.

@@ -72,7 +72,7 @@ MAIN = {
     "memorypressure_agent_policy_info": {"policy", "mode"},
     "memorypressure_build_info": {"version", "component"},
 }
-"""What API 5a asks of an agent, and the labels."""
+"""What docs/reference/agent-metrics.md lists, and the labels."""
 LABELS = {
     "numa_node",
     "zone",

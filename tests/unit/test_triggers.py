@@ -1,4 +1,4 @@
-"""Triggers over time: the dwell and the clear rule of DESIGN 3, unknown and changed input, memory and PSI."""
+"""Triggers over time: the dwell and the clear rule, unknown and changed input, memory and PSI."""
 
 from dataclasses import dataclass, field, replace
 
