@@ -1,4 +1,4 @@
-"""Invariant 4: no hour sees more kills than shown, whatever crashes, pauses, lags behind or is made anew.
+"""No hour sees more kills than shown, whatever crashes, pauses, lags behind or is made anew.
 
 Hypothesis, or a weighted throw, chooses what happens next in the simulation.
 """

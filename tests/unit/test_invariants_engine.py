@@ -1,4 +1,4 @@
-"""Invariants 1, 2, 3 and 8 through the whole core, from a real machine's zoneinfo to a decision."""
+"""What holds at every moment, through the whole core, from a real machine's zoneinfo to a decision."""
 
 from dataclasses import replace
 from pathlib import Path

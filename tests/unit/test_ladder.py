@@ -1,4 +1,4 @@
-"""The episode machine of a node, and invariants 1, 3, 5, 6 and 8."""
+"""The episode machine of a node: when a step is due, and what keeps a kill back."""
 
 import json
 from dataclasses import replace

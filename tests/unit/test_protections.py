@@ -1,4 +1,4 @@
-"""Invariant 7 at the operator: who may never be stopped, and what `unprotected` gives up."""
+"""The operator's veto: who may never be stopped, and what `unprotected` gives up."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

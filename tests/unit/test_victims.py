@@ -1,4 +1,4 @@
-"""Who is stopped: the order, what a victim must bring, and who is left out (invariants 2 and 7 on the node)."""
+"""Who is stopped: the order, what a victim must bring, and who is left out on the node."""
 
 from dataclasses import replace
 from random import Random
