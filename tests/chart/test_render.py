@@ -8,7 +8,7 @@ import yaml
 
 from memorypressure.spec import Mode, parse_policy
 from memorypressure.version import VERSION
-from memorypressure_operator import events, tainter
+from memorypressure_operator import events, settings, tainter
 from memorypressure_tools.helm import CHART, Helm, HelmError, Manifest, find
 
 REPOSITORY = CHART.parent.parent
@@ -314,12 +314,15 @@ def test_extra_arguments_and_environment_come_last(helm: Helm) -> None:
     assert container(daemonset, "sentinel")["env"][-1] == {"name": "X", "value": "1"}
 
 
-def test_one_value_makes_everything_a_dry_run(helm: Helm) -> None:
-    for value, expected in ((True, 1), (False, 0)):
-        manifests = helm.template({"dryRunOnly": value, "agent.profile": "Kill"})
-        sentinel = container(find(manifests, "DaemonSet"), "sentinel")["args"]
-        operator = container(find(manifests, "Deployment"), "operator")["args"]
-        assert sentinel.count("--dry-run-only") == operator.count("--dry-run-only") == expected
+@pytest.mark.parametrize("value", [True, False])
+def test_one_value_makes_everything_a_dry_run_and_explain_knows_it(helm: Helm, value: bool) -> None:
+    manifests = helm.template({"dryRunOnly": value, "agent.profile": "Kill"})
+    sentinel = container(find(manifests, "DaemonSet"), "sentinel")["args"]
+    operator = container(find(manifests, "Deployment"), "operator")
+    environment = {each["name"]: each["value"] for each in operator["env"] if "value" in each}
+    assert sentinel.count("--dry-run-only") == value
+    assert settings.parse({"namespace": "n"}, environment).dry_run_only is value, "explain reads no arguments of run"
+    assert "--dry-run-only" not in operator["args"]
 
 
 def test_network_policies_let_in_metrics_and_probes_only(helm: Helm, scenarios: dict[str, Path]) -> None:
