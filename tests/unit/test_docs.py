@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from memorypressure.reasons import Reason
 from memorypressure.spec import Mode, parse_policy
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -48,6 +49,12 @@ def test_every_heading_linked_to_and_every_file_and_verb_named_exists(document: 
     if document.name != "CHANGELOG.md":  # which also tells of files that were
         named = {name.removeprefix("./") for name in NAMED_FILE.findall(text)}
         assert [name for name in named if not any(file.endswith(f"/{name}") for file in FILES)] == []
+
+
+def test_every_reason_is_in_the_reference_and_no_other() -> None:
+    page = (REPOSITORY / "docs" / "reference" / "reasons.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == {str(reason) for reason in Reason}
 
 
 def test_the_policy_on_the_first_screen_is_valid_and_stops_nothing() -> None:
