@@ -9,6 +9,7 @@ import yaml
 from memorypressure.spec import Mode, parse_policy
 from memorypressure.version import VERSION
 from memorypressure_operator import events, settings, tainter
+from memorypressure_tools import chartoperator
 from memorypressure_tools.helm import CHART, Helm, HelmError, Manifest, find
 
 REPOSITORY = CHART.parent.parent
@@ -323,6 +324,16 @@ def test_one_value_makes_everything_a_dry_run_and_explain_knows_it(helm: Helm, v
     assert sentinel.count("--dry-run-only") == value
     assert settings.parse({"namespace": "n"}, environment).dry_run_only is value, "explain reads no arguments of run"
     assert "--dry-run-only" not in operator["args"]
+
+
+def test_the_operator_as_a_process_of_the_tools_has_the_arguments_and_settings_of_its_pod(helm: Helm) -> None:
+    manifests = helm.template({"dryRunOnly": True, "admission.protectedNamespaces": ["kube-system", "pay"]})
+    words = chartoperator.command(find(manifests, "Deployment")["spec"]["template"], "here", Path("/kubeconfig"))
+    program = next(index for index, word in enumerate(words) if word.endswith("/memorypressure-operator"))
+    assert words[:program] == ["/usr/bin/env", "MPO_PROTECTED_NAMESPACES=kube-system,pay", "MPO_DRY_RUN_ONLY=true"]
+    assert {"run", "--namespace=here", "--metrics-port=0", "--health-port=0", "--kubeconfig=/kubeconfig"} < set(
+        words[program + 1 :]
+    )
 
 
 def test_network_policies_let_in_metrics_and_probes_only(helm: Helm, scenarios: dict[str, Path]) -> None:

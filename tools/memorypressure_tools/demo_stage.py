@@ -14,11 +14,12 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from memorypressure_tools import chartoperator
 from memorypressure_tools import demo_objects as objects
 from memorypressure_tools.controlplane import ControlPlane, Options
 from memorypressure_tools.demo_node import FloodNode, Victim, cgroup_mount
@@ -141,11 +142,7 @@ class Stage:
     def _start_operator(self) -> None:
         token, pod = self._token_file("operator")
         kubeconfig = self.plane.write_kubeconfig("demo-operator", token=token.read_text())
-        arguments = [
-            argument.replace("$(POD_NAMESPACE)", NAMESPACE) for argument in pod["spec"]["containers"][0]["args"]
-        ]
-        arguments = [re.sub(r"^(--(?:metrics|health)-port=)\d+$", r"\g<1>0", argument) for argument in arguments]
-        self._child("operator", "memorypressure-operator", *arguments, f"--kubeconfig={kubeconfig}")
+        self._child("operator", chartoperator.command(pod, NAMESPACE, kubeconfig))
         self.until("the default policy", lambda: self.get("memorypressurepolicies/default"))
         self.plane.admin.must("POST", "/apis/memorypressure.dev/v1alpha1/memorypressurepolicies", objects.POLICY)
         self.seen.note(
@@ -165,24 +162,18 @@ class Stage:
         orders, journal, uid = place / "orders.json", place / "journal", pod["metadata"]["uid"]
         files = [f"--orders={orders}", f"--journal={journal}", f"--own-pod-uid={uid}"]
         roots = [f"--proc-root={proc}", f"--sys-root={sys_root}", f"--cgroup-root={cgroup_root}"]
-        self._child(f"sentinel-{node}", "memorypressure-agent", "sentinel", *files, *roots)
+        self._agent(f"sentinel-{node}", "sentinel", *files, *roots)
         link = [
             f"--server={self.plane.url}",
             f"--token-file={token}",
             f"--ca-file={self.plane.authority.certificate_file}",
         ]
-        self._child(
-            f"reporter-{node}",
-            "memorypressure-agent",
-            "reporter",
-            *files,
-            *link,
-            f"--node-name={node}",
-            "--metrics-port=0",
-        )
+        self._agent(f"reporter-{node}", "reporter", *files, *link, f"--node-name={node}", "--metrics-port=0")
 
-    def _child(self, name: str, script: str, *arguments: str) -> None:
-        command: list[str | Path] = [Path(sys.executable).with_name(script), *arguments]
+    def _agent(self, name: str, subcommand: str, *arguments: str) -> None:
+        self._child(name, [Path(sys.executable).with_name("memorypressure-agent"), subcommand, *arguments])
+
+    def _child(self, name: str, command: Sequence[str | Path]) -> None:
         self.children.append(Child(name, command, self.plane.logs / f"{name}.log", self.directory))
 
     def _stop_children(self) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import random
-import re
 import socket
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from memorypressure_tools import toolcache
+from memorypressure_tools import chartoperator, toolcache
 from memorypressure_tools.cluster import apicheck, nodeimage
 from memorypressure_tools.cluster.node import GUEST_VIEW_OF_HOST, Node, NodeOptions
 from memorypressure_tools.controlplane import ControlPlane, ControlPlaneError, Options
@@ -180,10 +179,7 @@ class Cluster:
         # Not bound to the pod, which is never started: a rollout of the chart would take the token with it.
         token = self.plane.token(NAMESPACE, account, seconds=OPERATOR_TOKEN_SECONDS)
         kubeconfig = self.plane.write_kubeconfig("operator", token=token)
-        arguments = [each.replace("$(POD_NAMESPACE)", NAMESPACE) for each in pod["spec"]["containers"][0]["args"]]
-        arguments = [re.sub(r"^(--(?:metrics|health)-port=)\d+$", r"\g<1>0", each) for each in arguments]
-        command = [Path(sys.executable).with_name("memorypressure-operator"), *arguments, f"--kubeconfig={kubeconfig}"]
-        self.operator_command = [str(word) for word in command]
+        self.operator_command = chartoperator.command(pod, NAMESPACE, kubeconfig)
         self.start_operator()
         self.say(f"operator: a process on this machine with the rights of service account {NAMESPACE}/{account}")
 
