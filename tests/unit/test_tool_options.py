@@ -25,6 +25,8 @@ from memorypressure_tools.scale.__main__ import main as scale
         (cluster, ["up", "--state", "FILE/state"], "--state: FILE/state: FILE is no directory"),
         (demo.main, ["--runs", "0"], "--runs: '0' is not a whole number from"),
         (bench.main, ["--runs", "x"], "--runs: 'x' is not a whole number from"),
+        (bench.main, ["--output", "FILE/page.md"], "--output: FILE: FILE is no directory"),
+        (bench.main, ["--results", "."], "--results goes with --report-only: new runs are kept in build/runs"),
         (images, ["--output", "FILE"], "--output: FILE: FILE is no directory"),
         (images, ["--builder", "python:3"], "--builder goes with --base"),
         (scale, ["--pods", "-1"], "--pods: '-1' is not a whole number from 1 to 500"),
@@ -47,3 +49,10 @@ def test_an_option_that_cannot_be_is_refused_before_anything_starts(
     assert ended.value.code == 2
     assert message.replace("FILE", str(file)) in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_file_among_the_kept_runs_that_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cut.json").write_text("{")
+    assert bench.main(["--report-only", "--results", str(tmp_path), "--output", str(tmp_path / "page.md")]) == 1
+    assert f"bench-cluster: {tmp_path}: cut.json is no run: JSONDecodeError" in capsys.readouterr().err
+    assert not (tmp_path / "page.md").exists()

@@ -38,3 +38,12 @@ def directory(text: str) -> Path:
     if not there.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: {there} is no directory")
     return path
+
+
+def output_file(text: str) -> Path:
+    """A file that can be written when all is done, as far as that can be told before; its error says what is wrong."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: is a directory; name a file in it")
+    directory(str(path.parent))
+    return path

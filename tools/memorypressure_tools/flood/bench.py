@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from memorypressure_tools import toolcache
+from memorypressure_tools.arguments import directory, output_file
 from memorypressure_tools.flood import demo, figures
 from memorypressure_tools.flood.run import RESULTS
 
@@ -23,19 +24,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--runs", type=demo.RUNS, default=5, metavar="N", help="valid runs of each kind; default: %(default)s"
     )
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--output", type=Path, default=PAGE, metavar="FILE", help="the page; default: %(default)s")
+    parser.add_argument(
+        "--results", type=directory, metavar="DIR", help=f"with --report-only: the runs to report; default: {RESULTS}"
+    )
+    parser.add_argument(
+        "--output", type=output_file, default=PAGE, metavar="FILE", help="the page; default: %(default)s"
+    )
     parser.add_argument("--report-only", action="store_true", help="no new runs, only the page")
     options = parser.parse_args(arguments)
+    if options.results and not options.report_only:
+        parser.error(f"--results goes with --report-only: new runs are kept in {RESULTS}")
+    results = options.results or RESULTS
     code = 0
     if not options.report_only:
         code = demo.main(["--runs", str(options.runs)])
         if code == toolcache.EXIT_MISSING:
             return code
     try:
-        text = figures.page(documents(options.results), "make bench-cluster")
+        text = figures.page(documents(results), "make bench-cluster")
     except ValueError as error:
-        print(f"bench-cluster: {options.results}: {error}", file=sys.stderr)
+        print(f"bench-cluster: {results}: {error}", file=sys.stderr)
         return 1
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(text, encoding="utf-8")
@@ -43,11 +51,18 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-def documents(directory: Path) -> list[dict[str, Any]]:
-    """The runs of the demo that were kept, oldest first."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("*.json")]
-    ours = [each for each in found if each["scenario"]["name"] in {figures.WITHOUT, figures.WITH}]
-    return sorted(ours, key=lambda each: str(each["began"]))
+def documents(results: Path) -> list[dict[str, Any]]:
+    """The runs of the demo that were kept, oldest first; ValueError that names a file that is no run."""
+    found = []
+    for path in sorted(results.glob("*.json")):
+        try:
+            run = json.loads(path.read_text(encoding="utf-8"))
+            name, began = run["scenario"]["name"], str(run["began"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path.name} is no run: {type(error).__name__}: {error}") from error
+        if name in {figures.WITHOUT, figures.WITH}:
+            found.append((began, run))
+    return [run for _, run in sorted(found, key=lambda each: each[0])]
 
 
 if __name__ == "__main__":
