@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from support.podfacts import Pod
 
 from memorypressure import orders as orders_module
 from memorypressure.grants import Grant
@@ -34,26 +35,6 @@ def policy_of(path: Path) -> Policy:
 
 def default_policy() -> Policy:
     return policy_of(next(path for path in SAMPLES if path.stem == "default"))
-
-
-@dataclass(frozen=True)
-class Pod:
-    uid: str
-    namespace: str = "shop"
-    name: str = "web"
-    node: str = "n1"
-    phase: str = "Running"
-    qos_class: str = "Burstable"
-    priority: int = 0
-    request_bytes: int = 1000
-    create_time: str = "2026-01-02T03:04:05Z"
-    labels: dict[str, str] = field(default_factory=dict)
-    owner: str = "Deployment/web"
-    static: bool = False
-    daemon_set: bool = False
-    local_storage: bool = False
-    annotated: bool = False
-    terminating: bool = False
 
 
 def around(pod: PodFacts) -> Surroundings:
@@ -108,7 +89,7 @@ def test_the_plan_holds_every_eligible_pod_of_the_node_and_says_why_others_are_n
     assert entry == {
         "uid": "u1",
         "namespace": "shop",
-        "name": "web",
+        "name": "web-1",
         "priority": 0,
         "qosClass": "Burstable",
         "requestBytes": 1000,

@@ -1,11 +1,11 @@
 """The operator's veto: who may never be stopped, and what `unprotected` gives up."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.podfacts import Pod
 
 from memorypressure.protections import (
     DisruptionBudget,
@@ -17,27 +17,6 @@ from memorypressure.protections import (
 )
 from memorypressure.reasons import Reason
 from memorypressure.spec_values import Criterion, LabelSelector, QosClass, Unprotected, VictimRules
-
-
-@dataclass(frozen=True)
-class Pod:
-    uid: str = "u1"
-    namespace: str = "shop"
-    name: str = "web-1"
-    node: str = "n1"
-    phase: str = "Running"
-    qos_class: str = "Burstable"
-    priority: int = 0
-    request_bytes: int = 0
-    create_time: str = "2026-01-02T03:04:05Z"
-    labels: Mapping[str, str] = field(default_factory=lambda: {"app": "web"})
-    owner: str = "Deployment/web"
-    static: bool = False
-    daemon_set: bool = False
-    local_storage: bool = False
-    annotated: bool = False
-    terminating: bool = False
-
 
 RULES = VictimRules(
     order=(Criterion.PRIORITY,),
