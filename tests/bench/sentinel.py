@@ -4,10 +4,10 @@
 
 Starts the console script, far from every line on this machine's own /proc and /sys, near one on the files of a machine
 of 2 x 128 GiB, with the journal on a tmpfs, and reads what the kernel counted. earlyoom and nohang are Debian's
-packages, run so that they never act. Every 100 ms the sentinel that is held against nohang has nohang's interpreter and
-watches copies of the files of the machine that nohang watches, this one; only their free pages are others. After
-`make images`, and as root, also the sentinel in the agent's image, beside its own bare interpreter. Prints a Markdown
-table on a terminal, else one JSON object a line.
+packages, run so that they never act. Every 100 ms the sentinel that is held against nohang runs at the same time, has
+nohang's interpreter and watches copies of the files of the machine that nohang watches, this one; only their free pages
+are others. After `make images`, and as root, also the sentinel in the agent's image, beside its own bare interpreter.
+Prints a Markdown table on a terminal, else one JSON object a line.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from support import shapes  # noqa: E402
 from support.cgrouptree import MIB, CgroupTree, Memory  # noqa: E402
 from support.hostnode import HostNode  # noqa: E402
 from support.imagetree import ImageTree  # noqa: E402
-from support.peers import PYTHON, peers  # noqa: E402
+from support.peers import PYTHON, Peer, peers  # noqa: E402
 from support.sentinellab import SCRIPT, candidate, orders  # noqa: E402
 from support.shapenode import ShapeNode  # noqa: E402
 
@@ -55,6 +55,7 @@ PLACES = [str(Path(package.__file__ or "").parents[1]) for package in (memorypre
 WITH_PATH = "import sys; sys.path[:0] = sys.argv[1:3]; from memorypressure_agent.cli import main; main(sys.argv[3:])"
 POLICY = parse_policy(yaml.safe_load((TESTS.parent / "crds/samples/default.yaml").read_text("utf-8")))
 MB_LIMIT = 12.0
+MOST_BESIDE = 1.5
 IMAGE = TESTS.parent / "build" / "images" / "agent.oci.tar"
 
 
@@ -105,12 +106,20 @@ class Cost:
     memory_mb: float
 
 
-def cost_of(pid: int, seconds: float) -> Cost:
-    """Share of one core over that time in percent, page faults in it, and memory at its end."""
-    before, faults, began = cpu_seconds(pid), page_faults(pid), time.monotonic()
+def costs_of(pids: list[int], seconds: float) -> list[Cost]:
+    """Each process's share of one core over the same time in percent, page faults in it, and memory at its end."""
+    before, began = [(cpu_seconds(pid), page_faults(pid)) for pid in pids], time.monotonic()
     time.sleep(seconds)
-    cpu = 100 * (cpu_seconds(pid) - before) / (time.monotonic() - began)
-    return Cost(cpu, page_faults(pid) - faults, private_mb(pid))
+    after, elapsed = [cpu_seconds(pid) for pid in pids], time.monotonic() - began
+    return [
+        Cost(100 * (cpu - cpu_before) / elapsed, page_faults(pid) - faults, private_mb(pid))
+        for pid, cpu, (cpu_before, faults) in zip(pids, after, before, strict=True)
+    ]
+
+
+def cost_of(pid: int, seconds: float) -> Cost:
+    """The same of one process."""
+    return costs_of([pid], seconds)[0]
 
 
 @contextmanager
@@ -168,31 +177,39 @@ class Near:
     lost_pages: int
     cpu_limit: float | None
     faults_limit: float | None = None
-    like_peers: bool = False
-    """On this machine's own files, under the peers' interpreter; else on those of 2 x 128 GiB, under the project's."""
+    beside: Peer | None = None
+    """Who runs at the same time and is the limit, `MOST_BESIDE` times what it takes: the sentinel is on this machine's
+    own files then, under the peer's interpreter; else on those of 2 x 128 GiB, under the project's."""
 
 
 def near(directory: Path, how: Near, seconds: float, cgroup: Path) -> Iterator[Row]:
     """The rows of a sentinel whose machine drains fast and stops a little above the gates of its nodes."""
     directory.mkdir()
-    node = HostNode(directory) if how.like_peers else ShapeNode(directory, shapes.two_nodes(cpus=how.cpus))
+    node = HostNode(directory) if how.beside else ShapeNode(directory, shapes.two_nodes(cpus=how.cpus))
     info = parse_zoneinfo((node.proc / "zoneinfo").read_bytes(), os.sysconf("SC_PAGE_SIZE"))
     gate = max(pages for _, pages in gate_thresholds(info, watched_lines(POLICY.triggers)))
     node.with_free(gate + how.above_gate_pages + how.lost_pages)
     journal = directory / "journal"
-    command = [PYTHON, "-c", WITH_PATH, *PLACES] if how.like_peers else [str(SCRIPT)]
+    command = [PYTHON, "-c", WITH_PATH, *PLACES] if how.beside else [str(SCRIPT)]
     command += ["sentinel", f"--journal={journal}", f"--proc-root={node.proc}", f"--sys-root={node.sys}"]
     command += [f"--cgroup-root={cgroup}", f"--orders={cgroup.parent}/orders.json"]
-    with running(command) as process:
+    with ExitStack() as stack:
+        pids = [stack.enter_context(running(command)).pid]
+        if how.beside:
+            pids.append(stack.enter_context(running(list(how.beside.command))).pid)
         first_status_seconds(journal, time.monotonic())
         time.sleep(SETTLE_SECONDS)
         node.with_free(gate + how.above_gate_pages)
         time.sleep(4)
         before = counters(journal)
-        cost = cost_of(process.pid, seconds)
+        cost, *others = costs_of(pids, seconds)
         after = counters(journal)
+    limit = how.cpu_limit
+    for other in others:
+        limit = MOST_BESIDE * other.cpu_percent
+        yield Row(f"{how.beside.name if how.beside else ''}, at the same time: CPU", other.cpu_percent, "%")
     rounds, full = after["rounds"] - before["rounds"], after["fullReads"] - before["fullReads"]
-    yield Row(f"sentinel {how.name}: CPU", cost.cpu_percent, "%", how.cpu_limit)
+    yield Row(f"sentinel {how.name}: CPU", cost.cpu_percent, "%", limit)
     yield Row(f"sentinel {how.name}: rounds a second", rounds / seconds, "1/s")
     yield Row(f"sentinel {how.name}: of them with zoneinfo", full / seconds, "1/s")
     yield Row(f"sentinel {how.name}: page faults in {rounds} rounds", cost.page_faults, "", how.faults_limit)
@@ -245,11 +262,13 @@ def measure(directory: Path, seconds: float, near_seconds: float, image: Path | 
     yield from far(directory, "observing", [], seconds, nohang_mb)
     armed = [f"--orders={directory}/orders.json", f"--cgroup-root={directory}/cgroup"]
     yield from far(directory, f"with orders and {CANDIDATES} candidates", armed, seconds, nohang_mb)
-    fixed = costs.get("nohang every 100 ms")
-    limit = None if fixed is None else 1.5 * fixed.cpu_percent
+    beside = [peer for peer in others if peer.name == "nohang every 100 ms"]
     for number, (how, length) in enumerate(
         (
-            (Near("every 100 ms, like nohang", 0, 300_000, 1_500_000, limit, like_peers=True), min(seconds, 40)),
+            *[
+                (Near("every 100 ms, like nohang", 0, 300_000, 1_500_000, None, beside=peer), seconds)
+                for peer in beside
+            ],
             (Near("every 100 ms, 2 x 128 GiB", 2, 300_000, 1_500_000, None), min(seconds, 40)),
             (Near("near a line, gates every 10 ms", 2, 10_000, 8_000_000, 2.0, 0), near_seconds),
             (Near("near a line, gates every 10 ms, 256 CPUs", 256, 10_000, 8_000_000, 2.0, 0), seconds),
