@@ -128,9 +128,10 @@ def test_a_terminal_is_redrawn_in_place_and_ctrl_c_ends_it_with_a_summary(no_col
     os.close(slave)
     seen = ""
     try:
-        deadline = time.monotonic() + 30
+        deadline, readable = time.monotonic() + 30, select.poll()
+        readable.register(master, select.POLLIN)
         while seen.count("policy default") < 3 and time.monotonic() < deadline:
-            if select.select([master], [], [], 1)[0]:
+            if readable.poll(1000):
                 seen += os.read(master, 65536).decode()
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
