@@ -224,9 +224,12 @@ class Granting:
         if desk is None:
             return self._withdraw_all(facts, states) if store.problem else Result(again=True)
         kills = policy is not None and any(step.kill is not None for step in policy.ladder)
-        own = {entry.node for entry in desk.ledger.entries if may_be_used(entry, states.get(entry.node))}
         # What another ledger covers is that one's to withdraw: counted twice, it would be released twice as late.
-        ours = [node for node in states if node in facts and (node in own or not facts[node].held_elsewhere)]
+        elsewhere = {node for node, each in facts.items() if each.held_elsewhere}
+        own = {
+            each.node for each in desk.ledger.entries if each.node in elsewhere and may_be_used(each, states[each.node])
+        }
+        ours = [node for node in states if node in facts and (node not in elsewhere or node in own)]
         views, malformed = self._views(store.policy, ours, facts, states, has_kill_step=kills)
         now_ns = self._now_ns()
         absent = frozenset(
