@@ -1,4 +1,4 @@
-"""The gate: one cheap number per NUMA node that proves the node is not below a line (DESIGN 3, invariant 9).
+"""The gate: one cheap number per NUMA node that proves the node is not below a line.
 
 `nr_free_pages` of /sys/devices/system/node/nodeN/vmstat is the sum of the same counters that /proc/zoneinfo prints.
 While it is above a node's gate the node cannot be below the line, and the full reading may wait. For a node below its

@@ -1,4 +1,4 @@
-"""When to read next: from headroom, the fastest drain seen, and what a reading costs (DESIGN 5, sentinel)."""
+"""When to read next: from headroom, the fastest drain seen, and what a reading costs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

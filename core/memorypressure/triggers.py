@@ -1,6 +1,7 @@
-"""A policy's triggers over time: samples in, active, clear or unknown out (DESIGN 3).
+"""A policy's triggers over time: samples in, active, clear or unknown out.
 
-Every window advances at every sample. The rules beyond DESIGN 3, each the one that acts less:
+Every window advances at every sample. The dwell is told in docs/concepts/lines-and-triggers.md; what goes beyond it is
+always the rule that acts less:
 
 - `AnyNode` has a window for each NUMA node: nodes that dip in turn do not add up. `AllNodes` has one window for "all
   judged nodes are below", and clears when one of the nodes that made it true has been above for 2 s: with a healthy
@@ -12,7 +13,7 @@ Every window advances at every sample. The rules beyond DESIGN 3, each the one t
   a kill should ask for that as well.
 - `takenBy: Buffers` holds for a node where `takers` says so of its last sample above min; a node of which none is known
   does not hold. Where the kernel (or a recording) does not tell who holds pages the trigger is unknown.
-- AvailableMemory and PSI, for which DESIGN gives no dwell: 3 of the last 5 samples, clear after 2 s of a tenth above
+- AvailableMemory and PSI have a dwell of their own: 3 of the last 5 samples, clear after 2 s of a tenth above
   (PSI: below) the threshold. Their sources move slowly and are read down to once a second, so their gap is 3 s.
 """
 

@@ -265,6 +265,7 @@ def test_the_report_tells_what_every_killer_costs_and_of_no_flood_where_there_is
         (["--scenarios", "flood,drought"], "no scenario 'drought'; there are: flood, flood-zram,"),
         (["--at-most-seconds", "-4"], "'-4' is not a whole number from 1 to 86400"),
         (["--runs", "0"], "'0' is not a whole number from 1 to 1000"),
+        (["--short", "--arms", "none"], "it takes no --arms and no --scenarios"),
         (["--kernel", "5.10"], "invalid choice: '5.10' (choose from '6.1', '6.12')"),
     ],
 )

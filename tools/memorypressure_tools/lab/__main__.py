@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 1 a run or a check failed, 2 bad input, 3 something is missing on this machine."""
     parser = _parser()
     given = parser.parse_args(arguments)
+    if given.short and (given.arms or given.scenarios):
+        parser.error("--short makes one flood and one control with our agent: it takes no --arms and no --scenarios")
     try:
         results = Results(given.output / given.kernel / "results.jsonl")
         if given.report_only:
