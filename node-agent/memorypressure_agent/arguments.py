@@ -36,6 +36,12 @@ def host_roots(arguments: argparse.Namespace) -> HostRoots:
     return HostRoots(arguments.proc_root, arguments.sys_root, arguments.cgroup_root)
 
 
+def check_sys_root(roots: HostRoots) -> None:
+    """BadInputError unless `--sys-root` is a /sys."""
+    if not os.path.isdir(f"{roots.sys}/devices/system"):
+        raise BadInputError(f"--sys-root {roots.sys}: holds no devices/system, so it is not a /sys")
+
+
 def proc_complaint(roots: HostRoots, message: str) -> str:
     """A source's message with the file's whole path, and what --proc-root has to be."""
     where = message if message.startswith(roots.proc) else f"{roots.proc.rstrip('/')}/{message}"

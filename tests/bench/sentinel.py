@@ -11,7 +11,6 @@ Prints a Markdown table on a terminal, else one JSON object a line.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -28,6 +27,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]
 
 from support import shapes  # noqa: E402
+from support.benchrows import Row, show  # noqa: E402
 from support.cgrouptree import MIB, CgroupTree, Memory  # noqa: E402
 from support.hostnode import HostNode  # noqa: E402
 from support.imagetree import ImageTree  # noqa: E402
@@ -57,22 +57,6 @@ POLICY = parse_policy(yaml.safe_load((TESTS.parent / "crds/samples/default.yaml"
 MB_LIMIT = 12.0
 MOST_BESIDE = 1.5
 IMAGE = TESTS.parent / "build" / "images" / "agent.oci.tar"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured value, with its limit where it has one."""
-
-    name: str
-    value: float
-    unit: str
-    limit: float | None = None
-
-    def markdown(self) -> str:
-        """The row of a table."""
-        limit = f"{self.limit:.4g} {self.unit}" if self.limit is not None else ""
-        verdict = "" if self.limit is None else "pass" if self.value <= self.limit else "MISS"
-        return f"| {self.name} | {self.value:.4g} {self.unit} | {limit} | {verdict} |"
 
 
 def private_mb(pid: int) -> float:
@@ -294,14 +278,8 @@ def main() -> int:
     )
     given = parser.parse_args()
     place = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112
-    table, within = sys.stdout.isatty(), True
-    if table:
-        print("| measured | value | limit | |", "|---|---:|---:|---|", sep="\n")
     with tempfile.TemporaryDirectory(dir=place) as name:
-        for row in measure(Path(name), given.seconds, given.near_seconds, given.image):
-            print(row.markdown() if table else json.dumps(asdict(row)), flush=True)
-            within = within and (row.limit is None or row.value <= row.limit)
-    return 0 if within else 1
+        return show(measure(Path(name), given.seconds, given.near_seconds, given.image))
 
 
 if __name__ == "__main__":

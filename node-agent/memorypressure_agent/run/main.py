@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 from memorypressure.engine import rules_from_policy
 from memorypressure.signals import Absent, Sample, Unknown
 from memorypressure.spec_values import Mode, Policy
-from memorypressure_agent.arguments import add_root_arguments, host_roots, number_between, proc_complaint
+from memorypressure_agent.arguments import (
+    add_root_arguments,
+    check_sys_root,
+    host_roots,
+    number_between,
+    proc_complaint,
+)
 from memorypressure_agent.errors import EXIT_OK, BadInputError
 from memorypressure_agent.output import STANDARD_OUTPUT, writing_to
 from memorypressure_agent.policy_file import load_policy
@@ -144,8 +150,7 @@ def _check_roots(roots: HostRoots) -> None:
                 "is not a directory" if os.path.exists(directory) else "is not there, or its parents may not be entered"
             )
             raise BadInputError(f"{option} {directory}: {what}; name the directory where the host's tree is mounted")
-    if not os.path.isdir(f"{roots.sys}/devices/system"):
-        raise BadInputError(f"--sys-root {roots.sys}: holds no devices/system, so it is not a /sys")
+    check_sys_root(roots)
 
 
 def _check_sample(roots: HostRoots, sample: Sample) -> None:

@@ -15,7 +15,7 @@ from dataclasses import asdict
 
 import memorypressure
 import memorypressure_agent
-from memorypressure_agent.arguments import add_root_arguments, check_file, checked_pod_uid, host_roots
+from memorypressure_agent.arguments import add_root_arguments, check_file, check_sys_root, checked_pod_uid, host_roots
 from memorypressure_agent.errors import BadInputError
 from memorypressure_agent.host.journal_format import KILL_SLOTS
 from memorypressure_agent.sentinel.settings import SentinelSettings
@@ -95,8 +95,7 @@ def check_places(settings: SentinelSettings) -> None:
             raise BadInputError(f"{option} {path}: no such directory; give the place where the host's tree is mounted")
     if not os.path.exists(f"{settings.roots.proc}/zoneinfo"):
         raise BadInputError(f"--proc-root {settings.roots.proc}: holds no zoneinfo, so it is not a /proc")
-    if not os.path.isdir(f"{settings.roots.sys}/devices/system"):
-        raise BadInputError(f"--sys-root {settings.roots.sys}: holds no devices/system, so it is not a /sys")
+    check_sys_root(settings.roots)
     if not os.path.isdir(settings.roots.cgroup):
         raise BadInputError(f"--cgroup-root {settings.roots.cgroup}: no such directory; give the cgroup v2 mount")
     if settings.orders_path is not None and os.path.realpath(settings.orders_path) == os.path.realpath(
