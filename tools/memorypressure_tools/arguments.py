@@ -16,21 +16,6 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
     return read
 
 
-def number(least: float, most: float) -> Callable[[str], float]:
-    """A reader of numbers in that range; its error says what was given and what is understood."""
-
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least:g} to {most:g}")
-        return value
-
-    return read
-
-
 def directory(text: str) -> Path:
     """A directory that is there, or can be made when it is needed; its error says what is in its place."""
     path = Path(text)

@@ -9,10 +9,11 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from memorypressure_tools.arguments import whole_number
 from memorypressure_tools.guest import kernel
 from memorypressure_tools.guest.images import ImageError
 from memorypressure_tools.guest.programs import CompileError
@@ -209,17 +210,6 @@ def _names(known: Sequence[str], what: str) -> "type[argparse.Action]":
     return Names
 
 
-def _up_to(most: int) -> Callable[[str], int]:
-    """Reads a whole number from 1 to that."""
-
-    def number(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {most}")
-        return int(text)
-
-    return number
-
-
 def _parser() -> argparse.ArgumentParser:
     scenarios = "\n".join(f"  {name:<22} {each.title}" for name, each in SCENARIOS.items())
     arms = "\n".join(f"  {name:<26} {each.title}" for name, each in ARMS.items())
@@ -235,7 +225,9 @@ def _parser() -> argparse.ArgumentParser:
             "  make lab ARGS=--report-only\n"
         ),
     )
-    parser.add_argument("--runs", type=_up_to(1000), default=1, help="runs of every arm in every scenario (default: 1)")
+    parser.add_argument(
+        "--runs", type=whole_number(1, 1000), default=1, help="runs of every arm in every scenario (default: 1)"
+    )
     parser.add_argument("--arms", action=_names(list(ARMS), "arm"), default=[], help="default: those of each scenario")
     parser.add_argument(
         "--scenarios", action=_names(list(SCENARIOS), "scenario"), default=[], help="default: all of them"
@@ -248,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--report-only", action="store_true", help="no run; the report of what is there")
     parser.add_argument(
         "--at-most-seconds",
-        type=_up_to(86_400),
+        type=whole_number(1, 86_400),
         default=0,
         metavar="N",
         help="begin no run that would end after this time",

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from memorypressure_tools.arguments import directory, number, whole_number
+from memorypressure_agent.arguments import number_between
+from memorypressure_tools.arguments import directory, whole_number
 from memorypressure_tools.controlplane import ControlPlaneError
 from memorypressure_tools.processes import ChildDiedError
 from memorypressure_tools.scale import report
@@ -41,12 +42,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", default=SIZES, metavar="N,N,...", help=f"nodes of each cluster [{SIZES}]")
     parser.add_argument("--pods", type=whole_number(1, 500), default=22, metavar="N", help="pods a node [22]")
     parser.add_argument("--mode", default="Enforce", choices=("DryRun", "Enforce"), help="of the policy [Enforce]")
-    parser.add_argument("--rate", type=number(0.1, 1000), default=50.0, help="status changes a second under load [50]")
     parser.add_argument(
-        "--idle-seconds", type=number(1, 86_400), default=60.0, metavar="S", help="length of the idle phase [60]"
+        "--rate", type=number_between(0.1, 1000), default=50.0, help="status changes a second under load [50]"
     )
     parser.add_argument(
-        "--load-seconds", type=number(1, 86_400), default=30.0, metavar="S", help="length of the load phase [30]"
+        "--idle-seconds",
+        type=number_between(1, 86_400),
+        default=60.0,
+        metavar="S",
+        help="length of the idle phase [60]",
+    )
+    parser.add_argument(
+        "--load-seconds",
+        type=number_between(1, 86_400),
+        default=30.0,
+        metavar="S",
+        help="length of the load phase [30]",
     )
     parser.add_argument(
         "--output", type=directory, default=DIRECTORY, metavar="DIR", help="where results go [build/scale]"
