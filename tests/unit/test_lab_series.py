@@ -58,11 +58,9 @@ def test_a_round_holds_every_arm_once_and_begins_with_another() -> None:
 def test_all_arms_meet_in_the_main_flood_and_the_leak_and_the_chosen_ones_elsewhere() -> None:
     everything = list(cells(list(SCENARIOS), [], 1))
     by_scenario = {name: {cell.arm for cell in everything if cell.scenario == name} for name in SCENARIOS}
-    assert (
-        by_scenario["flood"]
-        == by_scenario["leak"]
-        == set(ARMS) - {"ours-killfast-rt-allnodes", "ours-killfast-rt-half"}
-    )
+    everyone = set(ARMS) - {"ours-killfast-rt-allnodes", "ours-killfast-rt-half", "ours-min-free"}
+    assert by_scenario["leak"] == everyone
+    assert by_scenario["flood"] == everyone | {"ours-min-free"}
     assert by_scenario["flood-zram"] == {"none", OURS, "earlyoom", "nohang"}
     assert by_scenario["flood-numa"] == {"none", OURS, "earlyoom", "nohang", "ours-killfast-rt-allnodes"}
 
@@ -219,6 +217,14 @@ def test_a_peer_that_is_better_in_one_figure_is_named() -> None:
     assert bar.met is False
     assert "earlyoom failures 1" in bar.measured
     assert "worst stall" not in bar.measured.split("better:")[1]
+
+
+def test_a_third_kill_where_killing_is_futile_is_one_too_many() -> None:
+    for kills, met in (([2, 2], None), ([2, 2, 2], True), ([2, 1, 2], False), ([2, 3], False)):
+        runs = [result(Cell("flood-futile", OURS, number), kills=each) for number, each in enumerate(kills, 1)]
+        bar = next(each for each in bars(runs) if each.text.startswith("flood-futile: two kills"))
+        assert bar.met is met, kills
+        assert bar.measured == f"{', '.join(map(str, kills))} kills"
 
 
 def test_we_are_better_than_every_peer_only_when_every_peer_was_measured_often_enough() -> None:

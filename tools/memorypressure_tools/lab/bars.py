@@ -16,6 +16,8 @@ MOST_FAILURES_PART: Final = 0.02
 MOST_STALL_PART: Final = 0.20
 MOST_PSI_PART: Final = 0.25
 MOST_LEAK_FACTOR: Final = 1.2
+MOST_FUTILE_KILLS: Final = 2
+"""After which the agent pauses for half an hour (core, `ladder`)."""
 
 Cells = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 
@@ -47,6 +49,7 @@ def bars(results: Sequence[Result]) -> list[Bar]:
         _part(runs, "psi_full_seconds", "PSI full", MOST_PSI_PART),
         _controls(runs),
         _victims(runs),
+        _futile(runs),
         _leak_before_kernel(runs),
         _leak_as_early(runs),
         *(
@@ -93,6 +96,15 @@ def _victims(runs: Cells) -> Bar:
     right = sum(each["kills"] > each["innocent_kills"] for each in found)
     measured = f"{wrong} wrong victims in {len(found)} runs, the right one in {right}"
     return Bar("the right victim in every run of our agent", wrong == 0 if found else None, measured)
+
+
+def _futile(runs: Cells) -> Bar:
+    text = f"flood-futile: two kills without a minute of calm between them, and no third, in {LEAST_PEER_RUNS} runs"
+    kills = [figures["kills"] for figures in runs.get(("flood-futile", OURS), ())]
+    met = False if any(each > MOST_FUTILE_KILLS for each in kills) else None
+    if met is None and len(kills) >= LEAST_PEER_RUNS:
+        met = all(each == MOST_FUTILE_KILLS for each in kills)
+    return Bar(text, met, f"{', '.join(map(str, kills))} kills" if kills else "not measured")
 
 
 def _leak_before_kernel(runs: Cells) -> Bar:

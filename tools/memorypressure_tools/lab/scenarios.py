@@ -175,6 +175,20 @@ FLOODS: Final = (
         flood_seconds=48,
         policy=_SOON,
     ),
+    Scenario(
+        "flood-futile",
+        "three replicas: the load of a killed one fills the next: two kills, then none for half an hour",
+        (
+            STREAM,
+            SINK,
+            HOG,
+            _hog(340, name="hog-next", command="hog 340 0 /pods/hog/cgroup.events"),
+            _hog(340, name="hog-last", command="hog 340 0 /pods/hog-next/cgroup.events"),
+        ),
+        sampled_seconds=46,
+        flood_seconds=36,
+        policy=_SOON,
+    ),
 )
 
 LEAK: Final = Scenario(

@@ -20,9 +20,12 @@ from memorypressure_tools.lab.scenarios import SCENARIOS, Scenario
 EVERY_ARM: Final = ("flood", "leak")
 """Scenarios in which all arms are compared."""
 ELSEWHERE: Final = ("none", OURS, "earlyoom", "nohang")
-ALSO: Final[Mapping[str, tuple[str, ...]]] = {"flood-numa": ("ours-killfast-rt-allnodes",)}
-EVERYWHERE_BUT: Final = frozenset({"ours-killfast-rt-allnodes", "ours-killfast-rt-half"})
-"""Arms that say nothing on one NUMA node, or that were there to find the default policy."""
+ALSO: Final[Mapping[str, tuple[str, ...]]] = {
+    "flood": ("ours-min-free",),
+    "flood-numa": ("ours-killfast-rt-allnodes",),
+}
+EVERYWHERE_BUT: Final = frozenset({"ours-killfast-rt-allnodes", "ours-killfast-rt-half", "ours-min-free"})
+"""Arms that say nothing on one NUMA node or without a flood, or that were there to find the default policy."""
 MOST_VOID: Final = 3
 """A cell's run that was void so often is given up."""
 ASSUMED_SECONDS_BESIDE: Final = 20.0
@@ -80,9 +83,8 @@ def _digests(scenario: Scenario, arm: Arm) -> str:
 
 def default_arms(scenario: str) -> tuple[str, ...]:
     """The arms of a scenario when none were asked for."""
-    if scenario in EVERY_ARM:
-        return tuple(name for name in ARMS if name not in EVERYWHERE_BUT)
-    return (*ELSEWHERE, *ALSO.get(scenario, ()))
+    everyone = tuple(name for name in ARMS if name not in EVERYWHERE_BUT)
+    return (*(everyone if scenario in EVERY_ARM else ELSEWHERE), *ALSO.get(scenario, ()))
 
 
 def cells(scenarios: Sequence[str], arms: Sequence[str], runs: int) -> Iterator[Cell]:
