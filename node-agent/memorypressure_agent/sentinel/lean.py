@@ -9,7 +9,8 @@ modules of the standard library are replaced by stand-ins (together 2.8 MiB of r
     typing                     a module of the few names that annotations here use
     datetime                   its C part without the Python twin, where that is complete (3.11)
 
-The stand-ins change nothing but when and whether a module is loaded; unit tests run the same code without them.
+The stand-ins change nothing but when and whether a module is loaded; unit tests run the same code without them, and
+with frozen dataclasses, which are plain here (`plain_dataclasses`).
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ def make_lean() -> None:
         sys.modules["inspect"].__dict__["signature"] = lambda _cls: ""
         # and annotations (3.12 and 3.13), as they are there
         sys.modules["inspect"].__dict__["get_annotations"] = lambda cls: vars(cls).get("__annotations__", {})
+    plain_dataclasses()
     sys.modules.setdefault("signal", __import__("_signal"))
     try:
         datetime = __import__("_datetime")
@@ -94,28 +96,36 @@ def make_lean() -> None:
         sys.modules.setdefault("datetime", datetime)
 
 
+def plain_dataclasses() -> None:
+    """Makes dataclasses of here on that are declared frozen plain ones that compare and hash by value all the same.
+
+    The constructor of a frozen one calls `object.__setattr__` for each field, twice the time of an assignment, and a
+    round makes dozens of values. That nobody writes to one is what mypy and all tests show, which have them frozen.
+    """
+    import dataclasses
+
+    as_declared = dataclasses.dataclass
+
+    def plain(cls: Any = None, /, *, frozen: bool = False, eq: bool = True, **options: Any) -> Any:
+        return as_declared(cls, eq=eq, unsafe_hash=frozen and eq, **options)
+
+    dataclasses.dataclass = plain
+
+
 COMPARED_OFTEN = frozenset(("memorypressure.dwell", "memorypressure.zone_values"))
 """Modules whose classes keep their own, faster `__eq__`: they are compared in every round."""
 
 
 def share_methods() -> None:
-    """Lets all dataclasses have one `__repr__` and `__hash__`, the frozen ones with slots one `__setattr__` as well.
+    """Lets all dataclasses have one `__repr__`, `__hash__` and `__eq__`, which do the same.
 
-    dataclasses writes these for each class, 4 KiB a class, of which there are more than a hundred; and up to Python
-    3.12 the `__setattr__` of a frozen one with slots keeps the class alive that it was made from. The shared ones do
-    the same (a class with slots has no attribute that is no field).
+    dataclasses writes these for each class, 4 KiB a class, of which there are more than a hundred.
     """
-    from dataclasses import FrozenInstanceError, fields
+    from dataclasses import fields
 
     def shared_repr(self: Any) -> str:
         shown = ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self) if field.repr)
         return f"{type(self).__qualname__}({shown})"
-
-    def shared_setattr(_self: object, name: str, _value: object) -> None:
-        raise FrozenInstanceError(f"cannot assign to field {name!r}")
-
-    def shared_delattr(_self: object, name: str) -> None:
-        raise FrozenInstanceError(f"cannot delete field {name!r}")
 
     def shared_hash(self: Any) -> int:
         return hash(tuple([getattr(self, field.name) for field in fields(self) if field.compare]))
@@ -133,11 +143,8 @@ def share_methods() -> None:
             type.__setattr__(cls, "__repr__", shared_repr)
         if parameters.eq and cls.__module__ not in COMPARED_OFTEN and "__eq__" in cls.__dict__:
             type.__setattr__(cls, "__eq__", shared_eq)
-        if parameters.frozen and parameters.eq:
+        if parameters.unsafe_hash:
             type.__setattr__(cls, "__hash__", shared_hash)
-        if parameters.frozen and "__slots__" in cls.__dict__:
-            type.__setattr__(cls, "__setattr__", shared_setattr)
-            type.__setattr__(cls, "__delattr__", shared_delattr)
     gc.collect()
 
 
