@@ -88,6 +88,18 @@ def test_every_figure_of_a_flood_with_a_kill(run: Path) -> None:
     assert figures["datagrams_dropped"] == 100
     assert [(death["pod"], death["sender"]) for death in figures["deaths"]] == [("hog", "memorypressure")]
     assert figures["kill_after_start_seconds"] == pytest.approx(13.015)
+    assert figures["sampler_gap_ms"] == pytest.approx(10, abs=0.1)
+    assert figures["flood_late_seconds"] == 0
+
+
+def test_a_run_that_ends_in_a_gap_says_so_and_how_late_its_flood_came(run: Path) -> None:
+    rows = (run / "timeline.zones.csv").read_text().splitlines()
+    (run / "timeline.zones.csv").write_text(lines(*rows[:-1600]))  # 800 samples of two zones: 8 s
+    (run / "marks.txt").write_text("start 100.00\nflood 117.50\nend 120.00\n")
+    figures = run_figures(run, SCENARIOS["flood"])
+    assert figures["sampler_gap_ms"] == pytest.approx(8010, abs=1)
+    assert figures["flood_late_seconds"] == pytest.approx(11.5)
+    assert run_figures(run, SCENARIOS["control-pressure"])["flood_late_seconds"] is None
 
 
 def test_what_a_killer_costs_is_told_where_there_is_one(run: Path) -> None:
@@ -138,6 +150,19 @@ def test_a_run_that_lacks_a_file_is_void_and_not_a_run_without_failures(
     (run / file).unlink()
     with pytest.raises(VoidRunError, match=file):
         run_figures(run, SCENARIOS["flood"])
+
+
+FILES = ("marks", "pids", "giveups", "signals", "flood", "netdev", "snmp")
+TABLES = ("canary", "timeline.zones", "timeline.vmstat", "timeline.files")
+
+
+@pytest.mark.parametrize("file", [*(f"{name}.txt" for name in FILES), *(f"{name}.csv" for name in TABLES)])
+def test_a_file_that_was_cut_off_makes_a_run_void_wherever_it_was_cut(run: Path, file: str) -> None:
+    content = (run / file).read_text()
+    for length in (1, len(content) // 3, len(content) - 1):
+        (run / file).write_text(content[:length].rstrip("\n"))
+        with pytest.raises(VoidRunError, match=file.replace(".", r"\.")):
+            run_figures(run, SCENARIOS["flood"])
 
 
 @pytest.mark.parametrize("said", ["", "not armed within 30 s: Expired: no beat\n"])

@@ -3,7 +3,7 @@
 import json
 import re
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -130,6 +130,22 @@ def test_a_series_goes_on_where_it_stopped_and_a_cut_line_is_made_again(tmp_path
     assert Results(results.path).left(wanted) == wanted[3:]
 
 
+def test_a_cut_line_stays_where_it_is_until_a_run_takes_its_place(tmp_path: Path) -> None:
+    """Reading changes nothing: a report is made of a series that cannot be written, too."""
+    path = tmp_path / "results.jsonl"
+    wanted = list(cells(["flood"], ["none"], 3))
+    Results(path).add(result(wanted[0]))
+    whole = path.read_bytes()
+    for cut in (whole[:-1], whole[:40], b"\x00" * 300, b"\xff\xfe{"):
+        path.write_bytes(whole + cut)
+        again = Results(path)
+        assert path.read_bytes() == whole + cut
+        assert [each.cell for each in again.usable()] == wanted[:1]
+        again.add(result(wanted[1]))
+        again.add(result(wanted[2]))
+        assert [each.cell for each in Results(path).usable()] == wanted
+
+
 def test_the_time_left_is_that_of_what_the_runs_sample_and_of_what_runs_took_besides(tmp_path: Path) -> None:
     results = Results(tmp_path / "results.jsonl")
     long, short = Cell("flood-refill", OURS, 1), Cell("flood", OURS, 1)
@@ -188,6 +204,14 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     path.write_text("{}\n{}\n", encoding="utf-8")
     with pytest.raises(SeriesError, match=r"results\.jsonl:1: not the fields of a result"):
         Results(path)
+    for damage in ({"figures": 5}, {"figures": {"kills": 1}}):
+        line = json.dumps(asdict(result(Cell("flood", "none", 1))) | damage)
+        path.write_text(f"{line}\n", encoding="utf-8")
+        with pytest.raises(SeriesError, match=r"results\.jsonl:1: not the figures of a run"):
+            Results(path)
+    path.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(SeriesError, match=r"results\.jsonl:1: "):
+        Results(path)
 
 
 def series(ours: float, without: float) -> list[Result]:
@@ -217,6 +241,19 @@ def test_a_peer_that_is_better_in_one_figure_is_named() -> None:
     assert bar.met is False
     assert "earlyoom failures 1" in bar.measured
     assert "worst stall" not in bar.measured.split("better:")[1]
+
+
+def test_a_kill_before_the_flood_is_no_right_one_and_a_main_flood_or_leak_without_a_kill_is_a_miss() -> None:
+    def verdict(*more: Result) -> bool | None:
+        return next(each for each in bars([*series(2, 300), *more]) if each.text.startswith("the right victim")).met
+
+    assert verdict() is True
+    assert verdict(result(Cell("flood-cache", OURS, 1))) is True  # reclaim may keep up
+    assert verdict(result(Cell("flood", "ours-min-free", 1))) is True
+    assert verdict(result(Cell("flood-zram", OURS, 1), kills=1, control_phase_kills=1)) is False
+    assert verdict(result(Cell("flood-zram", OURS, 1), kills=2, innocent_kills=1)) is False
+    assert verdict(result(Cell("flood", OURS, 16))) is False
+    assert verdict(result(Cell("leak", OURS, 1), kernel_oom_kills=1)) is False
 
 
 def test_a_third_kill_where_killing_is_futile_is_one_too_many() -> None:
@@ -264,6 +301,15 @@ def test_the_report_tells_what_every_killer_costs_and_of_no_flood_where_there_is
     assert "before the flood" in text.split("## flood:")[1].split("## ")[0]
 
 
+def test_the_report_names_runs_in_which_the_flood_came_late() -> None:
+    late = [result(Cell("flood", "none", 16), flood_late_seconds=17.7), result(Cell("flood", "nohang", 1))]
+    before = result(Cell("flood", "earlyoom", 1))
+    known = {key: value for key, value in (before.figures or {}).items() if key != "flood_late_seconds"}
+    text = markdown([*series(2, 300), *late, replace(before, figures=known)], MACHINE, {})
+    assert "came late and lasted shorter within the run: `none` by 17.7 s." in text
+    assert "came late" not in markdown(series(2, 300), MACHINE, {})
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -287,6 +333,17 @@ def test_what_is_not_known_is_refused_with_what_is(
 def test_a_report_without_results_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--report-only", "--output", str(tmp_path)]) == 2
     assert "nothing to report" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--report-only"], ["--scenarios", "control-flood", "--arms", "none"], ["--short"]])
+def test_a_directory_that_cannot_be_written_is_named(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "6.1").mkdir()
+    (tmp_path / "6.1" / "results.jsonl").mkdir()
+    monkeypatch.setattr("memorypressure_tools.lab.__main__._Lab", lambda *_: FakeLab(CALM))
+    assert main([*words, "--output", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"lab: error: {tmp_path / '6.1' / 'results.jsonl'}: Is a directory\n"
 
 
 class FakeLab:

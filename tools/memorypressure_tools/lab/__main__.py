@@ -48,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ToolMissingError as error:
         print(f"lab: missing: {error}", file=sys.stderr)
         return EXIT_MISSING
+    except OSError as error:
+        print(f"lab: error: {error.filename or given.output}: {error.strerror or error}", file=sys.stderr)
+        return EXIT_FAILED
     except (SeriesError, ImageError, CompileError) as error:
         print(f"lab: error: {error}", file=sys.stderr)
         return EXIT_FAILED

@@ -19,6 +19,9 @@ MOST_LEAK_FACTOR: Final = 1.2
 MOST_FUTILE_KILLS: Final = 2
 """After which the agent pauses for half an hour (core, `ladder`)."""
 
+MUST_KILL: Final = ("flood", "leak")
+"""Scenarios that come to their condition in every run without a killer; elsewhere a run without a kill may be right."""
+
 Cells = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 
 
@@ -93,9 +96,12 @@ def _victims(runs: Cells) -> Bar:
         for figures in each
     ]
     wrong = sum(each["innocent_kills"] for each in found)
+    early = sum(each["control_phase_kills"] for each in found)
     right = sum(each["kills"] > each["innocent_kills"] for each in found)
-    measured = f"{wrong} wrong victims in {len(found)} runs, the right one in {right}"
-    return Bar("the right victim in every run of our agent", wrong == 0 if found else None, measured)
+    spared = sum(not each["kills"] for name in MUST_KILL for each in runs.get((name, OURS), ()))
+    measured = f"{wrong} wrong victims in {len(found)} runs, the right one in {right}, {early} kills before the flood"
+    text = "the right victim in every run of our agent, and nobody before the flood"
+    return Bar(text, not (wrong or early or spared) if found else None, measured)
 
 
 def _futile(runs: Cells) -> Bar:

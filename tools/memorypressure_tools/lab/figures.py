@@ -1,6 +1,7 @@
 """The figures of one run, computed from what the guest brought back. Times are differences of the guest's clock."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -50,6 +51,7 @@ FIGURES: Final = (
     Figure("killer_rss_kib", "memory of the killer", "KiB"),
     Figure("killer_major_faults", "pages that the killer had to wait for, read from a disk", ""),
     Figure("sampler_gap_ms", "longest time between two samples of the lab", "ms"),
+    Figure("flood_late_seconds", "how much later than it should the flood began", "s"),
 )
 BY_KEY: Final = {figure.key: figure for figure in FIGURES}
 
@@ -85,7 +87,8 @@ def run_figures(directory: Path, scenario: Scenario) -> dict[str, Any]:
         "control_phase_kills": sum(not death["byKernel"] and death["at"] < calm_until for death in deaths),
         "kernel_oom_kills": _by_kernel(deaths),
         **_killer(directory, end - start),
-        "sampler_gap_ms": largest_gap([sample.at for sample in samples]) * 1e3,
+        "sampler_gap_ms": largest_gap([start, *(sample.at for sample in samples), end]) * 1e3,
+        "flood_late_seconds": _flood_late(marks, scenario),
         "kill_after_start_seconds": first["at"] - start if first else None,
         "deaths": deaths,
     }
@@ -137,6 +140,13 @@ def _lowest_of_min(samples: list[ZoneSample]) -> float:
             usable = sum(max(0, counted.zone.usable_pages - counted.protection_pages) for counted in node.counted)
             lowest = min(lowest, usable / least) if least else lowest
     return lowest
+
+
+def _flood_late(marks: Mapping[str, float], scenario: Scenario) -> float | None:
+    """A guest that stands still before the flood, its script too, gets less of it than the run should have."""
+    if scenario.flood is Flood.NONE:
+        return None
+    return max(0.0, marks["flood"] - marks["start"] - scenario.fill_seconds)
 
 
 def _pressure(directory: Path, start: float, end: float) -> dict[str, float]:
@@ -196,7 +206,7 @@ def _killer(directory: Path, seconds: float) -> dict[str, float | None]:
         found["killer_major_faults"] = figures.get("major_faults")
     if (directory / "agent.json").exists():
         rundata.require_armed(directory)
-        status = json.loads(rundata.text(directory, "agent.json"))["status"]
+        status = json.loads((directory / "agent.json").read_text(encoding="utf-8"))["status"]
         found["killer_late_ms"] = status["loop"]["lag"]["worst"] * 1e3
     return found
 

@@ -46,11 +46,14 @@ class Stall:
 
 
 def text(directory: Path, name: str) -> str:
-    """The content of a file of the run; VoidRunError when it is not there."""
+    """The content of a file of the run; VoidRunError when it is not there, or cut off within a line."""
     try:
-        return (directory / name).read_text(encoding="utf-8", errors="replace")
+        content = (directory / name).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise VoidRunError(f"{name}: {error.strerror}") from error
+    if content and not content.endswith("\n"):
+        raise VoidRunError(f"{name}: cut off: {content.rpartition(chr(10))[2][:80]!r}")
+    return content
 
 
 def marks(directory: Path) -> dict[str, float]:

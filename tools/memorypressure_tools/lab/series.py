@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,13 @@ ALSO: Final[Mapping[str, tuple[str, ...]]] = {
 }
 EVERYWHERE_BUT: Final = frozenset({"ours-killfast-rt-allnodes", "ours-killfast-rt-half", "ours-min-free"})
 """Arms that say nothing on one NUMA node or without a flood, or that were there to find the default policy."""
+NEEDED: Final = frozenset(
+    {
+        *("atomic_failures", "worst_stall_ms", "psi_full_seconds", "kill_after_start_seconds", "deaths"),
+        *("kills", "innocent_kills", "control_phase_kills", "kernel_oom_kills"),
+    }
+)
+"""Figures that every run has and bars and tables count on."""
 MOST_VOID: Final = 3
 """A cell's run that was void so often is given up."""
 ASSUMED_SECONDS_BESIDE: Final = 20.0
@@ -108,7 +115,7 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.all = list(_read(path))
+        self.all, self._whole_bytes = _read(path)
 
     def usable(self) -> list[Result]:
         """Runs of today's definitions with figures, the last one of each cell."""
@@ -132,11 +139,14 @@ class Results:
         return [cell for cell in wanted if cell not in done and self.voids(cell) < MOST_VOID]
 
     def add(self, result: Result) -> None:
-        """Appends a result; it is on the disk when this returns."""
+        """Appends a result, in the place of a line that was cut off; it is on the disk when this returns."""
         self.all.append(result)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(result), separators=(",", ":")) + "\n")
+        with self.path.open("ab") as file:
+            if self._whole_bytes is not None:
+                file.truncate(self._whole_bytes)
+                self._whole_bytes = None
+            file.write(json.dumps(asdict(result), separators=(",", ":")).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -156,19 +166,27 @@ def _is_current(result: Result) -> bool:
     return scenario is not None and arm is not None and result.recipe == recipe(scenario, arm)
 
 
-def _read(path: Path) -> Iterator[Result]:
+def _read(path: Path) -> tuple[list[Result], int | None]:
+    """The results, and after how many bytes a line was cut off, if one was: a line counts when its end is there.
+
+    Such a line was being written when the machine went down: that run is made again.
+    """
     if not path.exists():
-        return
-    names = set(Result.__dataclass_fields__)
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            fields = json.loads(line)
-            if not isinstance(fields, dict) or set(fields) != names:
-                raise ValueError("not the fields of a result")
-        except ValueError as error:
-            if number == len(lines):  # the machine went down while it was written: that run is made again
-                path.write_text("".join(f"{each}\n" for each in lines[:-1]), encoding="utf-8")
-                return
-            raise SeriesError(f"{path}:{number}: {error}; move the file away to begin anew") from None
-        yield replace(Result(**fields))
+        return [], None
+    content = path.read_bytes()
+    *lines, cut = content.split(b"\n")
+    results = [_result(path, number, line) for number, line in enumerate(lines, 1)]
+    return results, len(content) - len(cut) if cut else None
+
+
+def _result(path: Path, number: int, line: bytes) -> Result:
+    try:
+        fields = json.loads(line)
+        if not isinstance(fields, dict) or set(fields) != set(Result.__dataclass_fields__):
+            raise ValueError("not the fields of a result")
+        figures = fields["figures"]
+        if figures is not None and not (isinstance(figures, dict) and set(figures) >= NEEDED):
+            raise ValueError("not the figures of a run")
+    except ValueError as error:
+        raise SeriesError(f"{path}:{number}: {error}; move the file away to begin anew") from None
+    return Result(**fields)
