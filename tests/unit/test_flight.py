@@ -312,17 +312,40 @@ def test_eight_episodes_are_kept_and_the_ninth_replaces_the_first(area: mmap.mma
 
 
 def test_a_new_process_goes_on_where_the_one_before_stopped(area: mmap.mmap) -> None:
-    for life in range(3):
+    lives, samples = 3, 600
+    for life in range(lives):
         recorder = FlightRecorder(area, 0)
-        for tick in range(300):
-            now = START + (life * 300 + tick) * 10 * MS
+        for tick in range(samples):
+            now = START + (life * samples + tick) * 10 * MS
             recorder.add(full(now, MACHINE, slow=tick % 100 == 0))
             recorder.keep(1, now)
-    assert len(rings(area[:])) == 900
+    assert len(rings(area[:])) == lives * samples
     recorder.add(full(START + 60 * SECOND, MACHINE))
-    kept = [each.time_ns for each in episodes(area[:])[1]]
-    assert kept[-1] >= START + 899 * 10 * MS
-    assert len(kept) > 300
+    kept = {each.time_ns for each in episodes(area[:])[1]}
+    assert kept == {START + tick * 10 * MS for tick in range(lives * samples)} | {START + 60 * SECOND}
+
+
+def test_pressure_that_comes_back_within_an_episode_is_kept_from_5_s_before(area: mmap.mmap) -> None:
+    recorder = FlightRecorder(area, 0)
+    for second in range(400):
+        now = START + second * SECOND
+        recorder.add(full(now, MACHINE))
+        if second in (100, 300):
+            recorder.keep(1, now)
+    seconds = {(each.time_ns - START) // SECOND for each in episodes(area[:])[1]}
+    assert seconds >= {*range(95, 131), *range(295, 331)}
+
+
+@pytest.mark.parametrize("garbage", [b"\xff", b"\x80", b"\x01"], ids=bytes.hex)
+def test_a_recorder_goes_on_in_an_area_full_of_garbage(area: mmap.mmap, garbage: bytes) -> None:
+    area[:] = garbage * layout.AREA_BYTES
+    recorder = FlightRecorder(area, 0)
+    for tick in range(300):
+        recorder.add(full(START + tick * 10 * MS, MACHINE, slow=tick % 100 == 0))
+        recorder.keep(1, START + tick * 10 * MS)
+    assert len(rings(area[:])) == 300
+    recorder.add(full(START + 60 * SECOND, MACHINE))
+    assert len(episodes(area[:])[1]) == 301
 
 
 @settings(max_examples=20, deadline=None)

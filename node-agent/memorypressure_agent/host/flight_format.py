@@ -20,6 +20,7 @@ node (+ 4 a zone with another boost); with memory and PSI of both scopes 32 more
 node: 7, 15 (27), 47.
 """
 
+import mmap
 import struct
 from binascii import crc32
 from dataclasses import dataclass
@@ -119,8 +120,9 @@ def live_offset(zones: int) -> int:
     return HEAD.size + zones * ZONE.size + CRC.size
 
 
-def unpack_block(data: bytes) -> Block | None:
-    """The block, None when it is empty, damaged or in the making."""
+def unpack_block(area: bytes | mmap.mmap, offset: int = 0) -> Block | None:
+    """The block there, None when it is empty, damaged or in the making."""
+    data = area[offset : offset + BLOCK_BYTES]
     if len(data) < BLOCK_BYTES:
         return None
     sequence, begin_ns, page_bytes, total, swap, huge, has, _, count = HEAD.unpack_from(data)

@@ -48,7 +48,7 @@ def episodes(area: bytes) -> dict[int, list[FlightSample]]:
 
 def _blocks(area: bytes, first: int, end: int) -> Iterator[Block]:
     for index in range(first, end):
-        block = layout.unpack_block(area[index * layout.BLOCK_BYTES : (index + 1) * layout.BLOCK_BYTES])
+        block = layout.unpack_block(area, index * layout.BLOCK_BYTES)
         if block is not None:
             yield block
 

@@ -102,8 +102,9 @@ class _Ring:
         return int(begin_ns) if found == sequence else None
 
     def _sequence_of(self, index: int) -> int:
-        offset = self.first + index * layout.BLOCK_BYTES
-        return int.from_bytes(self._area[offset : offset + 8], "little")
+        """That of the block in this place; 0 without one, for damage must not become a sequence that goes on."""
+        block = layout.unpack_block(self._area, self.first + index * layout.BLOCK_BYTES)
+        return block.sequence if block is not None and block.sequence % self.count == index else 0
 
 
 class FlightRecorder:
@@ -181,13 +182,14 @@ class FlightRecorder:
         if self._kept:
             self._end_keeping()
         self._kept = episode
-        self._kept_blocks = self._blocks_of(episode)
-        if not self._kept_blocks:
+        there = self._blocks_of(episode)
+        self._kept_blocks = len(there)
+        if not there:
             for index in range(layout.EPISODE_BLOCKS):
                 offset = self._slot(index)
                 self._area[offset : offset + 8] = _EMPTY
-            for ring in (self._slow, self._fast):
-                self._copy_recent(ring, now_ns - BEFORE_NS)
+        for ring in (self._slow, self._fast):  # also what an earlier process had not copied yet when it ended
+            self._copy_recent(ring, now_ns - BEFORE_NS, there)
 
     def rehearse(self) -> None:
         """Goes through the copying of a block, onto itself: its code is there then when an episode begins."""
@@ -295,21 +297,21 @@ class FlightRecorder:
                 self._copy(ring.open_offset)
         ring.begin(shape, self._has, now_ns)
 
-    def _copy_recent(self, ring: _Ring, since_ns: int) -> None:
-        """Copies the closed blocks that hold samples since then, oldest first."""
+    def _copy_recent(self, ring: _Ring, since_ns: int, there: list[tuple[int, ...]]) -> None:
+        """Copies the closed blocks that hold samples since then, oldest first, but for those that are there already."""
         wanted: list[int] = []
-        sequence = ring.sequence
-        begin = ring.begin_ns_of(sequence) if ring.open_offset >= 0 else None
-        if ring.open_offset < 0:  # another process wrote the last one: it is closed
-            sequence += 1
-            begin = since_ns + 1
+        is_open = ring.open_offset >= 0  # else another process wrote the last one: it is closed
+        sequence = ring.sequence if is_open else ring.sequence + 1
+        begin = ring.begin_ns_of(sequence) if is_open else since_ns + 1
         while begin is not None and begin > since_ns and len(wanted) < _HALF // 2:
             sequence -= 1
             begin = ring.begin_ns_of(sequence)
             if begin is not None:
                 wanted.insert(0, ring.offset_of(sequence))
         for offset in wanted:
-            self._copy(offset)
+            block = layout.unpack_block(self._area, offset)
+            if block is not None and (block.sequence, block.begin_ns, block.used) not in there:
+                self._copy(offset)
 
     def _end_keeping(self) -> None:
         for ring in (self._slow, self._fast):
@@ -331,14 +333,15 @@ class FlightRecorder:
         slot = self._kept % layout.EPISODE_SLOTS
         return self._slots + (slot * layout.EPISODE_BLOCKS + index) * layout.BLOCK_BYTES
 
-    def _blocks_of(self, episode: int) -> int:
-        """How many blocks of the episode's slot are filled for it already."""
+    def _blocks_of(self, episode: int) -> list[tuple[int, ...]]:
+        """(sequence, begin, bytes used) of the blocks with which the episode's slot is filled for it already."""
+        found: list[tuple[int, ...]] = []
         for index in range(layout.EPISODE_BLOCKS):
-            offset = self._slot(index)
-            block = layout.unpack_block(self._area[offset : offset + layout.BLOCK_BYTES])
+            block = layout.unpack_block(self._area, self._slot(index))
             if block is None or block.episode != episode & 0xFFFFFFFF:
-                return index
-        return layout.EPISODE_BLOCKS
+                break
+            found.append((block.sequence, block.begin_ns, block.used))
+        return found
 
 
 def _packed_free(
