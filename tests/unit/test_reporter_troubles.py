@@ -184,3 +184,21 @@ def test_ready_tells_the_truth_about_each_part(node: Node, changes: Any, ok: boo
     health = node.publisher.ready()
     assert health.ok is ok
     assert line in health.lines
+
+
+@pytest.mark.parametrize(
+    ("standing", "ok", "line"),
+    [
+        ("Valid", True, "ok orders: in force"),
+        ("Invalid", False, "NOT orders: the sentinel refuses them: version: 9"),
+        ("None", True, "ok orders: written; the sentinel has not taken them over"),
+    ],
+)
+def test_ready_tells_what_the_sentinel_says_of_its_orders(node: Node, standing: str, ok: bool, line: str) -> None:
+    calm(node)
+    node.link.state = link_state(ORDERS, last_contact_seconds=node.clock.now)
+    node.sentinel({**node.current, "orders": node.current["orders"] | {"standing": standing, "message": "version: 9"}})
+    node.publisher.read()
+    health = node.publisher.ready()
+    assert health.ok is ok
+    assert line in health.lines

@@ -66,6 +66,21 @@ def test_a_sampler_that_hangs_ends_the_process_with_the_reason(lab: SentinelLab)
         lab.close()
 
 
+def test_a_helper_that_hangs_ends_the_process_with_the_reason(lab: SentinelLab) -> None:
+    tree = CgroupTree(lab.cgroup_root)
+    tree.add_pod(UID)
+    figures = tree.add_container(UID, "c0de01", Memory(anon=300 * MIB)) / "memory.stat"
+    figures.unlink()
+    os.mkfifo(figures)  # opening it waits for a writer, for ever
+    lab.give(orders(candidate(UID, "web"), grant=grant_for(lab.known_past())))
+    sentinel = lab.start("--watchdog-seconds=2")
+    try:
+        assert sentinel.wait(timeout=30) == 1
+        assert "the helper thread made no turn for 2 s; ending, to be started again" in lab.log()
+    finally:
+        lab.close()
+
+
 def test_a_process_that_was_stopped_for_longer_than_the_limit_goes_on(lab: SentinelLab) -> None:
     sentinel = lab.start("--watchdog-seconds=2")
     try:
@@ -76,6 +91,7 @@ def test_a_process_that_was_stopped_for_longer_than_the_limit_goes_on(lab: Senti
         before = lab.status()["counters"]["rounds"]
         eventually(lambda: lab.status()["counters"]["rounds"] > before + 2, "it goes on")
         assert sentinel.poll() is None
+        assert lab.status()["loop"]["lag"]["worst"] > 2, "how late it woke up is told"
         with pytest.raises(subprocess.TimeoutExpired):
             sentinel.wait(timeout=1.5)
     finally:

@@ -115,9 +115,18 @@ class Publisher(threading.Thread):
         checks.append((last is not None and not self._pace.failures, f"status written: {told} {why}".rstrip()))
         problem = self.view.problem or ("it writes no status" if self.view.silent else "")
         checks.append((not problem, f"sentinel: {problem or 'writes'}"))
-        refused = link.reason in (Reason.ORDERS_INVALID, Reason.ACTION_FAILED)
-        checks.append((not refused, f"orders: {link.message if link.reason is not None else 'in force'}"))
+        checks.append(self._orders(link))
         return Health(all(ok for ok, _ in checks), tuple(f"{'ok' if ok else 'NOT'} {line}" for ok, line in checks))
+
+    def _orders(self, link: LinkState) -> tuple[bool, str]:
+        """Whether orders are understood, by this process and by the sentinel, and how they stand."""
+        if link.reason is not None:
+            return link.reason not in (Reason.ORDERS_INVALID, Reason.ACTION_FAILED), f"orders: {link.message}"
+        taken = {} if self.view.silent else self.view.status["orders"]
+        if taken.get("standing") == "Invalid":
+            return False, f"orders: the sentinel refuses them: {taken['message']}"
+        in_force = taken.get("standing") == "Valid"
+        return True, f"orders: {'in force' if in_force else 'written; the sentinel has not taken them over'}"
 
     def read(self) -> None:
         """Takes over what is new in the journal. One that cannot be read leaves what is known as it is."""
