@@ -174,6 +174,9 @@ def test_a_run_whose_agent_had_no_leave_to_kill_is_void_and_not_one_without_a_ki
     (run / "armed.txt").write_text(said)
     with pytest.raises(VoidRunError, match=r"armed\.txt"):
         run_figures(run, SCENARIOS["flood"])
+    (run / "agent.json").unlink()  # a peer that says whether it watches the pods
+    with pytest.raises(VoidRunError, match=r"armed\.txt"):
+        run_figures(run, SCENARIOS["flood"])
 
 
 def test_the_timeline_becomes_a_recording_that_replay_reads(run: Path, tmp_path: Path) -> None:

@@ -204,8 +204,9 @@ def _killer(directory: Path, seconds: float) -> dict[str, float | None]:
         if "VmRSS" in figures:
             found["killer_rss_kib"] = figures["VmRSS"]
         found["killer_major_faults"] = figures.get("major_faults")
-    if (directory / "agent.json").exists():
+    if (directory / "agent.json").exists() or (directory / "armed.txt").exists():
         rundata.require_armed(directory)
+    if (directory / "agent.json").exists():
         status = json.loads((directory / "agent.json").read_text(encoding="utf-8"))["status"]
         found["killer_late_ms"] = status["loop"]["lag"]["worst"] * 1e3
     return found

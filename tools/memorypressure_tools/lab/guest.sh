@@ -47,7 +47,8 @@ systemd_tree() { # limit, duration: the same below a slice of systemd (PID 1 is 
 		> /run/systemd/system/systemd-oomd.service.d/log.conf
 	systemctl daemon-reload
 	systemctl start kubepods.slice
-	KUBEPODS=$CG/kubepods.slice
+	# Where systemd has made the slice, which is not the root: PID 1 was in a cgroup of its own when it became systemd.
+	KUBEPODS=$CG$(systemctl show -P ControlGroup kubepods.slice)
 	tree
 }
 
@@ -200,6 +201,17 @@ killer_oomd() {
 killer_systemd_oomd() { # options were taken by systemd_tree; the packaged service, with the protection that it asks for
 	systemctl start systemd-oomd
 	KILLER=$(systemctl show -P MainPID systemd-oomd)
+	# A run is void unless systemd has told it to watch the cgroup that the pods are in.
+	watched="\"path\":\"${KUBEPODS#"$CG"}\",\"property\":\"ManagedOOMMemoryPressure\"" tries=0
+	while ! grep -qF "$watched" $OUT/killer.log && [ $tries -lt 100 ]; do
+		tries=$((tries + 1))
+		sleep 0.1
+	done
+	if grep -qF "$watched" $OUT/killer.log && [ -e "$KUBEPODS/burstable/memory.pressure" ]; then
+		echo "armed: systemd-oomd watches $KUBEPODS" > $OUT/armed.txt
+	else
+		echo "systemd-oomd does not watch $KUBEPODS" > $OUT/armed.txt
+	fi
 }
 
 killer_ours() { # host|own PID namespace, options...: our agent as its DaemonSet's pod runs it; a run without it is void

@@ -69,7 +69,7 @@ def marks(directory: Path) -> dict[str, float]:
 
 
 def require_armed(directory: Path) -> None:
-    """VoidRunError when our agent had no leave to kill as the load began: it would have spared anybody."""
+    """VoidRunError when a killer could not act as the load began: ours had no leave, systemd-oomd watched no pod."""
     said = text(directory, "armed.txt").strip()
     if not said.startswith("armed: "):
         raise VoidRunError(f"armed.txt: {said or 'empty'}")
