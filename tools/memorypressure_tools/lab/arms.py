@@ -50,7 +50,9 @@ _NOHANG_FAIR: Final = (
     "max_sleep=0.1",
     "soft_threshold_min_mem=10 %",
     "hard_threshold_min_mem=5 %",
+    "soft_threshold_min_swap=100 %",
 )
+"""It acts when memory and swap are both below: however much swap is free it shall act, as earlyoom does by -s 100."""
 
 _OOMD_PACKAGED: Final = """\
 {"rulesets": [
@@ -123,8 +125,13 @@ _ARMS: Final = (
         _OOMD_PACKAGED,
     ),
     Arm("oomd-fair", "oomd at its best: over 5 %, at once", Killer.OOMD, ("--interval", "1"), _OOMD_FAIR),
-    Arm("systemd-oomd", "systemd-oomd with Debian's values: 60 % for 20 s", Killer.SYSTEMD_OOMD, ("60%", "20s")),
-    Arm("systemd-oomd-fair", "systemd-oomd at its best: 5 % for 1 s", Killer.SYSTEMD_OOMD, ("5%", "1s")),
+    Arm(
+        "systemd-oomd",
+        "systemd-oomd with Debian's values: 60 % for 20 s on the pods",
+        Killer.SYSTEMD_OOMD,
+        ("60%", "20s"),
+    ),
+    Arm("systemd-oomd-fair", "systemd-oomd at its best: 5 % for 1 s on the pods", Killer.SYSTEMD_OOMD, ("5%", "1s")),
     Arm("min-free", "no killer, min_free_kbytes raised 7.6-fold", min_free_factor=7.6),
 )
 
