@@ -95,11 +95,23 @@ def test_every_figure_of_a_flood_with_a_kill(run: Path) -> None:
 def test_a_run_that_ends_in_a_gap_says_so_and_how_late_its_flood_came(run: Path) -> None:
     rows = (run / "timeline.zones.csv").read_text().splitlines()
     (run / "timeline.zones.csv").write_text(lines(*rows[:-1600]))  # 800 samples of two zones: 8 s
-    (run / "marks.txt").write_text("start 100.00\nflood 117.50\nend 120.00\n")
+    (run / "marks.txt").write_text("start 100.00\nflood 110.50\nend 120.00\n")
     figures = run_figures(run, SCENARIOS["flood"])
     assert figures["sampler_gap_ms"] == pytest.approx(8010, abs=1)
-    assert figures["flood_late_seconds"] == pytest.approx(11.5)
+    assert figures["flood_late_seconds"] == pytest.approx(4.5)
     assert run_figures(run, SCENARIOS["control-pressure"])["flood_late_seconds"] is None
+    (run / "marks.txt").write_text("start 100.00\nflood 111.50\nend 120.00\n")
+    with pytest.raises(VoidRunError, match=r"the flood began 5\.5 s late"):
+        run_figures(run, SCENARIOS["flood"])
+
+
+def test_a_stall_that_began_before_the_flood_is_told_apart(run: Path) -> None:
+    rows = (run / "canary.csv").read_text().splitlines()
+    (run / "canary.csv").write_text(lines(rows[0], "101.0,7.000000", *rows[1:]))
+    figures = run_figures(run, SCENARIOS["flood"])
+    assert figures["worst_stall_ms"] == pytest.approx(7000)
+    assert figures["flood_stall_ms"] == pytest.approx(500)
+    assert run_figures(run, SCENARIOS["control-pressure"])["flood_stall_ms"] is None
 
 
 def test_what_a_killer_costs_is_told_where_there_is_one(run: Path) -> None:

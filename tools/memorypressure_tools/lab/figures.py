@@ -1,7 +1,7 @@
 """The figures of one run, computed from what the guest brought back. Times are differences of the guest's clock."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, Final
 from memorypressure.zone_values import Line
 from memorypressure_tools.lab import rundata
 from memorypressure_tools.lab.recording import ZoneSample, zone_samples
-from memorypressure_tools.lab.rundata import Signal, VoidRunError
+from memorypressure_tools.lab.rundata import Signal, Stall, VoidRunError
 from memorypressure_tools.lab.scenarios import Flood, Scenario
 from memorypressure_tools.lab.statistics import largest_gap, percentile
 
@@ -20,6 +20,9 @@ _MEMORY_BACK: Final = 0.2
 Not less: what was being written to swap at that moment, up to 11 %, stays charged to it as swap cache until reclaim
 comes by.
 """
+
+MOST_LATE_SECONDS: Final = 5.0
+"""A flood that begins later than this is a void run, whoever the killer is; the shortest should last 18 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class Figure:
 FIGURES: Final = (
     Figure("atomic_failures", "atomic allocations that failed", ""),
     Figure("worst_stall_ms", "worst stall of a bystander", "ms"),
+    Figure("flood_stall_ms", "worst stall of a bystander that began in the flood", "ms"),
     Figure("p99_stall_ms", "p99 of its turns", "ms"),
     Figure("psi_full_seconds", "PSI memory full", "s"),
     Figure("below_reserve_seconds", "time below AtomicReserve", "s"),
@@ -75,6 +79,7 @@ def run_figures(directory: Path, scenario: Scenario) -> dict[str, Any]:
     return {
         "atomic_failures": sum(atomic.values()),
         "worst_stall_ms": max(stall.seconds for stall in stalls) * 1e3,
+        "flood_stall_ms": _flood_stall(stalls, marks["flood"]) if scenario.flood is not Flood.NONE else None,
         "p99_stall_ms": percentile([stall.seconds for stall in stalls], 0.99) * 1e3,
         **_pressure(directory, start, end),
         "below_reserve_seconds": _seconds_below(samples, Line.ATOMIC_RESERVE),
@@ -142,11 +147,21 @@ def _lowest_of_min(samples: list[ZoneSample]) -> float:
     return lowest
 
 
+def _flood_stall(stalls: Sequence[Stall], flood: float) -> float | None:
+    return _milliseconds(0, max((stall.seconds for stall in stalls if stall.at >= flood), default=None))
+
+
 def _flood_late(marks: Mapping[str, float], scenario: Scenario) -> float | None:
-    """A guest that stands still before the flood, its script too, gets less of it than the run should have."""
+    """A guest that stands still before the flood, its script too, gets less of it than the run should have.
+
+    VoidRunError when it is much less, whoever the killer is: such a run says nothing of a flood.
+    """
     if scenario.flood is Flood.NONE:
         return None
-    return max(0.0, marks["flood"] - marks["start"] - scenario.fill_seconds)
+    late = max(0.0, marks["flood"] - marks["start"] - scenario.fill_seconds)
+    if late > MOST_LATE_SECONDS:
+        raise VoidRunError(f"marks.txt: the flood began {late:.1f} s late; the guest stood still before it")
+    return late
 
 
 def _pressure(directory: Path, start: float, end: float) -> dict[str, float]:

@@ -16,6 +16,7 @@ from memorypressure_tools.lab.statistics import interval
 _FLOOD_COLUMNS: Final = (
     "atomic_failures",
     "worst_stall_ms",
+    "flood_stall_ms",
     "p99_stall_ms",
     "psi_full_seconds",
     "below_reserve_seconds",
@@ -37,6 +38,7 @@ _KILLS: Final[Mapping[str, str]] = {
 _TITLES: Final[Mapping[str, str]] = {
     "atomic_failures": "failed atomic allocations",
     "worst_stall_ms": "worst stall, ms",
+    "flood_stall_ms": "of those since the flood, ms",
     "p99_stall_ms": "p99 turn, ms",
     "psi_full_seconds": "PSI full, s",
     "below_reserve_seconds": "below AtomicReserve, s",
@@ -52,7 +54,7 @@ _TITLES: Final[Mapping[str, str]] = {
     "killer_major_faults": "major faults",
 }
 
-MOST_LATE_SECONDS: Final = 1.0
+TOLD_LATE_SECONDS: Final = 1.0
 
 EXPLANATION: Final = """\
 ## What this is
@@ -180,7 +182,7 @@ def _late(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
         f"`{arm}` by {each['flood_late_seconds']:.1f} s"
         for arm, figures in runs.items()
         for each in figures
-        if (each.get("flood_late_seconds") or 0) > MOST_LATE_SECONDS
+        if (each.get("flood_late_seconds") or 0) > TOLD_LATE_SECONDS
     ]
     said = "The guest stood still before the flood, which therefore came late and lasted shorter within the run"
     return [f"{said}: {', '.join(late)}.", ""] if late else []
