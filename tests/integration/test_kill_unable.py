@@ -53,14 +53,18 @@ def test_on_cgroup_v1_the_missing_capability_is_said(tree_lab: SentinelLab) -> N
 
 
 @pytest.mark.needs("root", "setpriv")
-def test_memory_that_may_not_be_locked_is_reported_and_the_sentinel_works_on(tree_lab: SentinelLab) -> None:
+def test_what_is_not_allowed_is_reported_and_the_sentinel_works_on(tree_lab: SentinelLab) -> None:
     tree = CgroupTree(tree_lab.cgroup_root)
     tree.add_pod(VICTIM)
     tree.add_container(VICTIM, "c0de01", Memory(anon=300 * MIB), processes=2)
     tree_lab.give(orders(*CANDIDATES, grant=grant_for(tree_lab.known_past(), ceiling=1)))
-    tree_lab.start(under=("setpriv", "--bounding-set", "-ipc_lock", "sh", "-c", 'ulimit -l 0; exec "$0" "$@"'))
+    without = ("setpriv", "--bounding-set", "-ipc_lock,-sys_nice", "sh", "-c", 'ulimit -l 0; exec "$0" "$@"')
+    tree_lab.start("--realtime", under=without)
     eventually(lambda: "not locked" in tree_lab.log(), "it says that its memory is not locked")
     assert "memory is not locked: mlockall: Operation not permitted (needs IPC_LOCK" in tree_lab.log()
+    realtime = "Realtime: SCHED_FIFO: Operation not permitted (needs SYS_NICE)"
+    eventually(lambda: f"CapabilityMissing: {realtime}" in tree_lab.log(), "and that it has no real time")
     eventually(lambda: "needs IPC_LOCK" in tree_lab.status()["capabilities"].get("MemoryLocked", ""), "the status too")
+    assert "needs SYS_NICE" in tree_lab.status()["capabilities"]["Realtime"]
     tree_lab.flood()
     eventually(lambda: tree.killed() == {"c0de01"}, "it kills all the same")

@@ -206,6 +206,7 @@ class Service:
             "ProcessMrelease": self._mrelease,
         }
         self._helper.log("Settled", "memory is locked" if not locked else f"memory is not locked: {locked}")
+        self._tell_missing({name: self._capabilities[name] for name in ("Realtime", "ProcessMrelease")})
         self._helper.do_all_now()  # what its work needs of code and heap is there then, the log's too
 
     def _try_lock(self) -> None:
@@ -229,7 +230,11 @@ class Service:
         where = "observing only" if settings.orders_path is None else f"orders from {settings.orders_path}"
         kept = "without a journal: another sentinel writes it" if journal is None else journal.opened_because
         self._helper.log("Started", f"version {VERSION}, {where}, journal {settings.journal_path}: {kept}")
-        for name, failure in self._all_capabilities(self._sources.states()).items():
+        self._tell_missing(self._all_capabilities(self._sources.states()))
+
+    def _tell_missing(self, capabilities: dict[str, str]) -> None:
+        """Logs why each of these is not there that was asked for."""
+        for name, failure in capabilities.items():
             if failure and not failure.startswith("not asked for"):
                 self._helper.log("CapabilityMissing", f"{name}: {failure}")
 
