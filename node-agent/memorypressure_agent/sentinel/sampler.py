@@ -107,6 +107,8 @@ class Sampler:
         """Begins from what a journal keeps; without one nothing is remembered and nothing may be killed."""
         self.journal = self._recorder.journal = journal
         restored = self.kills.take_journal(journal)
+        if journal is not None and restored.running is not None:  # its last 30 s may be under way
+            journal.flight.keep(restored.running.number, self._clocks.boot_ns())
         if self._orders_checked_ns is not None:
             self.kills.see_orders(self.orders.leave(self.rules.mode), self.orders.grant, self._clocks.boot_ns())
         self.state = engine.start(self.rules, restored)
