@@ -156,6 +156,23 @@ def test_a_pod_that_is_being_killed_is_no_candidate_until_its_end(tree: CgroupTr
     assert candidates.dying == frozenset()
 
 
+@pytest.mark.parametrize("can_release", [True, False])
+def test_the_helper_takes_the_memory_of_each_process_that_was_reached_once_where_that_is_allowed(
+    candidates: Candidates, monkeypatch: pytest.MonkeyPatch, can_release: bool
+) -> None:
+    released: list[int] = []
+    monkeypatch.setattr("memorypressure_agent.sentinel.helper.release_memory", lambda pid: released.append(pid) or "")
+    helper = Helper(candidates, Log(as_json=False), lambda: None, lambda: "", can_release=can_release)
+    failing(candidates, SMALL, errno.EACCES)
+    killed = candidates.kill(UID, (BIG, SMALL))
+    helper.watch(1, Victim(PodRef(UID, "default", "pod"), (BIG, SMALL), None, 0, over_request=False), killed, boot_ns())
+    assert released == [], "not by the thread that kills"
+    for _ in range(3):
+        helper._turn()
+    assert released == (list(candidates._pods[UID].pids[BIG]) if can_release else [])
+    assert candidates._pods[UID].pids[BIG], "it had one"
+
+
 def hurrying(candidates: Candidates, monkeypatch: pytest.MonkeyPatch, *, realtime: bool) -> tuple[Helper, list[str]]:
     """A helper, and what it asked the scheduler for."""
     calls: list[str] = []
