@@ -287,6 +287,39 @@ def test_a_minute_of_clear_between_two_kills_is_not_futile() -> None:
     assert machine.at(140).reason is not Reason.FUTILE
 
 
+@pytest.mark.parametrize(
+    ("clear_seconds", "second_kill", "futile"),
+    [(59, 70, True), (60, 70, False), (0, 600, True), (0, 601, False)],
+    ids=["59 s of clear", "60 s of clear", "within 10 minutes", "after 10 minutes"],
+)
+def test_futile_are_two_kills_within_10_minutes_without_60_s_of_clear_between_them(
+    clear_seconds: int, second_kill: int, futile: bool
+) -> None:
+    machine = Machine()
+    machine.gone(machine.kill(0), 1)
+    machine.clear(2, 2 + clear_seconds)
+    machine.gone(machine.kill(second_kill), second_kill + 1)
+    assert (machine.at(second_kill + 70).reason is Reason.FUTILE) is futile
+
+
+def test_an_episode_ends_after_120_s_of_clear_and_no_earlier() -> None:
+    machine = Machine()
+    machine.gone(machine.kill(0), 1)
+    machine.clear(2, 121)
+    assert machine.state.running is not None
+    machine.at(122, C)
+    assert machine.state.running is None
+
+
+def test_a_victim_whose_memory_has_not_fallen_for_3_s_is_waited_for_no_longer_than_10_s() -> None:
+    for fell, reason in ((8, Reason.WAITING_FOR_VICTIM), (6, Reason.COOLDOWN)):
+        machine = Machine()
+        first = machine.kill(0)
+        fallen = [Outcome(OutcomeKind.PROGRESS, first.action_number, START + at * S, 1000 - at) for at in (1, fell)]
+        machine.at(9, outcomes=tuple(fallen))
+        assert machine.at(10.5).reason is reason
+
+
 def test_a_silence_is_no_calm() -> None:
     machine = Machine()
     machine.gone(machine.kill(0), 1)
