@@ -38,7 +38,11 @@ HOSTILE = (
     "*",
     "burstable",
 )
-WANTED = st.frozensets(st.one_of(st.sampled_from((*UIDS, *HOSTILE)), st.text(max_size=20)), max_size=6)
+WANTED = st.builds(  # pods that are there, and names that nobody may take for one
+    frozenset.union,
+    st.sampled_from([frozenset(UIDS), frozenset((PLANNED,)), frozenset((OTHER, OWN)), frozenset[str]()]),
+    st.frozensets(st.one_of(st.sampled_from(HOSTILE), st.text(max_size=20)), max_size=4),
+)
 PLANTS = st.lists(
     st.sampled_from(
         [
