@@ -55,6 +55,15 @@ def test_a_full_pipe_never_holds_the_log_up() -> None:
     thread.start()
     thread.join(60)
     assert not thread.is_alive(), "it waits for room in the pipe"
+    assert log.lost == 1_000
+    os.set_blocking(reading, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.read(reading, 1 << 16)
+    log.flush()
+    first, second, *_ = os.read(reading, 1 << 16).decode().splitlines()
+    assert first.endswith("Killed: (1000 log lines before this one were lost) line")
+    assert second.endswith("Killed: line")
     os.close(reading)
     os.close(writing)
 

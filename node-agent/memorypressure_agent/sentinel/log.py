@@ -23,17 +23,22 @@ class Log:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self.lost = 0
+        self._told = 0
 
     def put(self, unix_ns: int, reason: str, message: str) -> None:
         """Queues a line; the oldest of 1000 gives way."""
+        self.lost += len(self._queue) == self._queue.maxlen
         self._queue.append((unix_ns, reason, message))
 
     def flush(self) -> None:
-        """Writes what can be written now."""
+        """Writes what can be written now; first how many lines before it nobody took in time."""
         while self._queue:
             if not self._poll.poll(0):
                 return
             unix_ns, reason, message = self._queue.popleft()
+            if self.lost != self._told:
+                self._told, lost = self.lost, self.lost - self._told
+                message = f"({lost} log lines before this one were lost) {message}"
             try:
                 os.write(self._descriptor, self._line(unix_ns, reason, message))
             except OSError:
