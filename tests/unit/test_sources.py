@@ -158,7 +158,8 @@ def test_what_this_machine_does_not_have_is_a_state_of_its_own_with_the_reason(
     roots: HostRoots, tmp_path: Path
 ) -> None:
     (tmp_path / "proc/pressure/memory").unlink()
-    shutil.rmtree(tmp_path / "cgroup/kubepods")
+    for directory in ("cgroup/kubepods", "sys/devices/system/node"):
+        shutil.rmtree(tmp_path / directory)
     (tmp_path / "proc/zoneinfo").write_bytes(shapes.zoneinfo(shapes.two_nodes().on((5, 10))))
     sources = sources_of(roots)
     sources.read_sample()
@@ -170,12 +171,14 @@ def test_what_this_machine_does_not_have_is_a_state_of_its_own_with_the_reason(
         "psi_pods": Reason.NOT_PRESENT,
         "swap": Reason.NO_SWAP,
         "vmstat": Reason.NOT_PRESENT,
+        "vmstat_node0": Reason.NOT_PRESENT,
     }
     assert not any(up for up, _, _ in absent.values())
     assert "PSI is compiled out" in absent["psi_node"][2]
     assert "no kubepods" in absent["psi_pods"][2]
     assert "SwapTotal is 0" in absent["swap"][2]
     assert "5.16" in absent["boost"][2]
+    assert "without NUMA" in absent["vmstat_node0"][2]
 
 
 def test_the_pods_cgroup_may_come_after_the_agent(roots: HostRoots, tmp_path: Path) -> None:

@@ -45,6 +45,9 @@ _LARGEST_BYTES = 1 << 24  # beyond this a file is not the kernel's
 _PSI_HINT = "PSI is compiled out of the kernel, or off until psi=1 is on its command line"
 _NO_PODS = Absent(Reason.NOT_PRESENT, "no kubepods cgroup was found")
 _NO_SWAP = Absent(Reason.NO_SWAP, "no swap: SwapTotal is 0, so swapFreePercent asks for nothing")
+_NO_GATES = Absent(
+    Reason.NOT_PRESENT, "no NUMA node has a vmstat file (a kernel without NUMA): zoneinfo is read in its place"
+)
 _NO_BOOST = Absent(
     Reason.NOT_PRESENT, "the kernel does not print watermark boost (5.16 and later do); since 5.0 it is hidden in min"
 )
@@ -261,7 +264,7 @@ class HostSources:
 
     def states(self) -> tuple[SourceState, ...]:
         """How each source stood when it was last read, by name. `swap` and `boost` are parts of two files."""
-        latest = dict(self._latest)
+        latest = dict(self._latest) if self._gates else {"vmstat_node0": _NO_GATES, **self._latest}
         memory, zones = latest.get("meminfo"), latest.get("zoneinfo")
         if isinstance(memory, MemInfo):
             latest["swap"] = memory if memory.swap_total_bytes else _NO_SWAP
