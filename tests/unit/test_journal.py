@@ -105,6 +105,15 @@ def test_a_journal_is_not_inherited_in(journal: Journal, path: Path, boot: str |
     again.close()
 
 
+@pytest.mark.needs("root")
+def test_a_journal_that_another_user_made_is_not_inherited(journal: Journal, path: Path) -> None:
+    journal.close()
+    os.chown(path, 65532, 65532)
+    again = Journal(str(path), BOOT)
+    assert again.opened_because == "new journal: the one found is owned by uid 65532, not by this agent"
+    again.close()
+
+
 def test_a_file_that_never_was_a_journal_is_kept_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     path.write_text('{"somebody": "else\'s"}')

@@ -1,5 +1,7 @@
 """What is read of the machine and when, and what is counted of it."""
 
+import shutil
+
 import pytest
 from support.sentinellab import lowest_of_the_flood
 from support.sentinelparts import SECOND, Clock
@@ -33,6 +35,19 @@ def test_far_from_a_line_one_full_reading_a_second_and_near_it_only_the_gate(mac
     assert isinstance(whole.zones, ZoneInfo)
     assert whole.memory is not None
     assert (readings.full_reads, readings.gate_reads) == (2, 1)
+
+
+def test_a_kernel_without_numa_has_no_gates_so_every_reading_is_a_full_one(machine: FakeNode) -> None:
+    shutil.rmtree(machine.sys / "devices/system/node")
+    clock = Clock()
+    readings = readings_on(machine, clock)
+    for _ in range(3):
+        assert isinstance(readings.sample(watching=False).zones, ZoneInfo)
+        readings.charge(SECOND // 1000)
+        assert readings.period_ns(watching=False) >= SECOND // 20, "of which each may take 2 % of a core"
+        assert readings.guard(SECOND) is None
+        clock.now += SECOND // 10
+    assert (readings.full_reads, readings.gate_reads) == (3, 0)
 
 
 def test_below_the_reserve_a_slow_machine_is_read_in_a_hurry_while_time_is_saved_or_lent(
