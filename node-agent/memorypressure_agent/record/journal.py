@@ -59,7 +59,10 @@ def chosen(flight: Flight, path: str, episode: int | None, seconds: float | None
         samples = flight.episodes.get(episode, [])
         if not samples:
             there = ", ".join(map(str, flight.episodes)) or "none"
-            raise BadInputError(f"--episode {episode}: {path} keeps no such episode; kept are: {there}")
+            raise BadInputError(
+                f"--episode {episode}: {path} keeps no such episode; kept are: {there} "
+                "(one that has just begun is found without --episode)"
+            )
     if seconds is not None and samples:
         since_ns = samples[-1].time_ns - int(seconds * 1e9)
         samples = [each for each in samples if each.time_ns >= since_ns]
