@@ -311,6 +311,23 @@ def test_eight_episodes_are_kept_and_the_ninth_replaces_the_first(area: mmap.mma
     assert list(episodes(area[:])) == list(range(2, 10))
 
 
+@pytest.mark.parametrize("zones", [80, 100, 127, 200])
+def test_a_machine_of_too_many_zones_for_a_block_is_not_recorded_at_all(area: mmap.mmap, zones: int) -> None:
+    recorder = FlightRecorder(area, 0)
+    recorder.add(full(START, with_free(MACHINE, 3840, 70, 80)))
+    huge = ZoneInfo(tuple(replace(NORMAL, node=number) for number in range(zones)), PAGE, 2)
+    for number in range(1, 20):
+        free = [4_000_000_000 - number] * zones
+        recorder.add(full(START + number * 10 * MS, with_free(huge, *free, boost=number)))
+    found = rings(area[:])
+    assert free_of(found[0]) == (3840, 70, 80)
+    assert len(found) == (20 if zones == 80 else 1)
+    assert all(len(free_of(each)) == zones for each in found[1:])
+    begun = [index * layout.BLOCK_BYTES for index in range(layout.BLOCKS)]
+    begun = [offset for offset in begun if any(area[offset : offset + 8])]
+    assert all(layout.unpack_block(area, offset) for offset in begun)
+
+
 def test_a_new_process_goes_on_where_the_one_before_stopped(area: mmap.mmap) -> None:
     lives, samples = 3, 600
     for life in range(lives):

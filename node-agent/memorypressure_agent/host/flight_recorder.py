@@ -46,6 +46,10 @@ class _Shape:
         self.wide = struct.Struct(f"<{values}I")
         self.of_zones = struct.Struct(f"<{len(zones)}I")
         self.slow_every_ns = layout.slow_every_ns(values)
+        largest = layout.RECORD.size + self.wide.size + 2 * self.of_zones.size
+        largest += layout.SLOW.size + 2 * layout.AVERAGES.size
+        self.fits = self.live + layout.LIVE.size + largest <= layout.BLOCK_BYTES
+        """Whether a block holds a sample. Some 90 populated zones do; of a larger machine nothing is recorded."""
 
 
 class _Ring:
@@ -279,7 +283,8 @@ class FlightRecorder:
             ],
         )
         if self._shape is None or key != self._shape.key:
-            self._shape = _Shape(key, tuple(zones), info, memory)
+            shape = _Shape(key, tuple(zones), info, memory)
+            self._shape = shape if shape.fits else None
 
     def _see_slow(self, sample: Sample) -> None:
         self._memory = sample.memory if isinstance(sample.memory, MemInfo) else None
