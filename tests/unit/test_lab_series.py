@@ -274,7 +274,12 @@ def test_we_are_better_than_every_peer_only_when_every_peer_was_measured_often_e
         ([*first, *second], True, "2 of 2 peers measured, 3 to 3 runs each"),
         (first, None, "1 of 2 peers measured"),
         ([*first, *second[:1]], None, "2 of 2 peers measured, 1 to 3 runs each"),
-        ([*first, *runs("nohang", 3, worst_stall_ms=100)], False, "better: nohang worst stall (ms) 100"),
+        ([*first, *runs("nohang", 3, worst_stall_ms=100)], False, "better: nohang worst stall (ms) 100;"),
+        (
+            [*first, *runs("nohang", 2, worst_stall_ms=99, control_phase_kills=1), *second[2:]],
+            False,
+            "better: nohang worst stall (ms) 99 (killed before the flood in 2 of 3 runs);",
+        ),
     ):
         bar = next(each for each in bars([*ours, *known]) if each.text.startswith("flood-zram: better"))
         assert bar.met is met

@@ -148,7 +148,7 @@ def _better_than_peers(runs: Cells, scenario: str) -> Bar:
         return Bar(text, None, "not measured")
     mine = {key: median(values) for key, values in ours.items()}
     worse = [
-        f"{peer} {_short(key)} {theirs:.4g}"
+        f"{peer} {_short(key)} {theirs:.4g}{_early(runs[scenario, peer])}"
         for peer in peers
         for key in mine
         if (theirs := median(_values(runs, scenario, peer, key))) <= mine[key] and mine[key] > 0
@@ -159,6 +159,12 @@ def _better_than_peers(runs: Cells, scenario: str) -> Bar:
     measured += f"; {len(peers)} of {len(wanted)} peers measured, {min(counts)} to {max(counts)} runs each"
     enough = set(wanted) <= set(peers) and min(counts) >= LEAST_PEER_RUNS
     return Bar(text, False if worse else (True if enough else None), measured)
+
+
+def _early(figures: Sequence[Mapping[str, Any]]) -> str:
+    """Says of a peer that it had killed before there was a flood, which a control counts against it."""
+    early = sum(bool(each["control_phase_kills"]) for each in figures)
+    return f" (killed before the flood in {early} of {len(figures)} runs)" if early else ""
 
 
 def _short(key: str) -> str:
