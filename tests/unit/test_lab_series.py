@@ -1,6 +1,8 @@
 """The lab's pure parts: statistics, recipes, orders, series, bars."""
 
+import fcntl
 import json
+import os
 import re
 import subprocess
 from dataclasses import asdict, replace
@@ -349,6 +351,20 @@ def test_a_directory_that_cannot_be_written_is_named(
     monkeypatch.setattr("memorypressure_tools.lab.__main__._Lab", lambda *_: FakeLab(CALM))
     assert main([*words, "--output", str(tmp_path)]) == 1
     assert capsys.readouterr().err == f"lab: error: {tmp_path / '6.1' / 'results.jsonl'}: Is a directory\n"
+
+
+def test_two_at_once_do_not_share_a_directory(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("memorypressure_tools.lab.__main__._Lab", lambda *_: FakeLab(KILLED, CALM))
+    (tmp_path / "6.1").mkdir()
+    other = os.open(tmp_path / "6.1", os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    assert main(["--short", "--output", str(tmp_path)]) == 1
+    assert f"{tmp_path / '6.1'}: another make lab writes there" in capsys.readouterr().err
+    assert main(["--report-only", "--output", str(tmp_path)]) == 2  # reading is nobody's business
+    os.close(other)
+    assert main(["--short", "--output", str(tmp_path)]) == 0
 
 
 class FakeLab:

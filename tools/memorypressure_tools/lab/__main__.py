@@ -5,11 +5,13 @@ writes a report: README.md, results.json and pictures. Interrupted, it goes on w
 """
 
 import argparse
+import fcntl
 import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -39,12 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.short and (given.arms or given.scenarios):
         parser.error("--short makes one flood and one control with our agent: it takes no --arms and no --scenarios")
     try:
-        results = Results(given.output / given.kernel / "results.jsonl")
+        where = given.output / given.kernel
         if given.report_only:
-            return _report(results, given)
-        if given.short:
-            return _short(given)
-        return _series(results, given)
+            return _report(Results(where / "results.jsonl"), given)
+        with _alone(where):
+            results = Results(where / "results.jsonl")
+            return _short(given) if given.short else _series(results, given)
     except ToolMissingError as error:
         print(f"lab: missing: {error}", file=sys.stderr)
         return EXIT_MISSING
@@ -57,6 +59,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lab: stopped; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """SeriesError while another `make lab` writes there: two would overwrite each other's runs."""
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise SeriesError(f"{directory}: another make lab writes there; wait for it, or give --output DIR") from None
+    finally:
+        os.close(descriptor)
 
 
 def _series(results: Results, given: argparse.Namespace) -> int:
