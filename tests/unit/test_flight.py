@@ -1,9 +1,12 @@
 """The flight recorder: what goes in comes out, within its 8 MiB, for as long as it says, episodes beside it."""
 
 import mmap
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
+from types import FrameType
 
 import pytest
 from hypothesis import given, settings
@@ -309,6 +312,41 @@ def test_eight_episodes_are_kept_and_the_ninth_replaces_the_first(area: mmap.mma
             if second < 10:
                 recorder.keep(number, now)
     assert list(episodes(area[:])) == list(range(2, 10))
+
+
+def test_what_an_episode_runs_when_it_begins_was_rehearsed_and_the_rehearsal_changes_nothing(area: mmap.mmap) -> None:
+    """What is not is read from a disk when an episode begins, which is the moment of a kill."""
+    fresh = mmap.mmap(-1, layout.AREA_BYTES)
+    rehearsed = FlightRecorder(fresh, 0)
+    rehearsed.add(full(START, with_free(MACHINE, 3840, 70, 80)))
+    before = fresh[:]
+    in_rehearsal = called(rehearsed.rehearse)
+    assert fresh[:] == before
+    fresh.close()
+    recorder = FlightRecorder(area, 0)
+    for number in range(2000):
+        recorder.add(full(START + number * 10 * MS, with_free(MACHINE, 3840, 70, number)))
+    in_episode = called(partial(recorder.keep, 1, START + 20 * SECOND))
+    assert len(episodes(area[:])[1]) > 100
+    assert in_episode - in_rehearsal == {"FlightRecorder.keep", "FlightRecorder._copy"}
+
+
+def called(work: Callable[[], object]) -> set[str]:
+    """The functions that it calls, also those of the interpreter."""
+    found: set[str] = set()
+
+    def see(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call":
+            found.add(frame.f_code.co_qualname)
+        elif event == "c_call":
+            found.add(getattr(argument, "__qualname__", repr(argument)))
+
+    sys.setprofile(see)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return found - {"setprofile"}
 
 
 @pytest.mark.parametrize("zones", [80, 100, 127, 200])

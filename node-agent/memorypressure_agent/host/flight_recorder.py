@@ -25,6 +25,7 @@ AFTER_NS: Final = 30_000_000_000
 _SLACK_NS: Final = 5_000_000
 _HALF: Final = layout.EPISODE_BLOCKS // 2
 _EMPTY: Final = bytes(8)
+_EPISODE: Final = struct.Struct("<I")
 
 
 class _Shape:
@@ -193,14 +194,24 @@ class FlightRecorder:
                 offset = self._slot(index)
                 self._area[offset : offset + 8] = _EMPTY
         for ring in (self._slow, self._fast):  # also what an earlier process had not copied yet when it ended
-            self._copy_recent(ring, now_ns - BEFORE_NS, there)
+            for offset in self._recent(ring, now_ns - BEFORE_NS, there):
+                self._copy(offset)
 
     def rehearse(self) -> None:
-        """Goes through the copying of a block, onto itself: its code is there then when an episode begins."""
+        """Goes through `keep`, a block copied onto itself: its code is there then when an episode begins.
+
+        Needs a sample in a ring. A page of code that is touched first when an episode begins is read from a disk, into
+        memory that has to be reclaimed: seconds, at the moment of a kill.
+        """
         offset = self._slot(0)
         self._blocks_of(0)
+        for ring in (self._slow, self._fast):
+            self._recent(ring, 0, [])
+            if ring.open_offset >= 0:
+                self._is_news(ring.open_offset, [])
         self._area.move(offset, offset, layout.BLOCK_BYTES)
         layout.HEAD.unpack_from(self._area, offset)
+        _EPISODE.pack_into(bytearray(_EPISODE.size), 0, layout.live_offset(0))
 
     def _sample(self, ring: _Ring, shape: _Shape, sample: Sample) -> tuple[int, bytes]:
         """Flags and bytes of a sample behind those of the ring's open block."""
@@ -302,8 +313,8 @@ class FlightRecorder:
                 self._copy(ring.open_offset)
         ring.begin(shape, self._has, now_ns)
 
-    def _copy_recent(self, ring: _Ring, since_ns: int, there: list[tuple[int, ...]]) -> None:
-        """Copies the closed blocks that hold samples since then, oldest first, but for those that are there already."""
+    def _recent(self, ring: _Ring, since_ns: int, there: list[tuple[int, ...]]) -> list[int]:
+        """Where the closed blocks with samples since then are, oldest first, but for those that are there already."""
         wanted: list[int] = []
         is_open = ring.open_offset >= 0  # else another process wrote the last one: it is closed
         sequence = ring.sequence if is_open else ring.sequence + 1
@@ -312,11 +323,14 @@ class FlightRecorder:
             sequence -= 1
             begin = ring.begin_ns_of(sequence)
             if begin is not None:
-                wanted.insert(0, ring.offset_of(sequence))
-        for offset in wanted:
-            block = layout.unpack_block(self._area, offset)
-            if block is not None and (block.sequence, block.begin_ns, block.used) not in there:
-                self._copy(offset)
+                wanted.append(ring.offset_of(sequence))
+        wanted.reverse()
+        return [offset for offset in wanted if self._is_news(offset, there)]
+
+    def _is_news(self, offset: int, there: list[tuple[int, ...]]) -> bool:
+        """Whether a whole block is there, and not yet among those of the episode."""
+        block = layout.unpack_block(self._area, offset)
+        return block is not None and (block.sequence, block.begin_ns, block.used) not in there
 
     def _end_keeping(self) -> None:
         for ring in (self._slow, self._fast):
@@ -331,7 +345,7 @@ class FlightRecorder:
         self._area.move(target, offset, layout.BLOCK_BYTES)
         zones = layout.HEAD.unpack_from(self._area, target)[-1]
         at = target + layout.live_offset(zones) + 4
-        self._area[at : at + 4] = (self._kept & 0xFFFFFFFF).to_bytes(4, "little")
+        _EPISODE.pack_into(self._area, at, self._kept & 0xFFFFFFFF)
 
     def _slot(self, index: int) -> int:
         """Where a block of the episode that is kept stands."""
