@@ -147,6 +147,32 @@ def test_only_unchanged_read_only_file_mappings_are_given_back() -> None:
     assert _unchanged_file_mappings(smaps) == [(0x1000, 0x2000), (0x6000, 0x7000)]
 
 
+def test_all_code_of_the_interpreter_is_there_after_what_start_up_touched_was_given_back() -> None:
+    program = (
+        "from memorypressure_agent.sentinel import process\n"
+        "process.give_back_startup_pages()\n"
+        "{}\n"
+        "found, code = {{}}, ''\n"
+        "for line in open('/proc/self/smaps'):\n"
+        "    words = line.split()\n"
+        "    if len(words) >= 6 and '-' in words[0]:\n"
+        "        code = words[5] if words[1] == 'r-xp' else ''\n"
+        "    elif code and words[0] in ('Size:', 'Rss:'):\n"
+        "        found.setdefault(code, {{}}).setdefault(words[0], []).append(int(words[1]))\n"
+        "most = max(found.values(), key=lambda sizes: sum(sizes['Size:']))\n"
+        "print(sum(most['Size:']), sum(most['Rss:']))\n"
+    )
+
+    def sizes(work: str) -> list[int]:
+        done = subprocess.run([sys.executable, "-c", program.format(work)], capture_output=True, text=True, check=True)
+        return [int(word) for word in done.stdout.split()]
+
+    code, resident = sizes("process.bring_in_code()")
+    assert code == resident > 1000
+    code, resident = sizes("")
+    assert resident < code
+
+
 LEAN = """
 import sys
 sys.path[:0] = sys.argv[1:]

@@ -17,6 +17,8 @@ MCL_ONFAULT: Final = 4
 """Lock pages as they are touched (Linux 4.4). Without it every thread's stack and all of libpython would be filled."""
 MADV_DONTNEED: Final = 4
 MADV_DONTDUMP: Final = 16
+MADV_POPULATE_READ: Final = 22
+"""Linux 5.14, as `cgroup.kill`."""
 FAULT_AROUND_BYTES: Final = 16 << 10
 """A page fault in a file maps what the page cache has around it, up to 64 KiB (`do_fault_around`, mm/memory.c), and all
 of it is locked then: 2 MB that nothing runs. It stays within its mapping, so mappings of this size keep it smaller."""
@@ -124,6 +126,27 @@ def give_back_startup_pages() -> int:
             call("madvise", chunk, size, MADV_DONTDUMP)
         call("madvise", start, end - start, MADV_DONTNEED)
     return max(0, before - _resident_kib())
+
+
+def bring_in_code() -> None:
+    """Reads in the interpreter's code, all of it, to be there when memory is locked.
+
+    A branch that no rehearsal took is read from a disk when it is first taken, into memory that has to be reclaimed, if
+    that is when memory is short; in the lab it once held the sampler for 9 s (`docs/decisions`, a kill is rehearsed to
+    its end). The interpreter is the file of which most is mapped as code.
+    """
+    code: dict[str, list[tuple[int, int]]] = {}
+    try:
+        with open("/proc/self/maps", encoding="ascii", errors="replace") as file:
+            for line in file:
+                words = line.split()
+                if len(words) >= 6 and words[1] == "r-xp" and words[5].startswith("/"):
+                    low, high = words[0].split("-")
+                    code.setdefault(words[5], []).append((int(low, 16), int(high, 16)))
+        for start, end in max(code.values(), key=lambda parts: sum(end - start for start, end in parts), default=[]):
+            call("madvise", start, end - start, MADV_POPULATE_READ)
+    except OSError:
+        return  # no /proc, or another C library than glibc
 
 
 def every_other_chunk(start: int, end: int, chunk_bytes: int) -> Iterator[tuple[int, int]]:

@@ -196,6 +196,7 @@ class Service:
         """Makes the process small and keeps it in memory; what is not allowed becomes a capability that is missing."""
         process.give_back_startup_pages()
         self._rehearse()
+        process.bring_in_code()
         locked = process.lock_memory()
         if self._sampler.journal is not None:
             self._sampler.journal.keep_resident()
