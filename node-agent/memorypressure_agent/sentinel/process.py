@@ -87,6 +87,13 @@ def reserve_heap() -> None:
     del smallest, small, large
 
 
+def use_rare_code() -> None:
+    """Uses what a loop uses seldom of other files than the interpreter's code: its tables for numbers, and limits."""
+    for number in (0.0, 0.1, 1e-05, 123456.789, 2e22, 1.5e300):
+        f"{number!r} {number:.1f} {number:.3g}"
+    resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
 def empty_free_lists() -> None:
     """Gives what the interpreter keeps of small tuples, floats and the like back to its heap, to be used again.
 

@@ -183,6 +183,7 @@ class Service:
         """Goes through a kill once, so that its code and its heap are there when memory is locked."""
         sampler, readings = self._sampler, self._readings
         process.reserve_heap()
+        process.use_rare_code()
         self._marks.rehearse()
         if sampler.journal is not None:
             sampler.journal.flight.rehearse()
