@@ -67,10 +67,12 @@ def _alone(directory: Path) -> Iterator[None]:
     directory.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            said = "another make lab writes there; wait for it, or give --output DIR"
+            raise SeriesError(f"{directory}: {said}") from None
         yield
-    except BlockingIOError:
-        raise SeriesError(f"{directory}: another make lab writes there; wait for it, or give --output DIR") from None
     finally:
         os.close(descriptor)
 
