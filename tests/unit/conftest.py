@@ -1,5 +1,6 @@
 """What several files of unit tests stand on: a journal and who reads it, a tree of pods, a machine on files."""
 
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from support.publishing import Clock, Node
 from support.sentinellab import CAPTURES
 from support.sentinelparts import OTHER, UID
 
+from memorypressure_agent.host import flight_format as layout
 from memorypressure_agent.host.journal import Journal
 from memorypressure_agent.host.journal_reader import JournalReader
 from memorypressure_agent.reporter import publisher
@@ -32,6 +34,14 @@ def journal(path: Path) -> Iterator[Journal]:
 def reader(path: Path) -> Iterator[JournalReader]:
     with JournalReader(str(path)) as opened:
         yield opened
+
+
+@pytest.fixture
+def area() -> Iterator[mmap.mmap]:
+    """Where a flight recorder writes, empty."""
+    made = mmap.mmap(-1, layout.AREA_BYTES)
+    yield made
+    made.close()
 
 
 @pytest.fixture

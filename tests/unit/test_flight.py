@@ -1,76 +1,38 @@
 """The flight recorder: what goes in comes out, within its 8 MiB, for as long as it says, episodes beside it."""
 
 import mmap
-import sys
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
-from types import FrameType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.flightsamples import (
+    ABSENT,
+    DMA,
+    MACHINE,
+    MEMORY,
+    MS,
+    NORMAL,
+    ONLY_SOME,
+    PAGE,
+    PSI,
+    SECOND,
+    START,
+    TELLING,
+    ZERO,
+    free_of,
+    full,
+    gate,
+    machine_of,
+    with_free,
+)
 
-from memorypressure.reasons import Reason
-from memorypressure.signals import Absent, GateShut, MemInfo, Psi, PsiLine, Sample, Unknown
-from memorypressure.zone_values import Zone, ZoneInfo
+from memorypressure.signals import Absent, GateShut, Psi, Sample, Unknown
+from memorypressure.zone_values import ZoneInfo
 from memorypressure_agent.host import flight_format as layout
-from memorypressure_agent.host.flight_reader import FlightSample, episodes, rings
+from memorypressure_agent.host.flight_reader import episodes, rings
 from memorypressure_agent.host.flight_recorder import FlightRecorder
-
-MS = 1_000_000
-SECOND = 1_000 * MS
-START = 7_000 * SECOND
-PAGE = 4096
-ABSENT = Absent(Reason.NOT_PRESENT, "none")
-DMA = Zone(0, "DMA", 3840, 0, True, 21, 26, 31, 3840, 0, 0, True, (0, 3018, 11850), 4, 2)
-NORMAL = Zone(0, "Normal", 500_000, 0, True, 900, 1100, 1300, 2_000_000, 0, 0, True, (0, 0, 0), 32, 2)
-EMPTY_ZONE = Zone(0, "Movable", 0, 0, True, 32, 32, 32, 0, 0, 0, True, (0, 0, 0))
-MACHINE = ZoneInfo((DMA, replace(NORMAL, name="DMA32"), NORMAL, EMPTY_ZONE), PAGE, 2)
-TELLING = replace(MACHINE, zones=(replace(DMA, held_pages=1_000_000, uses_told=True), *MACHINE.zones[1:]))
-MEMORY = MemInfo(1 << 33, 1 << 32, 1 << 30, 1 << 29, 1 << 21)
-PSI = Psi(PsiLine(1.5, 2.25, 99.99, 0), PsiLine(0.01, 0.0, 3.0, 0))
-ZERO = Psi(PsiLine(0.0, 0.0, 0.0, 0), PsiLine(0.0, 0.0, 0.0, 0))
-ONLY_SOME = Psi(PsiLine(1.0, 2.0, 3.0, 0), None)
-
-
-@pytest.fixture
-def area() -> Iterator[mmap.mmap]:
-    made = mmap.mmap(-1, layout.AREA_BYTES)
-    yield made
-    made.close()
-
-
-def with_free(info: ZoneInfo, *free: int, boost: int = 0) -> ZoneInfo:
-    """The machine with other free pages in its populated zones, boosted in all of them."""
-    pages = iter(free)
-    zones = [
-        replace(
-            zone,
-            free_pages=next(pages),
-            boost_pages=boost,
-            min_pages=zone.min_pages + boost,
-            low_pages=zone.low_pages + boost,
-            high_pages=zone.high_pages + boost,
-        )
-        if zone.managed_pages
-        else zone
-        for zone in info.zones
-    ]
-    return ZoneInfo(tuple(zones), PAGE, 2)
-
-
-def full(at_ns: int, zones: ZoneInfo, *, slow: bool = True, psi: Psi | Absent = PSI) -> Sample:
-    return Sample(at_ns, zones, MEMORY if slow else None, psi if slow else None, psi if slow else None)
-
-
-def gate(at_ns: int, free: int) -> Sample:
-    return Sample(at_ns, GateShut(MACHINE, ((0, free),), clear_lines=False), None, None, None)
-
-
-def free_of(sample: FlightSample) -> tuple[int, ...]:
-    return tuple(zone.free_pages for zone in sample.zones.zones) if sample.zones else ()
 
 
 def bytes_of(area: mmap.mmap, recorder: FlightRecorder, sample: Sample) -> int:
@@ -208,17 +170,6 @@ def test_bytes_a_sample_are_as_stated(area: mmap.mmap, machine: ZoneInfo, for_us
     assert bytes_of(area, recorder, full(START + 2 * SECOND, moved)) == 43 + for_uses
 
 
-def machine_of(zones: int, telling_nodes: int = 0) -> ZoneInfo:
-    """So many zones in as many nodes, or spread over so many nodes that tell who holds their pages."""
-    if not telling_nodes:
-        return ZoneInfo(tuple(replace(NORMAL, node=node) for node in range(zones)), PAGE, 2)
-    members = [replace(NORMAL, node=place * telling_nodes // zones) for place in range(zones)]
-    first = {zone.node: place for place, zone in reversed(list(enumerate(members)))}
-    for place in first.values():
-        members[place] = replace(members[place], held_pages=1_000_000, uses_told=True)
-    return ZoneInfo(tuple(members), PAGE, 2)
-
-
 FAST = 600 * 100
 """Samples of 10 minutes, one every 10 ms."""
 DAY = 86_400
@@ -269,86 +220,6 @@ def test_a_day_of_slow_samples_is_there(area: mmap.mmap, zones: int, telling_nod
     assert max(after - before for before, after in pairwise(kept)) <= every_seconds * SECOND
 
 
-def test_an_episode_is_kept_with_5_s_before_and_30_s_after_whatever_comes_later(area: mmap.mmap) -> None:
-    recorder, machine = FlightRecorder(area, 0), machine_of(3)
-    began, ended = START + 60 * SECOND, START + 75 * SECOND
-    for tick in range(12_000):
-        now = START + tick * 10 * MS
-        recorder.add(full(now, with_free(machine, tick, 7, 8), slow=tick % 100 == 0))
-        if began <= now <= ended:
-            recorder.keep(1, now)
-    in_rings = (layout.FAST_BLOCKS + layout.SLOW_BLOCKS) * layout.BLOCK_BYTES
-    area[:in_rings] = bytes(in_rings)  # as if it were long ago
-    (number,) = episodes(area[:])
-    times = [each.time_ns for each in episodes(area[:])[number]]
-    assert number == 1
-    assert times[0] <= began - 5 * SECOND
-    assert times[-1] >= ended + 30 * SECOND
-    wanted = [each for each in times if began - 5 * SECOND <= each <= ended + 30 * SECOND]
-    assert len(wanted) == 50 * 100 + 1, "not one sample is missing"
-
-
-def test_a_long_episode_keeps_its_begin_and_its_end(area: mmap.mmap) -> None:
-    recorder, machine = FlightRecorder(area, 0), machine_of(3)
-    began, ended = START + 10 * SECOND, START + 210 * SECOND
-    for tick in range(250 * 100):
-        now = START + tick * 10 * MS
-        recorder.add(full(now, machine, slow=tick % 100 == 0))
-        if began <= now <= ended:
-            recorder.keep(4, now)
-    times = [each.time_ns for each in episodes(area[:])[4]]
-    assert times[0] <= began - 5 * SECOND
-    assert times[-1] >= ended + 30 * SECOND
-    gaps = [after - before for before, after in pairwise(times)]
-    assert sum(gap > 2 * SECOND for gap in gaps) == 1, "one stretch in the middle is left out"
-
-
-def test_eight_episodes_are_kept_and_the_ninth_replaces_the_first(area: mmap.mmap) -> None:
-    recorder, now = FlightRecorder(area, 0), START
-    for number in range(1, 10):
-        for second in range(50):
-            now += SECOND
-            recorder.add(full(now, MACHINE))
-            if second < 10:
-                recorder.keep(number, now)
-    assert list(episodes(area[:])) == list(range(2, 10))
-
-
-def test_what_an_episode_runs_when_it_begins_was_rehearsed_and_the_rehearsal_changes_nothing(area: mmap.mmap) -> None:
-    """What is not is read from a disk when an episode begins, which is the moment of a kill."""
-    fresh = mmap.mmap(-1, layout.AREA_BYTES)
-    rehearsed = FlightRecorder(fresh, 0)
-    rehearsed.add(full(START, with_free(MACHINE, 3840, 70, 80)))
-    before = fresh[:]
-    in_rehearsal = called(rehearsed.rehearse)
-    assert fresh[:] == before
-    fresh.close()
-    recorder = FlightRecorder(area, 0)
-    for number in range(2000):
-        recorder.add(full(START + number * 10 * MS, with_free(MACHINE, 3840, 70, number)))
-    in_episode = called(partial(recorder.keep, 1, START + 20 * SECOND))
-    assert len(episodes(area[:])[1]) > 100
-    assert in_episode - in_rehearsal == {"FlightRecorder.keep", "FlightRecorder._copy"}
-
-
-def called(work: Callable[[], object]) -> set[str]:
-    """The functions that it calls, also those of the interpreter."""
-    found: set[str] = set()
-
-    def see(frame: FrameType, event: str, argument: object) -> None:
-        if event == "call":
-            found.add(frame.f_code.co_qualname)
-        elif event == "c_call":
-            found.add(getattr(argument, "__qualname__", repr(argument)))
-
-    sys.setprofile(see)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
-    return found - {"setprofile"}
-
-
 @pytest.mark.parametrize("zones", [80, 100, 127, 200])
 def test_a_machine_of_too_many_zones_for_a_block_is_not_recorded_at_all(area: mmap.mmap, zones: int) -> None:
     recorder = FlightRecorder(area, 0)
@@ -364,31 +235,6 @@ def test_a_machine_of_too_many_zones_for_a_block_is_not_recorded_at_all(area: mm
     begun = [index * layout.BLOCK_BYTES for index in range(layout.BLOCKS)]
     begun = [offset for offset in begun if any(area[offset : offset + 8])]
     assert all(layout.unpack_block(area, offset) for offset in begun)
-
-
-def test_a_new_process_goes_on_where_the_one_before_stopped(area: mmap.mmap) -> None:
-    lives, samples = 3, 600
-    for life in range(lives):
-        recorder = FlightRecorder(area, 0)
-        for tick in range(samples):
-            now = START + (life * samples + tick) * 10 * MS
-            recorder.add(full(now, MACHINE, slow=tick % 100 == 0))
-            recorder.keep(1, now)
-    assert len(rings(area[:])) == lives * samples
-    recorder.add(full(START + 60 * SECOND, MACHINE))
-    kept = {each.time_ns for each in episodes(area[:])[1]}
-    assert kept == {START + tick * 10 * MS for tick in range(lives * samples)} | {START + 60 * SECOND}
-
-
-def test_pressure_that_comes_back_within_an_episode_is_kept_from_5_s_before(area: mmap.mmap) -> None:
-    recorder = FlightRecorder(area, 0)
-    for second in range(400):
-        now = START + second * SECOND
-        recorder.add(full(now, MACHINE))
-        if second in (100, 300):
-            recorder.keep(1, now)
-    seconds = {(each.time_ns - START) // SECOND for each in episodes(area[:])[1]}
-    assert seconds >= {*range(95, 131), *range(295, 331)}
 
 
 @pytest.mark.parametrize("garbage", [b"\xff", b"\x80", b"\x01"], ids=bytes.hex)

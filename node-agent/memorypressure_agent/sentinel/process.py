@@ -140,8 +140,7 @@ def bring_in_code() -> None:
 
     A branch that no rehearsal took is read from a disk when it is first taken, into memory that has to be reclaimed, if
     that is when memory is short; in the lab it once held the sampler for 9 s (`docs/decisions`, a kill is rehearsed to
-    its end). The interpreter is the file of which most is mapped as code. Does nothing before Linux 5.14, where nothing is
-    killed.
+    its end). The interpreter is the file of which most is mapped as code. Before Linux 5.14 without effect.
     """
     code: dict[str, list[tuple[int, int]]] = {}
     try:
