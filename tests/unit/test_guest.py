@@ -16,6 +16,7 @@ from memorypressure_tools import toolcache
 from memorypressure_tools.guest import control, kernel, packages, store, tree
 from memorypressure_tools.guest.machine import Disk, FloodCard, Forward, Machine, qemu_command
 from memorypressure_tools.guest.shell import GuestError, GuestTimeoutError, Shell
+from memorypressure_tools.lab import onerun
 
 KERNEL = kernel.Kernel("6.1.0-1-cloud-amd64", Path("/k/vmlinuz"), Path("/k"))
 MACHINE = Machine(
@@ -140,6 +141,16 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
     monkeypatch.setattr("shutil.which", lambda _name: "/usr/bin/apt-get")
     with pytest.raises(toolcache.ToolMissingError, match=r"apt-get install --no-install-recommends runc"):
         packages.ensure(["runc"])
+
+
+def test_the_lab_asks_for_all_packages_before_it_uses_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [*packages.GUEST, *packages.ROOT_TREE]
+    for name in wanted:
+        monkeypatch.setitem(packages.FILES, name, f"/nowhere/{name}")  # type: ignore[call-overload]
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("shutil.which", lambda _name: "/usr/bin/apt-get")
+    with pytest.raises(toolcache.ToolMissingError, match=f"apt-get install --no-install-recommends {' '.join(wanted)}"):
+        onerun.parts("6.1")
 
 
 def test_the_newest_kernel_is_by_number_and_not_by_letter() -> None:

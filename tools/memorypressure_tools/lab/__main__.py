@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Final
 
 from memorypressure_tools.arguments import whole_number
-from memorypressure_tools.guest import kernel
 from memorypressure_tools.guest.images import ImageError
 from memorypressure_tools.guest.programs import CompileError
 from memorypressure_tools.guest.shell import GuestError
@@ -141,7 +140,7 @@ class _Lab:
         from memorypressure_tools.lab import onerun, rootimage
 
         self._runs = given.output / given.kernel / "runs"
-        self._made = onerun.parts(kernel.ensure(given.kernel))
+        self._made = onerun.parts(given.kernel)
         self.agent = rootimage.agent_digest(self._made.agent)
 
     def run(self, cell: Cell) -> Result:

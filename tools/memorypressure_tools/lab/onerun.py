@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from memorypressure_agent.host.journal_format import JournalError
 from memorypressure_agent.host.journal_reader import JournalReader
-from memorypressure_tools.guest import images, programs
+from memorypressure_tools.guest import images, packages, programs
+from memorypressure_tools.guest import kernel as kernels
 from memorypressure_tools.guest.kernel import Kernel
 from memorypressure_tools.guest.machine import Disk, FloodCard, Machine
 from memorypressure_tools.guest.running import Running, free_port
@@ -46,9 +47,10 @@ class Parts:
     programs: Mapping[str, bytes]
 
 
-def parts(kernel: Kernel) -> Parts:
-    """Everything a run needs, made or from the cache."""
-    compiled = programs.ensure()
+def parts(kernel_series: str) -> Parts:
+    """Everything a run needs, made or from the cache; installs the Debian packages of all of it first."""
+    packages.ensure([*packages.GUEST, *packages.ROOT_TREE])
+    kernel, compiled = kernels.ensure(kernel_series), programs.ensure()
     return Parts(
         kernel=kernel,
         initrd=images.initrd(kernel),

@@ -26,8 +26,10 @@ PACKAGES: Final = (REPOSITORY / "core" / "memorypressure", REPOSITORY / "node-ag
 
 
 def root_image(kernel: Kernel) -> Path:
-    """An ext4 image with everything that does not change with our code; from the cache."""
-    packages.ensure([*packages.GUEST, *packages.ROOT_TREE])
+    """An ext4 image with everything that does not change with our code; from the cache.
+
+    Needs the packages of `packages.GUEST` and `packages.ROOT_TREE`.
+    """
     archive = store.entry("debian", store.digest(SUITE, DEBIAN), _debian, said=f"Debian packages: {' '.join(DEBIAN)}")
     parts = (FILES, FILES.with_name("tree.py"), Path(__file__), Path(packages.path("busybox-static")))
     key = store.digest(archive.name, kernel.release, MODULES, *parts)
