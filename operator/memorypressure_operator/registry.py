@@ -18,7 +18,7 @@ from memorypressure_operator.slots import Slots
 from memorypressure_operator.views import NodeView
 
 DELETED_KEPT = 1000
-"""UIDs of deleted policies that are remembered: what was under way when they were deleted must not bring them back."""
+"""UIDs of deleted objects that are remembered: what was under way when they were deleted must not bring them back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,7 @@ class Registry:
         self.policies_at: float | None = None
         self.policies_changed = True
         self._deleted_policies: dict[str, None] = {}  # UIDs, the oldest first
+        self._deleted: dict[str, None] = {}  # the same of states and plans
         self.relabelled: set[str] = set()  # nodes that appeared or changed labels, until the decision loop takes them
         self.nodes_version = 0  # moves when a node appears, goes or changes its labels
         self.resized: dict[str, int] = {}  # workload -> its pods before they became more or fewer, until it is taken
@@ -111,9 +112,7 @@ class Registry:
         with self.lock:
             if watched:
                 self.policies_at = self._clock()
-            self._deleted_policies[uid] = None
-            if len(self._deleted_policies) > DELETED_KEPT:
-                del self._deleted_policies[next(iter(self._deleted_policies))]
+            _remember(self._deleted_policies, uid)
             name = next((name for name, entry in self.tables.policies.items() if entry.uid == uid), None)
             if name is not None:
                 del self.tables.policies[name]
@@ -172,8 +171,13 @@ class Registry:
     # --- states ---
 
     def put_state(self, name: str, view: StateView, *, ours: bool = False) -> None:
-        """A state appeared or changed; new active triggers make its node urgent. `ours`: the answer to our write."""
+        """A state appeared or changed; new active triggers make its node urgent.
+
+        `ours`: the answer to our write, which may come after the event that tells of its deletion: then it is nothing.
+        """
         with self.lock:
+            if self._is_late(view.uid, ours=ours):
+                return
             before = self.tables.states.get(name)
             if before is not None and before.uid == view.uid and _newer(before.resource_version, view.resource_version):
                 return  # the answer to our own write was newer than this event
@@ -204,14 +208,17 @@ class Registry:
             self.changed_at.pop(name, None)
             before = self.tables.states.pop(name, None)
             if before is not None:
+                _remember(self._deleted, before.uid)
                 self.slots.state(name, before, None)
                 self._mark([name])
 
     # --- plans ---
 
     def put_plan(self, name: str, view: PlanView, *, ours: bool = False) -> None:
-        """A plan appeared or changed. `ours`: the answer to our own write."""
+        """A plan appeared or changed. `ours`: the answer to our own write, as with `put_state`."""
         with self.lock:
+            if self._is_late(view.uid, ours=ours):
+                return
             before = self.tables.plans.get(name)
             if before is not None and before.uid == view.uid and before.generation > view.generation:
                 return  # the answer to our own write was newer than this event
@@ -228,8 +235,15 @@ class Registry:
             before = self.tables.plans.pop(name, None)
             self.slots.plan(name, before, None)
             if before is not None:
+                _remember(self._deleted, before.uid)
                 self.freed |= before.workloads
                 self._mark([name])
+
+    def _is_late(self, uid: str, *, ours: bool) -> bool:
+        """Whether an answer to our own write comes after the deletion; what a stream sends is there all the same."""
+        if not ours:
+            self._deleted.pop(uid, None)
+        return uid in self._deleted
 
     # --- pods ---
 
@@ -326,6 +340,12 @@ class Registry:
         prefix = namespace + "/"
         workloads = (nodes for workload, nodes in self.tables.workload_nodes.items() if workload.startswith(prefix))
         self.dirty.add({node for nodes in workloads for node in nodes if node})
+
+
+def _remember(deleted: dict[str, None], uid: str) -> None:
+    deleted[uid] = None
+    if len(deleted) > DELETED_KEPT:
+        del deleted[next(iter(deleted))]
 
 
 def _outdated(entry: PolicyEntry, known: PolicyEntry) -> bool:
