@@ -13,7 +13,7 @@ from memorypressure_operator.holdings import Holdings
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.planning import Draft, TokenBucket
-from memorypressure_operator.registry import Registry
+from memorypressure_operator.registry import Ours, Registry
 from memorypressure_operator.reports import PlanView
 from memorypressure_operator.settings import Settings
 from memorypressure_operator.views import NodeView
@@ -121,7 +121,7 @@ class PlanWriter:
         if draft.beyond_limit:
             log.warning("node %s: %d eligible pods are not on the plan, it holds 250", node.name, draft.beyond_limit)
         memory.plan_written = (wanted, stored.digest)
-        self._registry.put_plan(node.name, stored, ours=True)
+        self._registry.put_plan(node.name, stored, ours=Ours.MADE if plan is None else Ours.CHANGED)
         return stored, again
 
     def _token_wait_seconds(self, memory: NodeMemory) -> float:

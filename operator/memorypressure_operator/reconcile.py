@@ -37,7 +37,7 @@ from memorypressure_operator.moves import Moves, is_moved
 from memorypressure_operator.planning import Planner
 from memorypressure_operator.planwriting import PlanWriter
 from memorypressure_operator.policies import Policies, is_less
-from memorypressure_operator.registry import Registry
+from memorypressure_operator.registry import Ours, Registry
 from memorypressure_operator.reports import StateView
 from memorypressure_operator.retelling import retell
 from memorypressure_operator.rounds import Rounds
@@ -86,7 +86,7 @@ class DecisionLoop(threading.Thread):
         self.memories: dict[str, NodeMemory] = {}
         self._tallies = Tallies(api, settings.namespace, settings.counts_configmap, clock, time.time)
         self.budgets = Budgets(api, settings.namespace, settings.ledger_prefix, clock, metrics.ledger_conflicts.inc)
-        put_own_state = functools.partial(registry.put_state, ours=True)
+        put_own_state = functools.partial(registry.put_state, ours=Ours.CHANGED)
         self._granting = Granting(api, self.budgets, leader.holds, clock, put_own_state)
         self._teller = Teller(events, self._tallies.of)
         self._holdings = Holdings(self.budgets, registry, clock)
