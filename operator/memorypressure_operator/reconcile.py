@@ -239,6 +239,7 @@ class DecisionLoop(threading.Thread):
         for policy in self.budgets.names():
             self.budgets.store(policy)
         self.memories.clear()
+        self.rounds.begin_term()
         self._tallies.load()
         self._policies.list()
         self._registry.dirty.add(list(self._registry.tables.nodes))

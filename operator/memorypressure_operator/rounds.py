@@ -60,6 +60,7 @@ class Rounds:
         self._clock = clock
         self._settings = settings
         self._looked_version = -1  # registry.nodes_version when every node had been looked at
+        self._knows = False  # whether there was such a moment in this term
         self._due: dict[str, float] = {}
         self._ran: dict[str, float] = {}
         self._limits: dict[str, Limits] = {}
@@ -68,6 +69,15 @@ class Rounds:
         self._whole: dict[str, tuple[float, object]] = {}  # when its next round over all is due, if this is the same
         self.results: dict[str, Result] = {}
         self.unshown = False  # a policy's status shows less than its limits allow: nothing beyond it is given
+
+    def begin_term(self) -> None:
+        """What is remembered of nodes was forgotten."""
+        self._knows = False
+
+    def knows_all(self) -> bool:
+        """Whether every node was looked at in this term: before that it is not known who is being helped."""
+        self._knows = self._knows or self._all_looked_at()
+        return self._knows
 
     def gone(self, node: str) -> None:
         """The node is gone: what its ledgers name is looked at in any case."""
