@@ -217,7 +217,7 @@ class Rounds:
         elif not whole:
             before = self.results.get(name)
             others = before.waiting if before is not None else {}
-            quiet = {node: why for node, why in others.items() if node not in nodes}
+            quiet = {node: why for node, why in others.items() if node not in nodes and node in in_force}
             result.waiting = dict(result.waiting) | quiet  # in this order: the first of them are in the next round
         self._budgets.write_lazily(store)
         self._holdings.note(store)

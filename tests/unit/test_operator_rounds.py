@@ -123,6 +123,17 @@ def test_who_waits_is_remembered_over_smaller_rounds(world: World) -> None:
     assert world.rounds.results["p"].waiting.keys() == WAITING.keys()
 
 
+def test_who_waited_and_is_gone_is_not_told_of_any_more(world: World) -> None:
+    world.run()
+    world.registry.remove_node("n39")
+    world.registry.remove_state("n39")
+    del world.memories["n39"]
+    world.registry.put_node("n99", NodeView("n99", "uid-n99", {}, (), ready=True))
+    world.memories["n99"] = NodeMemory(selection=select([world.policy], {}))
+    assert world.run("n99") != set(NODES), "as many nodes as before are no matter of all"
+    assert world.rounds.results["p"].waiting.keys() == WAITING.keys() - {"n39"}
+
+
 def test_while_there_is_room_for_an_allowance_one_over_all_comes_again_after_a_while(world: World) -> None:
     world.granting.held = 3
     world.run()
