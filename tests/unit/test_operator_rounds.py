@@ -283,10 +283,16 @@ def test_a_ledger_that_cannot_be_read_holds_back_only_who_may_hold_an_allowance_
     world.registry.put_state("n21", replace_version(holding("n21", 0, 0)))
     world.run("n21")
     assert world.holdings.unsure["p"] == {"n20"}
+    world.registry.put_state("n21", replace_version(holding("n21", 0, 1), 4))
+    world.run("n21")
+    assert world.holdings.unsure["p"] == {"n20", "n21"}
+    world.registry.remove_state("n21")
+    world.run("n35")
+    assert world.holdings.unsure["p"] == {"n20"}, "what is gone is not counted in the status"
     other.problem, other.desk = "", opened(Ledger(), 0)
     world.run("n35")
     assert world.holdings.unsure["p"] == set()
 
 
-def replace_version(state: StateView) -> StateView:
-    return StateView(state.name, state.uid, 3, "3", state.owner_uid, state.spec, state.status)
+def replace_version(state: StateView, version: int = 3) -> StateView:
+    return StateView(state.name, state.uid, version, str(version), state.owner_uid, state.spec, state.status)
