@@ -202,13 +202,14 @@ class Rounds:
             limits = no_limits(limits)
         scope = (policy, len(in_force), limits, self._holdings.unread(name))
         nodes, whole = self._nodes(name, store, policy, in_force, scope)
+        self._moved[name] = nodes  # also where the round fails
         began = time.thread_time()
         facts, states = self._facts(name, nodes)
         result = self._granting.round(store, limits, policy, facts, states, armable)
         result.again = result.again or self.unshown
         took = self._took[name] = time.thread_time() - began
-        left = nodes if result.armed is None else result.unwritten  # who holds or withdraws an allowance comes anyway
-        self._moved.setdefault(name, set()).update(left)
+        if result.armed is not None:
+            self._moved[name] = set(result.unwritten)  # who holds or withdraws an allowance comes anyway
         if whole and result.armed is not None:
             self._whole[name] = (
                 self._clock() + min(took / WHOLE_SHARE, WHOLE_SECONDS),

@@ -1,5 +1,6 @@
 """Over which nodes a round of grants goes: over all when something general moved, else over those that it concerns."""
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from memorypressure.spec import Limits, Policy, Share, parse_policy
 from memorypressure_operator import rounds as rounds_module
 from memorypressure_operator import settings as settings_module
 from memorypressure_operator.budget import Budgets
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable, LeaseLost
 from memorypressure_operator.granting import Result
 from memorypressure_operator.holdings import Holdings
 from memorypressure_operator.inforce import InForce
@@ -54,8 +56,11 @@ class Granting:
         self.ended = True
         self.again = False
         self.held = 10
+        self.error: Exception | None = None
 
     def round(self, store: Any, limits: Any, _policy: Any, facts: dict[str, Any], *_: Any) -> Result:
+        if self.error is not None:
+            raise self.error
         self.asked.append(set(facts))
         self.limits.append(limits)
         self.held_elsewhere = {name for name, each in facts.items() if each.held_elsewhere}
@@ -195,6 +200,19 @@ def test_nodes_of_a_round_that_was_not_ended_are_looked_at_again(world: World) -
     world.granting.ended = False
     world.run("n35")
     world.granting.ended = True
+    assert "n35" in world.run()
+
+
+@pytest.mark.parametrize(
+    "error", [ApiUnreachable("no answer"), LeaseLost("late"), ApiRefused(500, "", "x"), ValueError("x")], ids=repr
+)
+def test_nodes_of_a_round_that_failed_are_looked_at_again(world: World, error: Exception) -> None:
+    world.run()
+    world.granting.error = error
+    with contextlib.suppress(ApiUnreachable, LeaseLost):
+        world.run("n35")
+    world.granting.error = None
+    world.clock.now += rounds_module.IDLE_SECONDS
     assert "n35" in world.run()
 
 
