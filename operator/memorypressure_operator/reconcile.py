@@ -178,6 +178,7 @@ class DecisionLoop(threading.Thread):
         grants = (policy.limits.grant_seconds for policy in self._policies.valid.values())
         self._health.report_seconds = max(grants, default=math.inf)  # a beat comes every third of it
         if not self._registry.complete() or not self._leader.holds():
+            self._registry.forget_moves()
             return
         if self._leader.term != self._term:
             self._begin_term()

@@ -291,6 +291,11 @@ class Registry:
         """How many pods of the workload run or are about to; the lock is held."""
         return sum(self.tables.workload_nodes.get(workload, {}).values())
 
+    def forget_moves(self) -> None:
+        """Drops what nobody takes while no term lasts: in the next one every plan is thought over."""
+        with self.lock:
+            self.resized, self.freed = {}, set()
+
     def _note_sizes(self, before: PodView | None, after: PodView | None) -> None:
         """Notes the workloads that this change makes larger or smaller: nodes elsewhere plan by their sizes."""
         if not self._complete.is_set():

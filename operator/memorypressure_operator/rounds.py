@@ -4,6 +4,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from memorypressure.ledger import Ledger, max_standing
 from memorypressure.spec import Limits, Mode, Policy, limits_from
@@ -140,6 +141,7 @@ class Rounds:
         for store in list(self._budgets.stores.values()):
             if store.version or store.checked_at is None:
                 self._read(store)  # what others hold has to be known before a new ledger is begun
+        self._forget_all_but(policies.keys() | self._budgets.stores.keys())
         now = self._clock()
         self.unshown = False
         enforced = {name for name, policy in policies.items() if policy.mode is Mode.ENFORCE}
@@ -171,6 +173,13 @@ class Rounds:
                 self._due[name], self._ran[name] = now, now - GAP_SECONDS
             elif result.again:
                 self._due[name] = now + SOON_SECONDS
+
+    def _forget_all_but(self, known: set[str]) -> None:
+        """Drops what is remembered of policies that are gone, and whose ledgers are."""
+        tables: tuple[dict[str, Any], ...] = (self._due, self._ran, self._limits, self._took, self._moved, self._whole)
+        for table in (*tables, self.results):
+            for name in table.keys() - known:
+                del table[name]
 
     def _read(self, store: Store) -> None:
         """Reads the ledger if that is due; one that is refused is not known, which is no other policy's trouble."""

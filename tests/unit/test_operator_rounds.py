@@ -231,6 +231,17 @@ def test_no_round_runs_while_a_node_was_not_looked_at(world: World) -> None:
     assert world.granting.asked == []
 
 
+def test_of_a_policy_that_is_gone_with_its_ledger_nothing_is_remembered(world: World) -> None:
+    for policies in ({"p": world.policy, "q": world.policy}, {"p": world.policy}, {"p": world.policy}):
+        world.clock.now += rounds_module.IDLE_SECONDS
+        world.rounds.touch("q", "n20")
+        world.granting.held = 0
+        world.rounds.run(policies)
+    assert world.rounds.results.keys() == world.budgets.stores.keys() == {"p"}
+    tables = vars(world.rounds).values()
+    assert not any("q" in table for table in tables if isinstance(table, dict))
+
+
 def test_a_kill_is_looked_for_in_the_ledgers_that_named_the_node_within_the_hour_and_in_no_other(world: World) -> None:
     world.run()
     other = world.budgets.store("other")

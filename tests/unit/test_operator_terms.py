@@ -122,3 +122,17 @@ def test_whose_turn_comes_first_in_a_term_is_not_helped_beside_one_that_is_being
     assert world.unexpected() == 0
     world.run(30)
     assert world.unexpected() == 0
+
+
+def test_what_moves_while_the_lease_is_not_held_is_not_gathered_for_nobody(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.leader, "holds", lambda: False)
+    for number in range(3):
+        uid = f"job-{number}"
+        view = world.cluster.add(uid, owner=uid)
+        world.registry.put_pod(uid, view)
+        world.registry.remove_pod(uid)
+    assert len(world.registry.resized) == 3
+    world.loop.once()
+    assert (world.registry.resized, world.registry.freed) == ({}, set())
