@@ -18,7 +18,7 @@ from memorypressure_operator.inforce import InForce
 from memorypressure_operator.look import is_silent
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.registry import Registry
-from memorypressure_operator.reports import StateView
+from memorypressure_operator.reports import PlanView, StateView
 from memorypressure_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -273,7 +273,7 @@ class Rounds:
             policy = selection.policy if selection is not None else None
             here = selection is not None and policy is not None and policy.name == name
             current = plan is not None and plan.policy == name
-            newest = plan is not None and policy is not None and plan.policy_generation == policy.generation
+            newest = plan is not None and policy is not None and _is_newest(plan, policy, memory)
             facts[node] = NodeFacts(
                 node=node,
                 mode=selection.mode if here and selection is not None else Mode.DISABLED,
@@ -341,3 +341,8 @@ class Rounds:
         covered = frozenset(each.incarnation for desk in others for each in desk.ledger.entries)
         lost = bool(self._budgets.store(name).problem) or exposure.had_ledger(entry)
         return adopt(states, grant_seconds, covered, used_before=lost)
+
+
+def _is_newest(plan: PlanView, policy: Policy, memory: NodeMemory) -> bool:
+    """Whether the plan was made of the policy as it is now: one that is made anew begins with generation 1 again."""
+    return plan.policy_generation == policy.generation and memory.plan_of in ("", policy.uid)
