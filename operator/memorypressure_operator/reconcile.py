@@ -257,6 +257,7 @@ class DecisionLoop(threading.Thread):
         another look that lets other nodes' reports go first.
         """
         now_ns = self._now_ns()
+        asked = self._registry.dirty.thorough(name)  # before anything is read: what moves later asks anew
         with self._registry.lock:
             tables = self._registry.tables
             node, state, plan = tables.nodes.get(name), tables.states.get(name), tables.plans.get(name)
@@ -265,13 +266,14 @@ class DecisionLoop(threading.Thread):
             self.memories.pop(name, None)
             self._plans.forget(name)
             self.rounds.gone(name)
-            self._registry.dirty.thorough(name)
             return None
         memory = self.memories.get(name)
         quick = quick and memory is not None and state is not None
         if memory is None:
             pressed = state is not None and bool(state.status.active_triggers)
             memory = self.memories[name] = NodeMemory(born_seconds=self._clock(), inherited=pressed)
+        if asked:
+            memory.planned_at = None
         selection = memory.selection = select(self._policies.valid.values(), node.labels)
         self._in_force.chose(name, selection)
         policy, mode = selection.policy, selection.mode
@@ -310,8 +312,7 @@ class DecisionLoop(threading.Thread):
     def _thorough(self, name: str, memory: NodeMemory, policy: Policy | None, state: StateView | None) -> bool:
         """Whether the plan has to be thought over: not where only the report or the time has moved."""
         pressed = state is not None and bool(state.status.active_triggers)
-        asked = self._registry.dirty.thorough(name)
-        return asked or pressed != memory.watch.pressed or self._plans.is_due(name, memory, policy)
+        return pressed != memory.watch.pressed or self._plans.is_due(name, memory, policy)
 
     def _now_ns(self) -> int:
         return int(self._clock() * pressure.NS)
