@@ -213,7 +213,7 @@ class Rounds:
         nodes, whole = self._nodes(name, store, policy, in_force, scope)
         self._moved[name] = nodes  # also where the round fails
         began = time.thread_time()
-        facts, states = self._facts(name, nodes)
+        facts, states = self._facts(name, policy, nodes)
         result = self._granting.round(store, limits, policy, facts, states, armable)
         result.again = result.again or self.unshown
         took = self._took[name] = time.thread_time() - began
@@ -258,7 +258,10 @@ class Rounds:
         waiting = itertools.islice(before.waiting, WAITING_SEEN)
         return named | (in_force.keys() & (moved | set(waiting))), False
 
-    def _facts(self, name: str, nodes: set[str]) -> tuple[dict[str, NodeFacts], dict[str, StateView]]:
+    def _facts(
+        self, name: str, newest: Policy | None, nodes: set[str]
+    ) -> tuple[dict[str, NodeFacts], dict[str, StateView]]:
+        """What is known of the nodes; `newest`: the policy as it is, which not all were looked at under yet."""
         with self._registry.lock:
             tables = self._registry.tables
             states = {node: tables.states[node] for node in nodes if node in tables.states}
@@ -273,14 +276,13 @@ class Rounds:
             policy = selection.policy if selection is not None else None
             here = selection is not None and policy is not None and policy.name == name
             current = plan is not None and plan.policy == name
-            newest = plan is not None and policy is not None and _is_newest(plan, policy, memory)
             facts[node] = NodeFacts(
                 node=node,
                 mode=selection.mode if here and selection is not None else Mode.DISABLED,
                 plan_uid=plan.uid if plan is not None and current else "",
                 plan_generation=plan.generation if plan is not None and current else 0,
                 plan_current=current,
-                plan_newest=newest,
+                plan_newest=plan is not None and newest is not None and _is_newest(plan, newest, memory),
                 reporting=not is_silent(self._registry, node, policy, now),
                 under_pressure=memory.watch.pressed,
                 refill_slot=slot_free or memory.has_slot(node in recorded),

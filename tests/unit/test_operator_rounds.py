@@ -21,7 +21,7 @@ from memorypressure_operator.holdings import Holdings
 from memorypressure_operator.inforce import InForce
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.registry import PolicyEntry, Registry
-from memorypressure_operator.reports import ReportedLease, StateStatus, StateView
+from memorypressure_operator.reports import PlanView, ReportedLease, StateStatus, StateView
 from memorypressure_operator.rounds import Rounds
 from memorypressure_operator.views import NodeView
 
@@ -52,6 +52,7 @@ class Granting:
         self.asked: list[set[str]] = []
         self.limits: list[Limits] = []
         self.held_elsewhere: set[str] = set()
+        self.newest: set[str] = set()
         self.pressed = ""
         self.ended = True
         self.again = False
@@ -64,6 +65,7 @@ class Granting:
         self.asked.append(set(facts))
         self.limits.append(limits)
         self.held_elsewhere = {name for name, each in facts.items() if each.held_elsewhere}
+        self.newest = {name for name, each in facts.items() if each.plan_newest}
         entries = tuple(Entry(name, f"i-{name}", 1, 0, 1, 900) for name in NODES[: self.held])
         store.desk = _desk(store.desk, entries)
         order = sorted(WAITING, key=lambda name: name != self.pressed)
@@ -160,6 +162,18 @@ def test_another_generation_of_the_policy_is_a_matter_of_all(world: World) -> No
     world.run()
     world.policy = policy(2)
     assert world.run("n35") == set(NODES)
+
+
+def test_the_plan_of_a_node_that_was_not_looked_at_since_the_policy_was_edited_is_not_the_newest(world: World) -> None:
+    for name in NODES:
+        world.registry.put_plan(name, PlanView(name, "plan", 1, f"uid-{name}", "", "p", 1, 0, frozenset()))
+    world.run()
+    assert world.granting.newest == set(NODES)
+    world.policy = policy(2)
+    world.memories["n20"].selection = select([world.policy], {})
+    world.registry.put_plan("n20", PlanView("n20", "plan", 2, "uid-n20", "", "p", 2, 0, frozenset()))
+    world.run("n20")
+    assert world.granting.newest == {"n20"}
 
 
 def test_a_node_more_or_less_is_a_matter_of_all(world: World) -> None:
