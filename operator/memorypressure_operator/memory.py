@@ -57,6 +57,7 @@ class NodeMemory:
 
     watch: Watch = field(default_factory=Watch)
     selection: Selection | None = None
+    chosen_from: Mapping[str, Policy] | None = None  # the valid policies at that time, one mapping each time
     outstanding: Outstanding | None = None
     acted_at: float | None = None
     victims: int = 0

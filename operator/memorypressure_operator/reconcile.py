@@ -274,7 +274,8 @@ class DecisionLoop(threading.Thread):
             memory = self.memories[name] = NodeMemory(born_seconds=self._clock(), inherited=pressed)
         if asked:
             memory.planned_at = None
-        selection = memory.selection = select(self._policies.valid.values(), node.labels)
+        memory.chosen_from = self._policies.valid
+        selection = memory.selection = select(memory.chosen_from.values(), node.labels)
         self._in_force.chose(name, selection)
         policy, mode = selection.policy, selection.mode
         if state is not None and is_less(mode, state):

@@ -153,7 +153,7 @@ class Rounds:
             self._ran[name] = now
             self._due.pop(name, None)
             try:
-                result = self._round(name, policies.get(name))
+                result = self._round(name, policies)
             except ApiRefused as refusal:
                 log.warning("policy %s: no round of grants: %s", name, refusal)
                 self._due[name] = now + SOON_SECONDS
@@ -197,8 +197,8 @@ class Rounds:
                 self._looked_version = version
         return True
 
-    def _round(self, name: str, policy: Policy | None) -> Result:
-        store = self._budgets.store(name)
+    def _round(self, name: str, policies: Mapping[str, Policy]) -> Result:
+        store, policy = self._budgets.store(name), policies.get(name)
         if policy is not None:
             self._limits[name] = policy.limits
         limits = self._limits.get(name) or limits_from({})
@@ -213,7 +213,7 @@ class Rounds:
         nodes, whole = self._nodes(name, store, policy, in_force, scope)
         self._moved[name] = nodes  # also where the round fails
         began = time.thread_time()
-        facts, states = self._facts(name, policy, nodes)
+        facts, states = self._facts(name, policies, nodes)
         result = self._granting.round(store, limits, policy, facts, states, armable)
         result.again = result.again or self.unshown
         took = self._took[name] = time.thread_time() - began
@@ -259,9 +259,9 @@ class Rounds:
         return named | (in_force.keys() & (moved | set(waiting))), False
 
     def _facts(
-        self, name: str, newest: Policy | None, nodes: set[str]
+        self, name: str, policies: Mapping[str, Policy], nodes: set[str]
     ) -> tuple[dict[str, NodeFacts], dict[str, StateView]]:
-        """What is known of the nodes; `newest`: the policy as it is, which not all were looked at under yet."""
+        """What is known of the nodes, not all of which may have been looked at since there are these policies."""
         with self._registry.lock:
             tables = self._registry.tables
             states = {node: tables.states[node] for node in nodes if node in tables.states}
@@ -282,7 +282,7 @@ class Rounds:
                 plan_uid=plan.uid if plan is not None and current else "",
                 plan_generation=plan.generation if plan is not None and current else 0,
                 plan_current=current,
-                plan_newest=plan is not None and newest is not None and _is_newest(plan, newest, memory),
+                plan_newest=_is_newest(plan, name, policies, memory),
                 reporting=not is_silent(self._registry, node, policy, now),
                 under_pressure=memory.watch.pressed,
                 refill_slot=slot_free or memory.has_slot(node in recorded),
@@ -345,6 +345,12 @@ class Rounds:
         return adopt(states, grant_seconds, covered, used_before=lost)
 
 
-def _is_newest(plan: PlanView, policy: Policy, memory: NodeMemory) -> bool:
-    """Whether the plan was made of the policy as it is now: one that is made anew begins with generation 1 again."""
-    return plan.policy_generation == policy.generation and memory.plan_of in ("", policy.uid)
+def _is_newest(plan: PlanView | None, name: str, policies: Mapping[str, Policy], memory: NodeMemory) -> bool:
+    """Whether the plan was made of the policy as it is now: one that is made anew begins with generation 1 again.
+
+    For a node that was not looked at since these are the policies it may be another that is in force by now.
+    """
+    policy = policies.get(name)
+    if plan is None or policy is None or plan.policy_generation != policy.generation:
+        return False
+    return memory.plan_of in ("", policy.uid) and (memory.chosen_from is None or memory.chosen_from is policies)

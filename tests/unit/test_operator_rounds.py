@@ -85,6 +85,7 @@ class World:
         self.budgets = Budgets(cluster, "own", "ledger", self.clock, lambda: None)
         self.granting = Granting()
         self.policy = policy()
+        self.policies: dict[str, Policy] = {}
         self.memories: dict[str, NodeMemory] = {}
         for name in NODES:
             self.registry.put_node(name, NodeView(name, f"uid-{name}", {}, (), ready=True))
@@ -103,7 +104,7 @@ class World:
         self.clock.now += 1
         for name in touched:
             self.rounds.touch("p", name)
-        self.rounds.run({"p": self.policy})
+        self.rounds.run(self.policies or {"p": self.policy})
         return self.granting.asked[-1]
 
 
@@ -172,6 +173,19 @@ def test_the_plan_of_a_node_that_was_not_looked_at_since_the_policy_was_edited_i
     world.policy = policy(2)
     world.memories["n20"].selection = select([world.policy], {})
     world.registry.put_plan("n20", PlanView("n20", "plan", 2, "uid-n20", "", "p", 2, 0, frozenset()))
+    world.run("n20")
+    assert world.granting.newest == {"n20"}
+
+
+def test_a_node_that_was_not_looked_at_since_there_is_another_policy_is_given_nothing_more(world: World) -> None:
+    valid = {"p": world.policy}
+    for name in NODES:
+        world.registry.put_plan(name, PlanView(name, "plan", 1, f"uid-{name}", "", "p", 1, 0, frozenset()))
+        world.memories[name].chosen_from = valid
+    world.policies = valid
+    world.run()
+    assert world.granting.newest == set(NODES)
+    world.policies = world.memories["n20"].chosen_from = valid | {"dry": policy()}
     world.run("n20")
     assert world.granting.newest == {"n20"}
 
