@@ -199,6 +199,10 @@ class Rounds:
 
     def _round(self, name: str, policies: Mapping[str, Policy]) -> Result:
         store, policy = self._budgets.store(name), policies.get(name)
+        if self._budgets.is_discarded(store):
+            if policy is None:
+                return Result(armed=0)
+            store = self._budgets.store(name)
         if policy is not None:
             self._limits[name] = policy.limits
         limits = self._limits.get(name) or limits_from({})

@@ -14,6 +14,7 @@ from memorypressure.selection import select
 from memorypressure.spec import Limits, Policy, Share, parse_policy
 from memorypressure_operator import rounds as rounds_module
 from memorypressure_operator import settings as settings_module
+from memorypressure_operator.api import Answer
 from memorypressure_operator.budget import Budgets
 from memorypressure_operator.errors import ApiRefused, ApiUnreachable, LeaseLost
 from memorypressure_operator.granting import Result
@@ -74,15 +75,18 @@ class Granting:
 
 
 def _desk(desk: Any, entries: tuple[Entry, ...]) -> Any:
-    return replace(desk, ledger=Ledger(entries=entries), seen={each.incarnation: Seen(1, 0) for each in entries})
+    return replace(
+        desk, ledger=replace(desk.ledger, entries=entries), seen={each.incarnation: Seen(1, 0) for each in entries}
+    )
 
 
 class World:
     def __init__(self) -> None:
         self.clock = Clock()
         self.registry = Registry(self.clock, 0.0)
-        cluster: Any = FakeCluster()
-        self.budgets = Budgets(cluster, "own", "ledger", self.clock, lambda: None)
+        self.cluster = FakeCluster()
+        api: Any = self.cluster
+        self.budgets = Budgets(api, "own", "ledger", self.clock, lambda: None)
         self.granting = Granting()
         self.policy = policy()
         self.policies: dict[str, Policy] = {}
@@ -260,6 +264,8 @@ def test_no_round_runs_while_a_node_was_not_looked_at(world: World) -> None:
 
 
 def test_of_a_policy_that_is_gone_with_its_ledger_nothing_is_remembered(world: World) -> None:
+    for name in ("p", "q"):
+        world.registry.tables.policies[name] = PolicyEntry(name, "u", 1, "1", world.policy, "", {})
     for policies in ({"p": world.policy, "q": world.policy}, {"p": world.policy}, {"p": world.policy}):
         world.clock.now += rounds_module.IDLE_SECONDS
         world.rounds.touch("q", "n20")
@@ -268,6 +274,35 @@ def test_of_a_policy_that_is_gone_with_its_ledger_nothing_is_remembered(world: W
     assert world.rounds.results.keys() == world.budgets.stores.keys() == {"p"}
     tables = vars(world.rounds).values()
     assert not any("q" in table for table in tables if isinstance(table, dict))
+
+
+def test_a_policy_made_anew_after_its_ledgers_deletion_got_no_answer_waits_for_nothing(world: World) -> None:
+    world.granting.held = 0
+    world.registry.tables.policies["p"] = PolicyEntry("p", "u", 1, "1", world.policy, "", {})
+    world.run()
+    del world.registry.tables.policies["p"]
+    request = world.cluster.request
+
+    def unanswered(method: str, path: str, **more: Any) -> Answer:
+        answer = request(method, path, **more)
+        if method == "DELETE":
+            raise ApiUnreachable("the answer was lost")
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ApiUnreachable):
+        patch.setattr(world.cluster, "request", unanswered)
+        world.clock.now += rounds_module.IDLE_SECONDS
+        world.rounds.run({})
+    assert world.cluster.config_maps == {}
+    world.clock.now += rounds_module.IDLE_SECONDS
+    world.rounds.run({})
+    assert (world.cluster.config_maps, world.budgets.stores) == ({}, {})
+    world.registry.tables.policies["p"] = PolicyEntry("p", "v", 1, "1", world.policy, "", {})
+    world.clock.now += rounds_module.IDLE_SECONDS
+    world.run()
+    desk = world.budgets.store("p").desk
+    assert desk is not None
+    assert desk.ledger.quarantine_ns == 0
 
 
 def test_a_kill_is_looked_for_in_the_ledgers_that_named_the_node_within_the_hour_and_in_no_other(world: World) -> None:
