@@ -266,10 +266,11 @@ class Actor:
         if not self._means.budgets.write(store, store.desk.ledger, record):
             return _not_sent(Reason.LEDGER_INVALID, "the eviction could not be recorded first")
         if not self._means.holds():
-            return _not_sent(Reason.NOT_HOLDING, "the Lease ran out while the eviction was recorded")
-        if not situation.still():
-            return _not_sent(Reason.SITUATION_CHANGED, "pressure, policy or mode changed while it was recorded")
-        answer = evictor.evict(self._means.api, pod, situation.grace_seconds)
+            answer = _not_sent(Reason.NOT_HOLDING, "the Lease ran out while the eviction was recorded")
+        elif not situation.still():
+            answer = _not_sent(Reason.SITUATION_CHANGED, "pressure, policy or mode changed while it was recorded")
+        else:
+            answer = evictor.evict(self._means.api, pod, situation.grace_seconds)
         if not answer.outcome.spent:
             self._means.budgets.take_back(store, pod.uid)
         return answer

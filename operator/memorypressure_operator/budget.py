@@ -59,6 +59,7 @@ class Store:
     told: str = ""  # the problem that the log has told last
     unwritten: Unwritten | None = None
     retold: bool = False  # the evictions that it held when it was first read
+    discarded: bool = False  # its deletion was asked for, and nothing has shown yet what came of it
     checked_at: float | None = None
     written_at: float = 0.0
 
@@ -120,7 +121,7 @@ class Budgets:
             self._invalidate(store)
             raise
         version = str(config_map["metadata"]["resourceVersion"])
-        store.checked_at = now
+        store.checked_at, store.discarded = now, False
         if store.desk is not None and version == store.version:
             return True
         if store.desk is not None:
@@ -244,9 +245,10 @@ class Budgets:
             self.write(store, ledger, record)
 
     def discard(self, store: Store) -> None:
-        """Deletes the ConfigMap of a policy that is gone and has nothing left to remember."""
+        """Deletes the ConfigMap of a policy that is gone and has nothing left to remember. Raises ApiUnreachable."""
         try:
             if store.version:
+                store.discarded = True
                 body = {
                     "apiVersion": "v1",
                     "kind": "DeleteOptions",
@@ -258,6 +260,16 @@ class Budgets:
             if not refusal.not_found:
                 log.info("ledger %s not deleted: %s", store.name, refusal)
         self.stores.pop(store.policy, None)
+
+    def is_discarded(self, store: Store) -> bool:
+        """Whether a deletion that got no answer was done: then there is nothing to remember. Raises as `refresh`."""
+        if not store.discarded:
+            return False
+        self._invalidate(store)
+        if self.read(store):
+            return False
+        self.stores.pop(store.policy, None)
+        return True
 
     def _invalidate(self, store: Store) -> None:
         store.desk, store.checked_at = None, None

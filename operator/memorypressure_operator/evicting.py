@@ -22,6 +22,8 @@ from memorypressure_operator.settings import Settings
 NO_GRACE_SECONDS = 10
 """Grace of a clean-up where the policy has no Evict step."""
 LOOK_AGAIN_SECONDS = 5.0
+NOT_ALL_SECONDS = 0.5
+"""Until all nodes were looked at once it is asked so often whether they were."""
 
 
 class Evicting:
@@ -63,6 +65,8 @@ class Evicting:
         step = next((each for each in policy.ladder if each.evict), None) if policy else None
         if memory.cleanups and (look.mode is not Mode.ENFORCE or policy is None):
             self._cleaner.give_up(memory, node, look.pods)
+        elif memory.cleanups and policy is not None and not self._rounds.knows_all():
+            waits.append(NOT_ALL_SECONDS)
         elif memory.cleanups and policy is not None:
             again = self._cleaner.run(memory, self._after(look, policy, step))
             if again is not None:
@@ -72,6 +76,8 @@ class Evicting:
             return min(waits)
         if not status.due:
             return min(*waits, (status.due_ns - look.now_ns) / pressure.NS)
+        if not self._rounds.knows_all():
+            return min(*waits, NOT_ALL_SECONDS)
         before = memory.outstanding
         store = self._rounds.ready_store(policy) if look.mode is Mode.ENFORCE else None
         denied = self._actor.act(memory, self._situation(look, policy, step), store)

@@ -101,7 +101,8 @@ class Holdings:
         this one has written the state. So a node that shows and tells of none has none, whatever is in that ledger.
         """
         known = self.unsure.setdefault(policy, set())
-        known.difference_update(states)
+        there = self._registry.tables.states
+        known -= {node for node in known if node in states or node not in there}
         if not self.unread(policy):
             known.clear()
             return known

@@ -40,8 +40,9 @@ class InForce:
             return known[1]
         with self._registry.lock:
             nodes = self._registry.tables.nodes
-            self._chosen = {n: choice for n, choice in self._chosen.items() if n in nodes}
             selections = {n: m.selection for n, m in self._memories.items() if m.selection is not None and n in nodes}
+        # Who is not remembered, as at the begin of a term, is missing below: to choose for it again is news.
+        self._chosen = {n: choice for n, choice in self._chosen.items() if n in selections}
         chosen = ((n, s.mode) for n, s in selections.items() if s.policy is not None and s.policy.name == policy)
         found = Modes(chosen)
         self._found[policy] = (version, found)

@@ -132,6 +132,8 @@ class Leader:
         except ApiRefused as error:
             if not error.not_found:
                 raise
+            if self._seen is not None and not self.holds() and not self._waited(("", ""), self._settings.lease_seconds):
+                return False  # somebody has deleted it: who held it may not know yet, and makes it anew
             self._written = self._call("POST", api_module.lease_path(self._settings.namespace), self._fresh({}))
             return self._won(sent)
         spec: dict[str, Any] = lease.get("spec") or {}
@@ -158,12 +160,15 @@ class Leader:
         }
 
     def _expired(self, lease: dict[str, Any], spec: dict[str, Any], holder: str) -> bool:
-        seen = (holder, str(lease["metadata"]["resourceVersion"]))
+        lasts = max(float(spec.get("leaseDurationSeconds") or 0), self._settings.lease_seconds)
+        return self._waited((holder, str(lease["metadata"]["resourceVersion"])), lasts)
+
+    def _waited(self, seen: tuple[str, str], seconds: float) -> bool:
+        """Whether nothing but this was seen of the Lease for so long."""
         if seen != self._seen:
             self._seen, self._seen_at = seen, self._clock()
             return False
-        lasts = max(float(spec.get("leaseDurationSeconds") or 0), self._settings.lease_seconds)
-        return self._clock() - self._seen_at > lasts
+        return self._clock() - self._seen_at > seconds
 
     def _offered(self, lease: dict[str, Any]) -> bool:
         """Whether the Lease was left for operators of other installations, and this is one."""

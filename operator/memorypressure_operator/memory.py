@@ -57,6 +57,7 @@ class NodeMemory:
 
     watch: Watch = field(default_factory=Watch)
     selection: Selection | None = None
+    chosen_from: Mapping[str, Policy] | None = None  # the valid policies at that time, one mapping each time
     outstanding: Outstanding | None = None
     acted_at: float | None = None
     victims: int = 0
@@ -82,6 +83,7 @@ class NodeMemory:
     refused_seconds: float = 0.0  # how long those refusals ask to wait before it is begun again
     planned_at: float | None = None  # when the plan was last found to be as it should be
     planned_for: Policy | None = None  # and by which policy
+    plan_of: str = ""  # uid of the policy by which the plan was last found as it should be; "" = not yet
     plan_written: tuple[str, str] = ("", "")  # digest wanted, digest that the API server stored for it
 
     def has_slot(self, on_record: bool) -> bool:

@@ -14,7 +14,7 @@ from memorypressure.spec import Mode, Policy
 from memorypressure_operator import atonce, objects
 from memorypressure_operator.api import Api
 from memorypressure_operator.errors import ApiRefused
-from memorypressure_operator.registry import Registry
+from memorypressure_operator.registry import Ours, Registry
 from memorypressure_operator.reports import PlanView, StateView
 from memorypressure_operator.views import NodeView
 
@@ -62,7 +62,7 @@ class Moves:
             return state
         stored = objects.write_state(self._api, node, state, wanted)
         if stored is not None:
-            self._registry.put_state(node.name, stored, ours=True)
+            self._registry.put_state(node.name, stored, ours=Ours.MADE if state is None else Ours.CHANGED)
         return stored
 
     def run(self, names: deque[str], policies: Mapping[str, Policy]) -> None:

@@ -13,7 +13,7 @@ from memorypressure_operator.holdings import Holdings
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.planning import Draft, TokenBucket
-from memorypressure_operator.registry import Registry
+from memorypressure_operator.registry import Ours, Registry
 from memorypressure_operator.reports import PlanView
 from memorypressure_operator.settings import Settings
 from memorypressure_operator.views import NodeView
@@ -87,10 +87,11 @@ class PlanWriter:
         if draft.blocked or draft.waits:
             self._registry.dirty.add(draft.blocked)  # they give a workload up first
             again = WAITS_FOR_ANOTHER_SECONDS
-        wanted = draft.digest
+        wanted, made_of = draft.digest, policy.uid if policy is not None else ""
         stands = plan is not None and plan.owner_uid == node.uid
         if plan is not None and stands and (plan.digest == wanted or memory.plan_written == (wanted, plan.digest)):
             self._refused.pop(node.name, None)
+            memory.plan_of = made_of
             return plan, again
         self._behind[node.name] = behind_since
         if policy is not None and not self._holdings.may_plan(node.name, policy.limits.grant_seconds):
@@ -120,8 +121,8 @@ class PlanWriter:
         self._metrics.plan_writes.inc()
         if draft.beyond_limit:
             log.warning("node %s: %d eligible pods are not on the plan, it holds 250", node.name, draft.beyond_limit)
-        memory.plan_written = (wanted, stored.digest)
-        self._registry.put_plan(node.name, stored, ours=True)
+        memory.plan_written, memory.plan_of = (wanted, stored.digest), made_of
+        self._registry.put_plan(node.name, stored, ours=Ours.MADE if plan is None else Ours.CHANGED)
         return stored, again
 
     def _token_wait_seconds(self, memory: NodeMemory) -> float:

@@ -9,6 +9,7 @@ from memorypressure.spec import Mode, Policy
 from memorypressure_operator import defaults
 from memorypressure_operator.api import Api, own_path
 from memorypressure_operator.caps import capped
+from memorypressure_operator.errors import OperatorError
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import StateView
@@ -65,7 +66,11 @@ class Policies:
             RECHECK_SECONDS, self._settings.resync_seconds
         ):
             self._recheck.clear()
-            self.list()
+            try:
+                self.list()
+            except OperatorError:
+                self._recheck.set()
+                raise
         with self._registry.lock:
             moved, self._registry.policies_changed = self._registry.policies_changed, False
             entries = [*self._registry.tables.policies.values()]

@@ -37,7 +37,7 @@ from memorypressure_operator.moves import Moves, is_moved
 from memorypressure_operator.planning import Planner
 from memorypressure_operator.planwriting import PlanWriter
 from memorypressure_operator.policies import Policies, is_less
-from memorypressure_operator.registry import Registry
+from memorypressure_operator.registry import Ours, Registry
 from memorypressure_operator.reports import StateView
 from memorypressure_operator.retelling import retell
 from memorypressure_operator.rounds import Rounds
@@ -86,7 +86,7 @@ class DecisionLoop(threading.Thread):
         self.memories: dict[str, NodeMemory] = {}
         self._tallies = Tallies(api, settings.namespace, settings.counts_configmap, clock, time.time)
         self.budgets = Budgets(api, settings.namespace, settings.ledger_prefix, clock, metrics.ledger_conflicts.inc)
-        put_own_state = functools.partial(registry.put_state, ours=True)
+        put_own_state = functools.partial(registry.put_state, ours=Ours.CHANGED)
         self._granting = Granting(api, self.budgets, leader.holds, clock, put_own_state)
         self._teller = Teller(events, self._tallies.of)
         self._holdings = Holdings(self.budgets, registry, clock)
@@ -178,6 +178,7 @@ class DecisionLoop(threading.Thread):
         grants = (policy.limits.grant_seconds for policy in self._policies.valid.values())
         self._health.report_seconds = max(grants, default=math.inf)  # a beat comes every third of it
         if not self._registry.complete() or not self._leader.holds():
+            self._registry.forget_moves()
             return
         if self._leader.term != self._term:
             self._begin_term()
@@ -239,6 +240,7 @@ class DecisionLoop(threading.Thread):
         for policy in self.budgets.names():
             self.budgets.store(policy)
         self.memories.clear()
+        self.rounds.begin_term()
         self._tallies.load()
         self._policies.list()
         self._registry.dirty.add(list(self._registry.tables.nodes))
@@ -255,6 +257,7 @@ class DecisionLoop(threading.Thread):
         another look that lets other nodes' reports go first.
         """
         now_ns = self._now_ns()
+        asked = self._registry.dirty.thorough(name)  # before anything is read: what moves later asks anew
         with self._registry.lock:
             tables = self._registry.tables
             node, state, plan = tables.nodes.get(name), tables.states.get(name), tables.plans.get(name)
@@ -263,14 +266,16 @@ class DecisionLoop(threading.Thread):
             self.memories.pop(name, None)
             self._plans.forget(name)
             self.rounds.gone(name)
-            self._registry.dirty.thorough(name)
             return None
         memory = self.memories.get(name)
         quick = quick and memory is not None and state is not None
         if memory is None:
             pressed = state is not None and bool(state.status.active_triggers)
             memory = self.memories[name] = NodeMemory(born_seconds=self._clock(), inherited=pressed)
-        selection = memory.selection = select(self._policies.valid.values(), node.labels)
+        if asked:
+            memory.planned_at = None
+        memory.chosen_from = self._policies.valid
+        selection = memory.selection = select(memory.chosen_from.values(), node.labels)
         self._in_force.chose(name, selection)
         policy, mode = selection.policy, selection.mode
         if state is not None and is_less(mode, state):
@@ -308,8 +313,7 @@ class DecisionLoop(threading.Thread):
     def _thorough(self, name: str, memory: NodeMemory, policy: Policy | None, state: StateView | None) -> bool:
         """Whether the plan has to be thought over: not where only the report or the time has moved."""
         pressed = state is not None and bool(state.status.active_triggers)
-        asked = self._registry.dirty.thorough(name)
-        return asked or pressed != memory.watch.pressed or self._plans.is_due(name, memory, policy)
+        return pressed != memory.watch.pressed or self._plans.is_due(name, memory, policy)
 
     def _now_ns(self) -> int:
         return int(self._clock() * pressure.NS)

@@ -7,6 +7,7 @@ lock; views are immutable, so what is handed out stays as it was.
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from memorypressure.protections import DisruptionBudget
@@ -19,6 +20,13 @@ from memorypressure_operator.views import NodeView
 
 DELETED_KEPT = 1000
 """UIDs of deleted objects that are remembered: what was under way when they were deleted must not bring them back."""
+
+
+class Ours(Enum):
+    """What our own write did to the object that its answer shows."""
+
+    MADE = "Made"
+    CHANGED = "Changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +76,7 @@ class Registry:
         self.policies_at: float | None = None
         self.policies_changed = True
         self._deleted_policies: dict[str, None] = {}  # UIDs, the oldest first
-        self._deleted: dict[str, None] = {}  # the same of states and plans
+        self._deleted: dict[str, None] = {}  # the same of states and plans, for answers about what we have just made
         self.relabelled: set[str] = set()  # nodes that appeared or changed labels, until the decision loop takes them
         self.nodes_version = 0  # moves when a node appears, goes or changes its labels
         self.resized: dict[str, int] = {}  # workload -> its pods before they became more or fewer, until it is taken
@@ -170,15 +178,15 @@ class Registry:
 
     # --- states ---
 
-    def put_state(self, name: str, view: StateView, *, ours: bool = False) -> None:
+    def put_state(self, name: str, view: StateView, *, ours: Ours | None = None) -> None:
         """A state appeared or changed; new active triggers make its node urgent.
 
         `ours`: the answer to our write, which may come after the event that tells of its deletion: then it is nothing.
         """
         with self.lock:
-            if self._is_late(view.uid, ours=ours):
-                return
             before = self.tables.states.get(name)
+            if self._is_late(before, view, ours):
+                return
             if before is not None and before.uid == view.uid and _newer(before.resource_version, view.resource_version):
                 return  # the answer to our own write was newer than this event
             self.tables.states[name] = view
@@ -194,7 +202,7 @@ class Registry:
                 view.owner_uid,
                 view.spec,
             )
-            if moved and not ours:
+            if moved and ours is None:
                 self.dirty.add([name])
             if before is None or before.status != view.status:
                 triggers = {t.name for t in view.status.active_triggers}
@@ -214,19 +222,19 @@ class Registry:
 
     # --- plans ---
 
-    def put_plan(self, name: str, view: PlanView, *, ours: bool = False) -> None:
+    def put_plan(self, name: str, view: PlanView, *, ours: Ours | None = None) -> None:
         """A plan appeared or changed. `ours`: the answer to our own write, as with `put_state`."""
         with self.lock:
-            if self._is_late(view.uid, ours=ours):
-                return
             before = self.tables.plans.get(name)
+            if self._is_late(before, view, ours):
+                return
             if before is not None and before.uid == view.uid and before.generation > view.generation:
                 return  # the answer to our own write was newer than this event
             self.slots.plan(name, before, view)
             self.tables.plans[name] = view
             if before is not None:
                 self.freed |= before.workloads - view.workloads
-            if before != view and not ours:
+            if before != view and ours is None:
                 self._mark([name])
 
     def remove_plan(self, name: str) -> None:
@@ -239,11 +247,18 @@ class Registry:
                 self.freed |= before.workloads
                 self._mark([name])
 
-    def _is_late(self, uid: str, *, ours: bool) -> bool:
-        """Whether an answer to our own write comes after the deletion; what a stream sends is there all the same."""
-        if not ours:
-            self._deleted.pop(uid, None)
-        return uid in self._deleted
+    def _is_late(self, known: StateView | PlanView | None, view: StateView | PlanView, ours: Ours | None) -> bool:
+        """Whether an answer to our own write comes after the deletion; what a stream sends is there all the same.
+
+        What we changed was known when we did: where it is not, or another has its name, it has gone. Of what we made
+        the answer may be the first to tell. To pass over an answer does no harm: its stream tells the same, or later.
+        """
+        if ours is None:
+            self._deleted.pop(view.uid, None)
+            return False
+        if known is not None:
+            return known.uid != view.uid
+        return ours is Ours.CHANGED or view.uid in self._deleted
 
     # --- pods ---
 
@@ -275,6 +290,11 @@ class Registry:
     def size(self, workload: str) -> int:
         """How many pods of the workload run or are about to; the lock is held."""
         return sum(self.tables.workload_nodes.get(workload, {}).values())
+
+    def forget_moves(self) -> None:
+        """Drops what nobody takes while no term lasts: in the next one every plan is thought over."""
+        with self.lock:
+            self.resized, self.freed = {}, set()
 
     def _note_sizes(self, before: PodView | None, after: PodView | None) -> None:
         """Notes the workloads that this change makes larger or smaller: nodes elsewhere plan by their sizes."""
@@ -331,7 +351,10 @@ class Registry:
         """A PodDisruptionBudget is gone."""
         with self.lock:
             if self.tables.budgets.pop(key, None) is not None:
-                self.tables.budgets_by_namespace[key[0]].pop(key[1], None)
+                there = self.tables.budgets_by_namespace[key[0]]
+                del there[key[1]]
+                if not there:
+                    del self.tables.budgets_by_namespace[key[0]]
                 self._touch_namespace(key[0])
 
     def _touch_namespace(self, namespace: str) -> None:

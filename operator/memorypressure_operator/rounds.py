@@ -4,6 +4,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from memorypressure.ledger import Ledger, max_standing
 from memorypressure.spec import Limits, Mode, Policy, limits_from
@@ -17,7 +18,7 @@ from memorypressure_operator.inforce import InForce
 from memorypressure_operator.look import is_silent
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.registry import Registry
-from memorypressure_operator.reports import StateView
+from memorypressure_operator.reports import PlanView, StateView
 from memorypressure_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Rounds:
         self._clock = clock
         self._settings = settings
         self._looked_version = -1  # registry.nodes_version when every node had been looked at
+        self._knows = False  # whether there was such a moment in this term
         self._due: dict[str, float] = {}
         self._ran: dict[str, float] = {}
         self._limits: dict[str, Limits] = {}
@@ -68,6 +70,15 @@ class Rounds:
         self._whole: dict[str, tuple[float, object]] = {}  # when its next round over all is due, if this is the same
         self.results: dict[str, Result] = {}
         self.unshown = False  # a policy's status shows less than its limits allow: nothing beyond it is given
+
+    def begin_term(self) -> None:
+        """What is remembered of nodes was forgotten."""
+        self._knows = False
+
+    def knows_all(self) -> bool:
+        """Whether every node was looked at in this term: before that it is not known who is being helped."""
+        self._knows = self._knows or self._all_looked_at()
+        return self._knows
 
     def gone(self, node: str) -> None:
         """The node is gone: what its ledgers name is looked at in any case."""
@@ -130,6 +141,7 @@ class Rounds:
         for store in list(self._budgets.stores.values()):
             if store.version or store.checked_at is None:
                 self._read(store)  # what others hold has to be known before a new ledger is begun
+        self._forget_all_but(policies.keys() | self._budgets.stores.keys())
         now = self._clock()
         self.unshown = False
         enforced = {name for name, policy in policies.items() if policy.mode is Mode.ENFORCE}
@@ -141,7 +153,7 @@ class Rounds:
             self._ran[name] = now
             self._due.pop(name, None)
             try:
-                result = self._round(name, policies.get(name))
+                result = self._round(name, policies)
             except ApiRefused as refusal:
                 log.warning("policy %s: no round of grants: %s", name, refusal)
                 self._due[name] = now + SOON_SECONDS
@@ -162,6 +174,13 @@ class Rounds:
             elif result.again:
                 self._due[name] = now + SOON_SECONDS
 
+    def _forget_all_but(self, known: set[str]) -> None:
+        """Drops what is remembered of policies that are gone, and whose ledgers are."""
+        tables: tuple[dict[str, Any], ...] = (self._due, self._ran, self._limits, self._took, self._moved, self._whole)
+        for table in (*tables, self.results):
+            for name in table.keys() - known:
+                del table[name]
+
     def _read(self, store: Store) -> None:
         """Reads the ledger if that is due; one that is refused is not known, which is no other policy's trouble."""
         try:
@@ -178,8 +197,12 @@ class Rounds:
                 self._looked_version = version
         return True
 
-    def _round(self, name: str, policy: Policy | None) -> Result:
-        store = self._budgets.store(name)
+    def _round(self, name: str, policies: Mapping[str, Policy]) -> Result:
+        store, policy = self._budgets.store(name), policies.get(name)
+        if self._budgets.is_discarded(store):
+            if policy is None:
+                return Result(armed=0)
+            store = self._budgets.store(name)
         if policy is not None:
             self._limits[name] = policy.limits
         limits = self._limits.get(name) or limits_from({})
@@ -192,13 +215,14 @@ class Rounds:
             limits = no_limits(limits)
         scope = (policy, len(in_force), limits, self._holdings.unread(name))
         nodes, whole = self._nodes(name, store, policy, in_force, scope)
+        self._moved[name] = nodes  # also where the round fails
         began = time.thread_time()
-        facts, states = self._facts(name, nodes)
+        facts, states = self._facts(name, policies, nodes)
         result = self._granting.round(store, limits, policy, facts, states, armable)
         result.again = result.again or self.unshown
         took = self._took[name] = time.thread_time() - began
-        left = nodes if result.armed is None else result.unwritten  # who holds or withdraws an allowance comes anyway
-        self._moved.setdefault(name, set()).update(left)
+        if result.armed is not None:
+            self._moved[name] = set(result.unwritten)  # who holds or withdraws an allowance comes anyway
         if whole and result.armed is not None:
             self._whole[name] = (
                 self._clock() + min(took / WHOLE_SHARE, WHOLE_SECONDS),
@@ -207,7 +231,7 @@ class Rounds:
         elif not whole:
             before = self.results.get(name)
             others = before.waiting if before is not None else {}
-            quiet = {node: why for node, why in others.items() if node not in nodes}
+            quiet = {node: why for node, why in others.items() if node not in nodes and node in in_force}
             result.waiting = dict(result.waiting) | quiet  # in this order: the first of them are in the next round
         self._budgets.write_lazily(store)
         self._holdings.note(store)
@@ -238,7 +262,10 @@ class Rounds:
         waiting = itertools.islice(before.waiting, WAITING_SEEN)
         return named | (in_force.keys() & (moved | set(waiting))), False
 
-    def _facts(self, name: str, nodes: set[str]) -> tuple[dict[str, NodeFacts], dict[str, StateView]]:
+    def _facts(
+        self, name: str, policies: Mapping[str, Policy], nodes: set[str]
+    ) -> tuple[dict[str, NodeFacts], dict[str, StateView]]:
+        """What is known of the nodes, not all of which may have been looked at since there are these policies."""
         with self._registry.lock:
             tables = self._registry.tables
             states = {node: tables.states[node] for node in nodes if node in tables.states}
@@ -253,14 +280,13 @@ class Rounds:
             policy = selection.policy if selection is not None else None
             here = selection is not None and policy is not None and policy.name == name
             current = plan is not None and plan.policy == name
-            newest = plan is not None and policy is not None and plan.policy_generation == policy.generation
             facts[node] = NodeFacts(
                 node=node,
                 mode=selection.mode if here and selection is not None else Mode.DISABLED,
                 plan_uid=plan.uid if plan is not None and current else "",
                 plan_generation=plan.generation if plan is not None and current else 0,
                 plan_current=current,
-                plan_newest=newest,
+                plan_newest=_is_newest(plan, name, policies, memory),
                 reporting=not is_silent(self._registry, node, policy, now),
                 under_pressure=memory.watch.pressed,
                 refill_slot=slot_free or memory.has_slot(node in recorded),
@@ -321,3 +347,14 @@ class Rounds:
         covered = frozenset(each.incarnation for desk in others for each in desk.ledger.entries)
         lost = bool(self._budgets.store(name).problem) or exposure.had_ledger(entry)
         return adopt(states, grant_seconds, covered, used_before=lost)
+
+
+def _is_newest(plan: PlanView | None, name: str, policies: Mapping[str, Policy], memory: NodeMemory) -> bool:
+    """Whether the plan was made of the policy as it is now: one that is made anew begins with generation 1 again.
+
+    For a node that was not looked at since these are the policies it may be another that is in force by now.
+    """
+    policy = policies.get(name)
+    if plan is None or policy is None or plan.policy_generation != policy.generation:
+        return False
+    return memory.plan_of in ("", policy.uid) and (memory.chosen_from is None or memory.chosen_from is policies)

@@ -26,7 +26,7 @@ from memorypressure_operator.granting import Granting
 from memorypressure_operator.holdings import Holdings
 from memorypressure_operator.inforce import InForce
 from memorypressure_operator.memory import NodeMemory
-from memorypressure_operator.registry import PolicyEntry, Registry
+from memorypressure_operator.registry import Ours, PolicyEntry, Registry
 from memorypressure_operator.reports import PlanView, StateView, decode_state
 from memorypressure_operator.rounds import Rounds
 from memorypressure_operator.views import NodeView
@@ -210,7 +210,7 @@ class Leader:
             self.budgets.store(name)
 
     def took(self, name: str, state: StateView) -> None:
-        self.registry.put_state(name, state, ours=True)
+        self.registry.put_state(name, state, ours=Ours.CHANGED)
 
     # --- the API ---
 
@@ -295,7 +295,7 @@ class Leader:
                 api: Any = self
                 stored = objects.write_state(api, self.registry.tables.nodes[NODE], state, orders)
                 if stored is not None:
-                    self.registry.put_state(NODE, stored, ours=True)
+                    self.registry.put_state(NODE, stored, ours=Ours.CHANGED)
                 state = self.registry.tables.states[NODE]
             kills_module.counted(self.memory, state.status, self.world.clock())
             kills_module.settle(self.memory, {}, self.world.clock())

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.fakecluster import Clock, FakeCluster
 from support.operatorpolicy import policy
 
@@ -120,6 +122,56 @@ def test_on_a_node_that_is_gone_no_policy_is_in_force(world: World) -> None:
     assert world.in_force.of("p").keys() == set(NODES)
     world.registry.remove_node("b")
     assert world.in_force.of("p").keys() == {"a", "c"}, "although what was remembered of it is still there"
+
+
+def look(world: World, node: str) -> None:
+    """What the decision loop does for this: it chooses, or forgets a node that is gone."""
+    if node not in world.registry.tables.nodes:
+        world.memories.pop(node, None)
+        return
+    selection = select([RULES], {})
+    world.memories[node] = NodeMemory(selection=selection)
+    world.in_force.chose(node, selection)
+
+
+def test_who_was_asked_for_while_a_new_term_looked_at_its_first_nodes_is_not_all_there_is(world: World) -> None:
+    for node in NODES:
+        look(world, node)
+    assert world.in_force.of("p").keys() == set(NODES)
+    world.memories.clear()  # the Lease was lost, and another process may have acted since
+    world.registry.put_node("a", NodeView("a", "uid-a", {"zone": "1"}, (), ready=True))
+    look(world, "a")
+    assert world.in_force.of("p").keys() == {"a"}, "it is under pressure, and its eviction asks"
+    look(world, "b")
+    look(world, "c")
+    assert world.in_force.of("p").keys() == set(NODES)
+
+
+MOVES = st.one_of(
+    st.tuples(st.sampled_from(("look", "node", "gone")), st.sampled_from(NODES)),
+    st.tuples(st.sampled_from(("ask", "term")), st.just("")),
+)
+
+
+@given(moves=st.lists(MOVES, max_size=14))
+def test_once_all_nodes_were_looked_at_a_policy_is_in_force_on_all_that_it_selects(
+    moves: list[tuple[str, str]],
+) -> None:
+    world = World()
+    for move, node in moves:
+        if move == "look":
+            look(world, node)
+        elif move == "node":
+            world.registry.put_node(node, NodeView(node, f"uid-{node}", {}, (), ready=True))
+        elif move == "gone":
+            world.registry.remove_node(node)
+        elif move == "term":
+            world.memories.clear()
+        else:
+            world.in_force.of("p")
+    for node in NODES:
+        look(world, node)
+    assert world.in_force.of("p").keys() == world.registry.tables.nodes.keys()
 
 
 def _slot(world: World) -> None:

@@ -43,7 +43,8 @@ class FakeLeases:
         if method == "POST" and self.lease is not None:
             raise ApiRefused(409, "AlreadyExists", "exists")
         if method == "PUT":
-            assert self.lease is not None
+            if self.lease is None:
+                raise ApiRefused(404, "NotFound", "none")
             if body["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
                 raise ApiRefused(409, "Conflict", "stale")
         self.version += 1
@@ -131,6 +132,31 @@ def test_two_never_hold_at_once_whatever_the_gaps() -> None:
             both[1 - (step // 40) % 2].attempt()
         clock.now += (step * 37 % 23) / 5
         assert sum(each.holds() for each in both) <= 1
+
+
+def test_a_lease_that_somebody_deletes_is_made_anew_by_its_holder_and_by_others_not_before_it_can_know() -> None:
+    clock, leases = Clock(), FakeLeases()
+    one, two = leader(leases, clock, "one"), leader(leases, clock, "two")
+    one.attempt()
+    for _ in range(7):
+        assert not two.attempt()
+        clock.now += 2
+    one.attempt()  # the other does not see this renewal any more
+    leases.lease = None
+    assert not two.attempt()
+    clock.now += 2
+    assert one.attempt()
+    leases.lease = None
+    for _ in range(7):
+        assert not two.attempt()
+        assert not two.holds()
+        clock.now += 2
+    assert not one.holds()
+    assert two.attempt()
+    leases.lease = None
+    clock.now += 2
+    assert two.attempt(), "although it has seen another hold it before"
+    assert two.term == 1
 
 
 def test_a_released_lease_is_free_at_once() -> None:

@@ -11,6 +11,7 @@ from memorypressure.spec import Policy, parse_policy
 from memorypressure_operator import registry as registry_module
 from memorypressure_operator import settings as settings_module
 from memorypressure_operator.api import Answer
+from memorypressure_operator.errors import ApiUnreachable
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.policies import Policies
@@ -113,6 +114,23 @@ def test_what_no_list_shows_any_more_was_deleted_while_the_watch_was_broken(worl
     world.watch(policy("10"), policy("11", uid="v", name="q"))
     world.listed(policy("10"))
     assert world.held() == {"p": "u"}
+
+
+def test_a_list_that_was_asked_for_and_failed_is_tried_again(world: World) -> None:
+    def away(*_: str) -> None:
+        raise ApiUnreachable("no answer")
+
+    world.cluster.policies = [policy("10")]
+    world.policies.refresh(lambda _: False)
+    world.cluster.policies = []
+    world.policies.recheck()  # a watch broke, and kopf does not tell what was deleted meanwhile
+    world.cluster.before = away
+    with pytest.raises(ApiUnreachable):
+        world.policies.refresh(lambda _: False)
+    assert world.held() == {"p": "u"}
+    world.cluster.before = lambda *_: None
+    world.policies.refresh(lambda _: False)
+    assert (world.held(), world.policies.valid) == ({}, {})
 
 
 @pytest.mark.parametrize(

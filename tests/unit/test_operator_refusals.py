@@ -101,6 +101,28 @@ def test_what_speaks_against_an_eviction_at_the_last_moment_is_told_and_counted(
     assert 'reason="ActionFailed"} 0.0' in metrics
 
 
+@pytest.mark.parametrize(("state", "reason"), [("still", Reason.SITUATION_CHANGED), ("leads", Reason.NOT_HOLDING)])
+def test_an_eviction_that_is_not_sent_after_it_was_recorded_uses_nothing_up(
+    world: World, state: str, reason: Reason
+) -> None:
+    world.cluster.answers = {}
+    assert world.store.desk is not None
+
+    def changes(method: str, path: str) -> None:
+        if method == "PUT" and "/configmaps/" in path:
+            setattr(world, state, False)
+
+    world.cluster.before = changes
+    denied = act(world, policy())
+    assert (denied and denied.reason, world.cluster.evictions) == (reason, [])
+    assert world.budgets.current_evictions(world.store).records == ()
+    world.cluster.before = lambda *_: None
+    setattr(world, state, True)
+    world.clock.now += 10.1
+    assert act(world, policy()) is None
+    assert world.budgets.current_evictions(world.store).evictions == 1
+
+
 def test_pods_of_one_workload_evicted_under_another_policy_count(world: World) -> None:
     world.cluster.answers.clear()
     world.counted(0, "other")

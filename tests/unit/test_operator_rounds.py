@@ -1,5 +1,6 @@
 """Over which nodes a round of grants goes: over all when something general moved, else over those that it concerns."""
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +14,15 @@ from memorypressure.selection import select
 from memorypressure.spec import Limits, Policy, Share, parse_policy
 from memorypressure_operator import rounds as rounds_module
 from memorypressure_operator import settings as settings_module
+from memorypressure_operator.api import Answer
 from memorypressure_operator.budget import Budgets
+from memorypressure_operator.errors import ApiRefused, ApiUnreachable, LeaseLost
 from memorypressure_operator.granting import Result
 from memorypressure_operator.holdings import Holdings
 from memorypressure_operator.inforce import InForce
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.registry import PolicyEntry, Registry
-from memorypressure_operator.reports import ReportedLease, StateStatus, StateView
+from memorypressure_operator.reports import PlanView, ReportedLease, StateStatus, StateView
 from memorypressure_operator.rounds import Rounds
 from memorypressure_operator.views import NodeView
 
@@ -50,15 +53,20 @@ class Granting:
         self.asked: list[set[str]] = []
         self.limits: list[Limits] = []
         self.held_elsewhere: set[str] = set()
+        self.newest: set[str] = set()
         self.pressed = ""
         self.ended = True
         self.again = False
         self.held = 10
+        self.error: Exception | None = None
 
     def round(self, store: Any, limits: Any, _policy: Any, facts: dict[str, Any], *_: Any) -> Result:
+        if self.error is not None:
+            raise self.error
         self.asked.append(set(facts))
         self.limits.append(limits)
         self.held_elsewhere = {name for name, each in facts.items() if each.held_elsewhere}
+        self.newest = {name for name, each in facts.items() if each.plan_newest}
         entries = tuple(Entry(name, f"i-{name}", 1, 0, 1, 900) for name in NODES[: self.held])
         store.desk = _desk(store.desk, entries)
         order = sorted(WAITING, key=lambda name: name != self.pressed)
@@ -67,17 +75,21 @@ class Granting:
 
 
 def _desk(desk: Any, entries: tuple[Entry, ...]) -> Any:
-    return replace(desk, ledger=Ledger(entries=entries), seen={each.incarnation: Seen(1, 0) for each in entries})
+    return replace(
+        desk, ledger=replace(desk.ledger, entries=entries), seen={each.incarnation: Seen(1, 0) for each in entries}
+    )
 
 
 class World:
     def __init__(self) -> None:
         self.clock = Clock()
         self.registry = Registry(self.clock, 0.0)
-        cluster: Any = FakeCluster()
-        self.budgets = Budgets(cluster, "own", "ledger", self.clock, lambda: None)
+        self.cluster = FakeCluster()
+        api: Any = self.cluster
+        self.budgets = Budgets(api, "own", "ledger", self.clock, lambda: None)
         self.granting = Granting()
         self.policy = policy()
+        self.policies: dict[str, Policy] = {}
         self.memories: dict[str, NodeMemory] = {}
         for name in NODES:
             self.registry.put_node(name, NodeView(name, f"uid-{name}", {}, (), ready=True))
@@ -96,7 +108,7 @@ class World:
         self.clock.now += 1
         for name in touched:
             self.rounds.touch("p", name)
-        self.rounds.run({"p": self.policy})
+        self.rounds.run(self.policies or {"p": self.policy})
         return self.granting.asked[-1]
 
 
@@ -123,6 +135,17 @@ def test_who_waits_is_remembered_over_smaller_rounds(world: World) -> None:
     assert world.rounds.results["p"].waiting.keys() == WAITING.keys()
 
 
+def test_who_waited_and_is_gone_is_not_told_of_any_more(world: World) -> None:
+    world.run()
+    world.registry.remove_node("n39")
+    world.registry.remove_state("n39")
+    del world.memories["n39"]
+    world.registry.put_node("n99", NodeView("n99", "uid-n99", {}, (), ready=True))
+    world.memories["n99"] = NodeMemory(selection=select([world.policy], {}))
+    assert world.run("n99") != set(NODES), "as many nodes as before are no matter of all"
+    assert world.rounds.results["p"].waiting.keys() == WAITING.keys() - {"n39"}
+
+
 def test_while_there_is_room_for_an_allowance_one_over_all_comes_again_after_a_while(world: World) -> None:
     world.granting.held = 3
     world.run()
@@ -144,6 +167,31 @@ def test_another_generation_of_the_policy_is_a_matter_of_all(world: World) -> No
     world.run()
     world.policy = policy(2)
     assert world.run("n35") == set(NODES)
+
+
+def test_the_plan_of_a_node_that_was_not_looked_at_since_the_policy_was_edited_is_not_the_newest(world: World) -> None:
+    for name in NODES:
+        world.registry.put_plan(name, PlanView(name, "plan", 1, f"uid-{name}", "", "p", 1, 0, frozenset()))
+    world.run()
+    assert world.granting.newest == set(NODES)
+    world.policy = policy(2)
+    world.memories["n20"].selection = select([world.policy], {})
+    world.registry.put_plan("n20", PlanView("n20", "plan", 2, "uid-n20", "", "p", 2, 0, frozenset()))
+    world.run("n20")
+    assert world.granting.newest == {"n20"}
+
+
+def test_a_node_that_was_not_looked_at_since_there_is_another_policy_is_given_nothing_more(world: World) -> None:
+    valid = {"p": world.policy}
+    for name in NODES:
+        world.registry.put_plan(name, PlanView(name, "plan", 1, f"uid-{name}", "", "p", 1, 0, frozenset()))
+        world.memories[name].chosen_from = valid
+    world.policies = valid
+    world.run()
+    assert world.granting.newest == set(NODES)
+    world.policies = world.memories["n20"].chosen_from = valid | {"dry": policy()}
+    world.run("n20")
+    assert world.granting.newest == {"n20"}
 
 
 def test_a_node_more_or_less_is_a_matter_of_all(world: World) -> None:
@@ -187,6 +235,19 @@ def test_nodes_of_a_round_that_was_not_ended_are_looked_at_again(world: World) -
     assert "n35" in world.run()
 
 
+@pytest.mark.parametrize(
+    "error", [ApiUnreachable("no answer"), LeaseLost("late"), ApiRefused(500, "", "x"), ValueError("x")], ids=repr
+)
+def test_nodes_of_a_round_that_failed_are_looked_at_again(world: World, error: Exception) -> None:
+    world.run()
+    world.granting.error = error
+    with contextlib.suppress(ApiUnreachable, LeaseLost):
+        world.run("n35")
+    world.granting.error = None
+    world.clock.now += rounds_module.IDLE_SECONDS
+    assert "n35" in world.run()
+
+
 def test_a_node_that_fell_to_another_policy_is_counted_out_at_once(world: World) -> None:
     world.run()
     other = select([], {})
@@ -200,6 +261,48 @@ def test_no_round_runs_while_a_node_was_not_looked_at(world: World) -> None:
     world.clock.now += 1
     world.rounds.run({"p": world.policy})
     assert world.granting.asked == []
+
+
+def test_of_a_policy_that_is_gone_with_its_ledger_nothing_is_remembered(world: World) -> None:
+    for name in ("p", "q"):
+        world.registry.tables.policies[name] = PolicyEntry(name, "u", 1, "1", world.policy, "", {})
+    for policies in ({"p": world.policy, "q": world.policy}, {"p": world.policy}, {"p": world.policy}):
+        world.clock.now += rounds_module.IDLE_SECONDS
+        world.rounds.touch("q", "n20")
+        world.granting.held = 0
+        world.rounds.run(policies)
+    assert world.rounds.results.keys() == world.budgets.stores.keys() == {"p"}
+    tables = vars(world.rounds).values()
+    assert not any("q" in table for table in tables if isinstance(table, dict))
+
+
+def test_a_policy_made_anew_after_its_ledgers_deletion_got_no_answer_waits_for_nothing(world: World) -> None:
+    world.granting.held = 0
+    world.registry.tables.policies["p"] = PolicyEntry("p", "u", 1, "1", world.policy, "", {})
+    world.run()
+    del world.registry.tables.policies["p"]
+    request = world.cluster.request
+
+    def unanswered(method: str, path: str, **more: Any) -> Answer:
+        answer = request(method, path, **more)
+        if method == "DELETE":
+            raise ApiUnreachable("the answer was lost")
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ApiUnreachable):
+        patch.setattr(world.cluster, "request", unanswered)
+        world.clock.now += rounds_module.IDLE_SECONDS
+        world.rounds.run({})
+    assert world.cluster.config_maps == {}
+    world.clock.now += rounds_module.IDLE_SECONDS
+    world.rounds.run({})
+    assert (world.cluster.config_maps, world.budgets.stores) == ({}, {})
+    world.registry.tables.policies["p"] = PolicyEntry("p", "v", 1, "1", world.policy, "", {})
+    world.clock.now += rounds_module.IDLE_SECONDS
+    world.run()
+    desk = world.budgets.store("p").desk
+    assert desk is not None
+    assert desk.ledger.quarantine_ns == 0
 
 
 def test_a_kill_is_looked_for_in_the_ledgers_that_named_the_node_within_the_hour_and_in_no_other(world: World) -> None:
@@ -272,10 +375,16 @@ def test_a_ledger_that_cannot_be_read_holds_back_only_who_may_hold_an_allowance_
     world.registry.put_state("n21", replace_version(holding("n21", 0, 0)))
     world.run("n21")
     assert world.holdings.unsure["p"] == {"n20"}
+    world.registry.put_state("n21", replace_version(holding("n21", 0, 1), 4))
+    world.run("n21")
+    assert world.holdings.unsure["p"] == {"n20", "n21"}
+    world.registry.remove_state("n21")
+    world.run("n35")
+    assert world.holdings.unsure["p"] == {"n20"}, "what is gone is not counted in the status"
     other.problem, other.desk = "", opened(Ledger(), 0)
     world.run("n35")
     assert world.holdings.unsure["p"] == set()
 
 
-def replace_version(state: StateView) -> StateView:
-    return StateView(state.name, state.uid, 3, "3", state.owner_uid, state.spec, state.status)
+def replace_version(state: StateView, version: int = 3) -> StateView:
+    return StateView(state.name, state.uid, version, str(version), state.owner_uid, state.spec, state.status)

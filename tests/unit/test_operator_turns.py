@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from support.fakecluster import Clock, FakeCluster
+from support.onenode import World as OneNode
 
+from memorypressure.protections import PROTECTED_KEY
 from memorypressure_operator import settings as settings_module
 from memorypressure_operator.errors import ApiRefused
 from memorypressure_operator.health import Health
@@ -255,3 +257,27 @@ def test_a_node_that_moves_by_its_label_waits_for_none_of_the_many_whose_plans_a
         world.loop.once()
         assert world.cluster.states[name]["spec"]["policyName"] == "few"
     assert len(world.registry.dirty) > 100, "the others still wait"
+
+
+def test_a_pod_that_changes_in_the_middle_of_its_nodes_turn_is_thought_over_in_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may have been protected just now, and the turn have begun for another pod, with this one as it was."""
+    world = OneNode()
+    assert world.planned == ["a", "b", "c"]
+    chose = world.loop._in_force.chose
+
+    def protect(uid: str) -> None:
+        world.cluster.pods[uid]["metadata"]["annotations"] = {PROTECTED_KEY: "true"}
+        world.registry.put_pod(uid, world.cluster.view(uid))
+
+    def chosen(*arguments: Any) -> None:
+        protect("a")
+        chose(*arguments)
+
+    protect("b")
+    with monkeypatch.context() as patch:
+        patch.setattr(world.loop._in_force, "chose", chosen)
+        world.loop.once()
+    world.run(5)
+    assert world.planned == ["c"]
