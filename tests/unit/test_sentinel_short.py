@@ -1,4 +1,4 @@
-"""While a NUMA node is below Min nothing is opened or looked up: that allocates, and waits for reclaim then."""
+"""While a NUMA node is below Min no source or cgroup is opened anew: that allocates, and waits for reclaim then."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ def listed(bench: Bench) -> set[str]:
     return {container.id for usage in bench.helper.snapshot.usages for container in usage.containers}
 
 
-def test_the_sampler_looks_no_path_up_and_the_list_of_cgroups_stays(
+def test_no_source_is_looked_up_and_the_list_of_cgroups_stays_as_it_is(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[int] = []
