@@ -244,6 +244,42 @@ def test_memory_figures_that_are_not_understood_are_unknown_never_zero(tmp_path:
     assert isinstance(handle_of(tmp_path, "abc").figures(), Unknown)
 
 
+@pytest.mark.parametrize(
+    ("file", "garbage"),
+    [
+        ("memory.current", ""),
+        ("memory.current", "many\n"),
+        ("memory.current", "-5\n"),
+        ("memory.numa_stat", "anon 5\n"),
+        ("memory.numa_stat", "anon N0=5 Nx=6\n"),
+        ("memory.numa_stat", "anon N0=5\nanon N0=6\n"),
+    ],
+)
+def test_no_part_of_the_figures_is_guessed(tmp_path: Path, file: str, garbage: str) -> None:
+    tree = CgroupTree(tmp_path)
+    tree.add_pod(UID)
+    directory = tree.add_container(UID, "abc", Memory(anon=5))
+    (directory / file).write_text(garbage)
+    handle = handle_of(tmp_path, "abc")
+    figures = handle.figures()
+    assert isinstance(figures, Unknown)
+    assert file in figures.message
+    assert handle.memory_bytes() == (None if file == "memory.current" else 5)
+
+
+def test_where_the_kernel_does_not_say_on_which_numa_node_memory_lies_all_of_it_is_relief(tmp_path: Path) -> None:
+    tree = CgroupTree(tmp_path)
+    tree.add_pod(UID)
+    (tree.add_container(UID, "abc", Memory(anon=90 * MIB), processes=2) / "memory.numa_stat").unlink()  # before 5.11
+    assert handle_of(tmp_path, "abc").figures() == MemoryFigures(90 * MIB, 90 * MIB, ())
+    candidates = Candidates(PodsTree(str(tmp_path)))
+    candidates.wanted = frozenset((UID,))
+    (usage,) = candidates.refresh(hold=False).usages
+    (container,) = [each for each in usage.containers if each.id == "abc"]
+    assert (container.relief_bytes, container.relief_bytes_by_node) == (90 * MIB, None)
+    candidates.close()
+
+
 @given(st.binary(max_size=200))
 def test_no_bytes_make_the_cgroup_parsers_fail_in_another_way_than_their_own(text: bytes) -> None:
     for parse in (parse_numa_stat, parse_populated):

@@ -7,7 +7,10 @@ from functools import partial
 from itertools import pairwise
 from types import FrameType
 
-from support.flightsamples import MACHINE, MS, SECOND, START, full, machine_of, with_free
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.flightsamples import MACHINE, MS, SECOND, START, free_of, full, machine_of, with_free
 
 from memorypressure_agent.host import flight_format as layout
 from memorypressure_agent.host.flight_reader import episodes, rings
@@ -33,8 +36,12 @@ def test_an_episode_is_kept_with_5_s_before_and_30_s_after_whatever_comes_later(
     assert len(wanted) == 50 * 100 + 1, "not one sample is missing"
 
 
-def test_a_long_episode_keeps_its_begin_and_its_end(area: mmap.mmap) -> None:
-    recorder, machine = FlightRecorder(area, 0), machine_of(3)
+@pytest.mark.parametrize(("zones", "telling_nodes", "apart_ns"), [(3, 0, 10 * MS), (5, 2, SECOND)])
+def test_a_long_episode_keeps_its_begin_and_its_end(
+    area: mmap.mmap, zones: int, telling_nodes: int, apart_ns: int
+) -> None:
+    """Where all zones of two nodes were read every 10 ms to the end, the first seconds after it are slow samples."""
+    recorder, machine = FlightRecorder(area, 0), machine_of(zones, telling_nodes)
     began, ended = START + 10 * SECOND, START + 210 * SECOND
     for tick in range(250 * 100):
         now = START + tick * 10 * MS
@@ -44,8 +51,32 @@ def test_a_long_episode_keeps_its_begin_and_its_end(area: mmap.mmap) -> None:
     times = [each.time_ns for each in episodes(area[:])[4]]
     assert times[0] <= began - 5 * SECOND
     assert times[-1] >= ended + 30 * SECOND
-    gaps = [after - before for before, after in pairwise(times)]
-    assert sum(gap > 2 * SECOND for gap in gaps) == 1, "one stretch in the middle is left out"
+    ((gap_from, gap_to),) = [(before, after) for before, after in pairwise(times) if after - before > 2 * SECOND]
+    assert began < gap_from < gap_to <= ended, "one stretch in the middle is left out"
+    after = [each for each in times if each >= ended]
+    assert max(second - first for first, second in pairwise(after)) == apart_ns
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 12 * layout.BLOCK_BYTES - 1), st.integers(1, 255)), min_size=1, max_size=20))
+def test_damage_of_an_episode_loses_samples_and_invents_none(damage: list[tuple[int, int]]) -> None:
+    with mmap.mmap(-1, layout.AREA_BYTES) as area:
+        recorder, written = FlightRecorder(area, 0), set()
+        for tick in range(1_000):
+            now, free = START + tick * 10 * MS, tick * 7 % 30_000
+            recorder.add(full(now, with_free(MACHINE, 1, free, 2), slow=tick % 100 == 0))
+            recorder.keep(1, now)
+            written.add((now, (1, free, 2)))
+        recorder.add(full(START + 60 * SECOND, with_free(MACHINE, 1, 5, 2)))
+        written.add((START + 60 * SECOND, (1, 5, 2)))
+        whole = episodes(area[:])
+        assert {(each.time_ns, free_of(each)) for each in whole[1]} == written
+        slot = (layout.FAST_BLOCKS + layout.SLOW_BLOCKS + layout.EPISODE_BLOCKS) * layout.BLOCK_BYTES  # of episode 1
+        assert any(area[slot : slot + 8])
+        for offset, change in damage:
+            area[slot + offset] ^= change
+        found = episodes(area[:])
+        assert {(each.time_ns, free_of(each)) for kept in found.values() for each in kept} <= written
 
 
 def test_eight_episodes_are_kept_and_the_ninth_replaces_the_first(area: mmap.mmap) -> None:

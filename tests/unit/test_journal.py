@@ -1,14 +1,18 @@
 """The journal: inherited or replaced, never half; kills counted before they happen; records read each once."""
 
+import errno
 import itertools
+import mmap
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.journals import BOOT, with_ceiling
+from support.journals import BOOT, Forgetful, with_ceiling
 
 from memorypressure.grants import begin_beat
 from memorypressure_agent.host import journal_format as layout
@@ -182,6 +186,27 @@ def test_a_kill_counted_before_sigkill_is_counted_for_ever(path: Path) -> None:
             assert reader.lease().kills_total == expected
 
 
+def test_a_state_of_the_grants_that_does_not_read_back_is_an_error_and_the_one_before_holds(journal: Journal) -> None:
+    journal.count_kill(1_000)
+    before, whole = journal.grants, journal._map
+    journal._map = Forgetful(whole)  # type: ignore[assignment]
+    changes: list[Callable[[], Any]] = [
+        lambda: journal.write_grants(begin_beat(before, 2_000)),
+        lambda: journal.count_kill(2_000),
+    ]
+    for change in changes:
+        with pytest.raises(OSError, match="does not hold what was written to it") as raised:
+            change()
+        assert raised.value.errno == errno.EIO
+        assert journal.grants == before, "nothing is told of it, and nothing is killed on it"
+        assert journal.kill_times == (1_000,)
+    journal._map = whole
+    assert journal.count_kill(3_000) == 2
+    again = reopened(journal)
+    assert (again.grants.kills_total, again.kill_times) == (2, (1_000, 3_000))
+    again.close()
+
+
 def test_a_reader_sees_the_lease_status_and_decisions(journal: Journal, reader: JournalReader) -> None:
     reader.refresh()
     assert reader.grants() == journal.grants
@@ -269,12 +294,15 @@ def test_a_reader_of_a_missing_journal_says_so(reader: JournalReader) -> None:
         reader.lease()
 
 
-def test_every_page_of_a_journal_is_made_resident(journal: Journal, path: Path) -> None:
+def test_every_page_of_a_journal_is_made_resident_again(journal: Journal, path: Path) -> None:
     def resident_kib() -> int:
         lines = iter(Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines())
         return sum(
             int(next(row for row in lines if row.startswith("Rss:")).split()[1]) for line in lines if str(path) in line
         )
 
+    assert resident_kib() * 1024 == layout.TOTAL_BYTES, "it is opened so"
+    journal._map.madvise(mmap.MADV_DONTNEED)  # as if its pages had been swapped out
+    assert resident_kib() == 0
     journal.keep_resident()
     assert resident_kib() * 1024 == layout.TOTAL_BYTES

@@ -83,6 +83,32 @@ def test_one_torn_copy_of_the_grants_leaves_the_other(journal: Journal, path: Pa
     again.close()
 
 
+def test_one_torn_copy_of_the_state_leaves_the_other_and_two_leave_none(journal: Journal, path: Path) -> None:
+    for number in range(1, 4):
+        journal.write_state({"n": number})
+    journal.close()
+    for sequence, left in ((3, {"n": 2}), (2, None)):
+        data = bytearray(path.read_bytes())
+        data[layout.STATE_OFFSET + sequence % 2 * layout.STATE_SLOT_BYTES + layout.BLOB.size] ^= 1
+        path.write_bytes(data)
+        again = Journal(str(path), BOOT)
+        assert again.inherited
+        assert again.read_state() == left
+        again.close()
+
+
+def test_a_torn_time_of_a_kill_is_left_out_and_its_count_stays(journal: Journal, path: Path) -> None:
+    for time_ns in (1_000, 2_000, 3_000):
+        journal.count_kill(time_ns)
+    journal.close()
+    data = bytearray(path.read_bytes())
+    data[layout.KILLS_OFFSET + 2 * layout.KILL_SLOT_BYTES + 8] ^= 1
+    path.write_bytes(data)
+    again = Journal(str(path), BOOT)
+    assert (again.grants.kills_total, again.kill_times) == (3, (1_000, 3_000))
+    again.close()
+
+
 def test_a_journal_truncated_under_the_reader_is_an_error_not_a_crash(
     journal: Journal, reader: JournalReader, path: Path
 ) -> None:
@@ -146,6 +172,55 @@ def test_no_damage_makes_a_reader_see_what_was_never_written(
         assert status is None or status.values["n"] in {6, 7}
         assert all(record == {"n": sequence} for sequence, record in decisions.records)
         assert decisions.lost + len(decisions.records) <= 7
+
+
+PLACES = st.one_of(  # where a sentinel looks at its start
+    st.integers(0, layout.HEADER.size + layout.CRC.size),
+    st.integers(layout.GRANTS_OFFSET, layout.GRANTS_OFFSET + 2 * layout.GRANTS_SLOT_BYTES - 1),
+    st.integers(layout.KILLS_OFFSET, layout.KILLS_OFFSET + 9 * layout.KILL_SLOT_BYTES),
+    st.integers(layout.STATE_OFFSET, layout.STATE_OFFSET + 40),
+    st.integers(layout.STATE_OFFSET + layout.STATE_SLOT_BYTES, layout.STATE_OFFSET + layout.STATE_SLOT_BYTES + 40),
+    st.integers(layout.DECISIONS_OFFSET, layout.DECISIONS_OFFSET + 9 * layout.DECISION_SLOT_BYTES),
+    st.integers(layout.RECORDER_OFFSET, layout.TOTAL_BYTES - 1),
+)
+
+
+@given(flips=st.lists(st.tuples(PLACES, st.integers(1, 255)), min_size=1, max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_no_damage_makes_the_next_sentinel_go_on_from_what_was_never_written(
+    tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[int, int]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "resumed"
+    path.unlink(missing_ok=True)
+    journal = Journal(str(path), BOOT)
+    for number in range(1, 8):
+        journal.count_kill(number)
+        journal.write_grants(begin_beat(journal.grants, number * 10))
+        journal.write_state({"n": number})
+        journal.write_decision({"n": number})
+    journal.close()
+    with path.open("r+b") as file:
+        for offset, flip in flips:
+            file.seek(offset)
+            (byte,) = file.read(1)
+            file.seek(offset)
+            file.write(bytes([byte ^ flip]))
+    again = Journal(str(path), BOOT)
+    total = again.grants.kills_total
+    if again.inherited:
+        assert again.identity == journal.identity
+        assert (total, again.grants.beat) in {(7, 7), (7, 8)}
+        assert list(again.kill_times) == sorted(set(again.kill_times) & set(range(1, 8)))
+        assert again.read_state() in ({"n": 6}, {"n": 7}, None)
+    else:
+        assert again.incarnation != journal.incarnation
+        assert (total, again.kill_times, again.read_state()) == (0, (), None)
+    assert again.count_kill(99) == total + 1, "and it is written on"
+    again.write_state({"n": 8})
+    again.close()
+    last = Journal(str(path), BOOT)
+    assert (last.inherited, last.grants.kills_total, last.read_state()) == (True, total + 1, {"n": 8})
+    last.close()
 
 
 TORN_WRITER = """

@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from support.reporting import Lines, Object
 
+from memorypressure.reasons import Reason
 from memorypressure_agent.reporter import access as access_module
 from memorypressure_agent.reporter.access import ACCESS_REVIEWS, MOST_REMEMBERED, TOKEN_REVIEWS, Access
 from memorypressure_agent.reporter.certificate import ServingCertificate
@@ -156,6 +157,29 @@ def test_while_nobody_can_be_asked_nobody_is_let_in_but_those_just_reviewed(revi
     reviews.fails = None
     assert made.verdict("Bearer good").status == 200
     assert "reviewed again" in log.text()
+
+
+@pytest.mark.parametrize("path", [TOKEN_REVIEWS, ACCESS_REVIEWS], ids=["TokenReview", "SubjectAccessReview"])
+@pytest.mark.parametrize("status", [0, 401, 403, 404, 422, 429, 500, 503])
+def test_a_review_that_fails_lets_nobody_in_is_told_once_and_is_not_remembered(
+    reviews: Reviews, log: Lines, path: str, status: int
+) -> None:
+    original, made = reviews.create, guard(reviews, log)
+
+    def create(asked: str, body: Object) -> Object:
+        if asked == path:
+            raise ApiError(status, "no")
+        return original(asked, body)
+
+    reviews.create = create  # type: ignore[method-assign]
+    for _ in range(3):
+        verdict = made.verdict("Bearer good")
+        assert verdict.status == 503
+        assert "nobody is let in until it can" in verdict.text
+    assert len(log.lines) == 1
+    assert log.lines[0][0] is Reason.UNREADABLE
+    reviews.create = original  # type: ignore[method-assign]
+    assert made.verdict("Bearer good").status == 200
 
 
 def test_a_right_that_the_agent_lacks_is_named(reviews: Reviews, log: Lines) -> None:

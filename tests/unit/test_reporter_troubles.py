@@ -6,10 +6,11 @@ import re
 from typing import Any
 
 import pytest
-from support.publishing import AWAY, ORDERS, STATE_PATH, Node, calm
-from support.reporting import Object, link_state
+from support.publishing import AWAY, BOOT_ID, ORDERS, STATE_PATH, Node, calm
+from support.reporting import Object, link_state, sentinel_status
 
 from memorypressure.reasons import Reason
+from memorypressure_agent.host.journal import Journal
 from memorypressure_agent.host.journal_reader import JournalReader
 from memorypressure_agent.reporter.client import ApiError
 
@@ -173,7 +174,10 @@ def test_a_round_that_is_stuck_makes_the_process_dead_and_a_broken_api_server_do
         ({"last_contact_seconds": None, "problem": "the CA"}, False, "NOT API server: the CA"),
         ({"last_contact_seconds": -200.0, "problem": "gone"}, False, "NOT API server: last answer 320 s ago; gone"),
         ({"last_contact_seconds": 60.0, "problem": "gone"}, True, "ok API server: last answer 60 s ago gone"),
+        ({"last_contact_seconds": 0.5, "problem": "gone"}, True, "ok API server: last answer 120 s ago gone"),
+        ({"last_contact_seconds": 0.0}, False, "NOT API server: last answer 120 s ago; it says nothing"),
         ({"reason": Reason.ORDERS_INVALID, "message": "plan.spec: odd"}, False, "NOT orders: plan.spec: odd"),
+        ({"reason": Reason.ACTION_FAILED, "message": "disk full"}, False, "NOT orders: disk full"),
         ({"reason": Reason.NO_ORDERS, "message": "no policy"}, True, "ok orders: no policy"),
     ],
 )
@@ -202,3 +206,52 @@ def test_ready_tells_what_the_sentinel_says_of_its_orders(node: Node, standing: 
     health = node.publisher.ready()
     assert health.ok is ok
     assert line in health.lines
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (lambda node: None, "NOT sentinel: it writes no status"),
+        (lambda node: node.path.unlink(), "NOT sentinel: the journal cannot be read: .*: No such file or directory"),
+        (lambda node: node.path.write_bytes(b"x" * 99), "NOT sentinel: the journal cannot be read: .*"),
+        (
+            lambda node: node.sentinel({"agentVersion": "9.9"}),
+            "NOT sentinel: the sentinel's status is not understood: capabilities: is missing; it is of version 9.9.*",
+        ),
+    ],
+    ids=["silent", "no journal", "another file", "another version"],
+)
+def test_ready_tells_what_is_wrong_with_the_sentinel_and_that_it_is_well_again(
+    node: Node, spoil: Any, line: str
+) -> None:
+    calm(node)
+    node.link.state = dataclasses.replace(node.link.state, last_contact_seconds=node.clock.now)
+    assert node.publisher.ready().ok
+    kept = node.path.read_bytes()
+    spoil(node)
+    for _ in range(24):
+        node.clock.advance(0.5)
+        node.publisher.read()
+    health = node.publisher.ready()
+    assert not health.ok
+    assert [bool(re.fullmatch(line, each)) for each in health.lines].count(True) == 1
+    assert [each.partition(" ")[0] for each in health.lines].count("NOT") == 1, "and nothing else is"
+    if not node.path.exists() or node.path.stat().st_size != len(kept):
+        node.path.write_bytes(kept)
+        node.journal.close()
+        node.journal = Journal(str(node.path), BOOT_ID)
+    node.sentinel(sentinel_status())
+    node.publisher.read()
+    assert node.publisher.ready().ok
+
+
+def test_ready_is_not_said_before_there_is_an_object_to_report_to(node: Node) -> None:
+    node.sentinel()
+    node.link.state = dataclasses.replace(
+        link_state(None, last_contact_seconds=node.clock.now), state=None, message="there is no NodeMemoryState n"
+    )
+    node.pass_time(10)
+    assert node.patches == []
+    health = node.publisher.ready()
+    assert not health.ok
+    assert "NOT status written: never there is no NodeMemoryState n" in health.lines

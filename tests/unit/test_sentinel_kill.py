@@ -13,13 +13,14 @@ from support.cgrouptree import MIB, CgroupTree, Memory
 
 from memorypressure.ladder import OutcomeKind
 from memorypressure.records import PodRef, Victim
+from memorypressure.victims import CgroupState
 from memorypressure_agent.host import containers
 from memorypressure_agent.host.cgroups import PodsTree
 from memorypressure_agent.host.clocks import boot_ns
 from memorypressure_agent.host.containers import ContainerHandle
 from memorypressure_agent.sentinel import candidates as candidates_module
 from memorypressure_agent.sentinel.candidates import Candidates
-from memorypressure_agent.sentinel.helper import Helper
+from memorypressure_agent.sentinel.helper import FOLLOW_AT_MOST_NS, MOST_RELEASED, Helper
 from memorypressure_agent.sentinel.log import Log
 
 UID = "8f1f6d1e-6ad0-4a7e-9f0e-2f8d6a3c1b11"
@@ -171,6 +172,41 @@ def test_the_helper_takes_the_memory_of_each_process_that_was_reached_once_where
         helper._turn()
     assert released == (list(candidates._pods[UID].pids[BIG]) if can_release else [])
     assert candidates._pods[UID].pids[BIG], "it had one"
+
+
+def test_of_a_victim_of_very_many_processes_the_rest_exit_by_themselves(
+    tree: CgroupTree, candidates: Candidates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released: list[int] = []
+    monkeypatch.setattr("memorypressure_agent.sentinel.helper.release_memory", lambda pid: released.append(pid) or "")
+    tree.add_container(UID, BIG, Memory(anon=300 * MIB), processes=2 * MOST_RELEASED)
+    candidates.refresh(hold=False)
+    helper = Helper(candidates, Log(as_json=False), lambda: None, lambda: "", can_release=True)
+    killed = candidates.kill(UID, (BIG,))
+    assert len(killed.pids) == 2 * MOST_RELEASED
+    helper.watch(1, Victim(PodRef(UID, "default", "pod"), (BIG,), None, 0, over_request=False), killed, boot_ns())
+    helper._turn()
+    assert released == list(killed.pids[:MOST_RELEASED])
+
+
+def test_a_victim_that_never_ends_is_followed_for_two_minutes_and_is_a_candidate_again_then(
+    tree: CgroupTree, candidates: Candidates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [boot_ns()]
+    monkeypatch.setattr("memorypressure_agent.sentinel.helper.boot_ns", lambda: now[0])
+    helper = followed(candidates, lambda: None)
+    began = now[0]
+    while now[0] - began < FOLLOW_AT_MOST_NS - 10**9:
+        now[0] += 10**9
+        helper._turn()
+        assert candidates.dying == {UID}
+    now[0] += 2 * 10**9
+    helper._turn()
+    assert candidates.dying == frozenset()
+    assert {outcome.kind for outcome in helper.take_outcomes()} == {OutcomeKind.WRITTEN, OutcomeKind.PROGRESS}
+    assert helper.take_end(1).freed_bytes is None, "nobody saw an end of it"
+    assert [usage.state for usage in candidates.refresh(hold=False).usages] == [CgroupState.LIVE]
+    assert candidates.kill(UID, (BIG,)).reached, "it is still held"
 
 
 def hurrying(candidates: Candidates, monkeypatch: pytest.MonkeyPatch, *, realtime: bool) -> tuple[Helper, list[str]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from support.samplerbench import BELOW_RESERVE_PAGES, MS, SECOND, UID, Bench
+from support.sentinellab import LIMITS
 
 
 @pytest.fixture
@@ -32,14 +33,8 @@ def pressed(bench: Bench, journal_takes_ns: int) -> None:
         bench.round(20, BELOW_RESERVE_PAGES)
 
 
-def test_a_kill_in_time_is_done_and_counted(bench: Bench) -> None:
-    pressed(bench, 300 * MS)
-    assert bench.tree.killed()
-    assert bench.journal.grants.kills_total == 1
-
-
-@pytest.mark.parametrize("late_ns", [2 * SECOND, 3600 * SECOND], ids=["two seconds", "an hour, past the grant"])
-def test_a_kill_that_comes_late_is_neither_done_nor_counted(bench: Bench, late_ns: int) -> None:
+def failures(bench: Bench) -> list[str]:
+    """Why kills that were decided were not done, as it comes."""
     said = []
     fail = bench.helper.fail_kill
 
@@ -48,7 +43,32 @@ def test_a_kill_that_comes_late_is_neither_done_nor_counted(bench: Bench, late_n
         fail(action_number, message)
 
     bench.helper.fail_kill = failed  # type: ignore[method-assign]
+    return said
+
+
+def test_a_kill_in_time_is_done_and_counted(bench: Bench) -> None:
+    pressed(bench, 300 * MS)
+    assert bench.tree.killed()
+    assert bench.journal.grants.kills_total == 1
+
+
+@pytest.mark.parametrize("late_ns", [2 * SECOND, 3600 * SECOND], ids=["two seconds", "an hour, past the grant"])
+def test_a_kill_that_comes_late_is_neither_done_nor_counted(bench: Bench, late_ns: int) -> None:
+    said = failures(bench)
     pressed(bench, late_ns)
     assert not bench.tree.killed()
     assert bench.journal.grants.kills_total == 0
     assert [message.split(":")[0] for message in said] == ["too late for a kill"]
+
+
+def test_a_leave_that_runs_out_while_the_journal_waits_is_none(bench: Bench) -> None:
+    said = failures(bench)
+    beat = bench.journal.grants.beats[0]
+    bench.now = beat.boot_ns + LIMITS.grant_seconds * SECOND - 250 * MS
+    bench.read_figures(UID)
+    pressed(bench, 300 * MS)
+    assert bench.now - beat.boot_ns < LIMITS.grant_seconds * SECOND + SECOND, "the sample was fresh enough"
+    (message,) = said
+    assert message == "too late for a kill: beat 1 is 900 s old, grantSeconds is 900"
+    assert not bench.tree.killed()
+    assert bench.journal.grants.kills_total == 0

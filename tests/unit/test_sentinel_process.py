@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from support.sentinelparts import UID
 
 from memorypressure.victims import ContainerUsage, Usage
 from memorypressure_agent.host.cgroups import PodsTree
+from memorypressure_agent.sentinel import process
 from memorypressure_agent.sentinel.helper import Wake
 from memorypressure_agent.sentinel.libc import call
 from memorypressure_agent.sentinel.log import Log
@@ -127,6 +129,76 @@ def test_a_call_into_the_c_library_tells_its_errno() -> None:
     assert call("close", -1) == (-1, 9)
     with pytest.raises(OSError, match="undefined symbol"):
         call("no_such_function_anywhere")
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked", "told"),
+    [
+        ([0], 1, ""),
+        ([errno.EAGAIN, errno.EINVAL, 0], 3, ""),
+        ([errno.ESRCH], 1, ""),
+        ([errno.EPERM], 1, "process_mrelease: Operation not permitted"),
+        ([errno.EAGAIN] * 20, 20, "process_mrelease: not done in time"),
+    ],
+    ids=["at once", "its lock is held and it has not begun to die", "gone", "not allowed", "never"],
+)
+def test_a_victims_memory_is_asked_for_until_it_is_given_or_it_is_told_why_not(
+    monkeypatch: pytest.MonkeyPatch, answers: list[int], asked: int, told: str
+) -> None:
+    left, slept = list(answers), []
+    monkeypatch.setattr(process, "_mrelease", lambda _: left.pop(0))
+    monkeypatch.setattr(process.time, "sleep", slept.append)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert process.release_memory(os.getpid()) == told
+    assert len(answers) - len(left) == asked
+    assert sum(slept) < 0.11, "the helper has other work"
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_victim_that_is_gone_already_is_no_failure_and_one_that_cannot_be_named_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait(timeout=10)
+    assert process.release_memory(ended.pid) == ""
+
+    def refused(_: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pidfd_open", refused)
+    assert process.release_memory(os.getpid()) == "pidfd_open: Too many open files"
+    monkeypatch.setattr(process, "_mrelease", lambda _: errno.EBADF)  # the kernel has it
+    assert process.mrelease_capability() == "pidfd_open: Too many open files"
+    monkeypatch.setattr(process, "_mrelease", lambda _: errno.ENOSYS)
+    assert process.mrelease_capability() == "the kernel has no process_mrelease (5.15 and later have)"
+
+
+def test_as_many_files_as_candidates_need_may_be_open_as_far_as_the_hard_limit_goes() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = process.WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, process.WANTED_DESCRIPTORS)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        assert process.raise_descriptor_limit() == most
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, hard)
+        assert process.raise_descriptor_limit() == most, "and is never lowered"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_populate_read_or_the_file_that_names_mappings_code_is_left_where_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(process, "call", lambda *words: asked.append(words) or (-1, errno.EINVAL))  # before 5.14
+    process.bring_in_code()
+    assert {words[0] for words in asked} == {"madvise"}
+    assert {words[3] for words in asked} == {process.MADV_POPULATE_READ}
+
+    def without_c_library(*_: object) -> tuple[int, int]:
+        raise OSError("undefined symbol")
+
+    monkeypatch.setattr(process, "call", without_c_library)
+    process.bring_in_code()
 
 
 def test_every_other_chunk_of_a_mapping_is_marked_up_to_its_end() -> None:

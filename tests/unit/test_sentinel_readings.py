@@ -1,10 +1,16 @@
 """What is read of the machine and when, and what is counted of it."""
 
+import errno
+import os
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from support import shapes
 from support.sentinellab import lowest_of_the_flood
 from support.sentinelparts import SECOND, Clock
+from support.shapenode import ShapeNode, put
 
 from memorypressure.signals import GateShut
 from memorypressure.spec_values import AvailableMemory
@@ -48,6 +54,47 @@ def test_a_kernel_without_numa_has_no_gates_so_every_reading_is_a_full_one(machi
         assert readings.guard(SECOND) is None
         clock.now += SECOND // 10
     assert (readings.full_reads, readings.gate_reads) == (3, 0)
+
+
+def test_a_numa_node_that_goes_offline_is_looked_at_by_a_full_reading(
+    machine: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    readings = readings_on(machine, clock)
+    readings.sample(watching=False)
+    clock.now += SECOND // 10
+    assert isinstance(readings.sample(watching=False).zones, GateShut)
+    read, gate = os.preadv, readings._sources.gate_descriptor(0)
+
+    def gone(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        if descriptor == gate:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        return read(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", gone)
+    clock.now += SECOND // 10
+    assert isinstance(readings.sample(watching=False).zones, ZoneInfo)
+    assert (readings.full_reads, readings.gate_reads) == (2, 2)
+
+
+def test_a_numa_node_that_comes_while_it_runs_has_no_gate_so_every_reading_is_a_full_one(tmp_path: Path) -> None:
+    two = shapes.two_nodes()
+    machine = ShapeNode(tmp_path, replace(two, nodes={0: two.nodes[0]}))
+    clock = Clock()
+    sources = HostSources(HostRoots(str(machine.proc), str(machine.sys), "/nonexistent"), clock=clock)
+    readings = Readings(sources, clock)
+    readings.sample(watching=False)
+    clock.now += SECOND // 10
+    assert isinstance(readings.sample(watching=False).zones, GateShut)
+    put(machine.proc / "zoneinfo", shapes.zoneinfo(two))
+    for _ in range(3):
+        clock.now += SECOND
+        zones = readings.sample(watching=False).zones
+        assert isinstance(zones, ZoneInfo)
+        assert [node.number for node in zones.nodes] == [0, 1]
+        clock.now += SECOND // 10
+        assert isinstance(readings.sample(watching=False).zones, ZoneInfo), "no gate tells of the new one"
+    sources.close()
 
 
 def test_below_the_reserve_a_slow_machine_is_read_in_a_hurry_while_time_is_saved_or_lent(

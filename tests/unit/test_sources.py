@@ -248,6 +248,70 @@ def test_numa_nodes_are_found_by_their_vmstat_files(tmp_path: Path) -> None:
     assert find_numa_nodes(str(tmp_path / "missing")) == ()
 
 
+SOURCES = [
+    ("proc/zoneinfo", "zones"),
+    ("proc/meminfo", "memory"),
+    ("proc/pressure/memory", "psi_node"),
+    ("cgroup/kubepods/memory.pressure", "psi_pods"),
+]
+
+
+@pytest.mark.parametrize(("file", "part"), SOURCES)
+def test_a_file_that_may_not_be_opened_is_a_fault_and_nothing_that_the_machine_lacks(
+    roots: HostRoots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, part: str
+) -> None:
+    opened = os.open
+
+    def refused(path: str, flags: int, *words: int, **how: int) -> int:
+        if path == str(tmp_path / file):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(path, flags, *words, **how)
+
+    monkeypatch.setattr(os, "open", refused)
+    sources = sources_of(roots)
+    sample = sources.read_sample()
+    assert getattr(sample, part) == Unknown(f"{tmp_path / file}: Permission denied")
+    assert [type(getattr(sample, other)) for _, other in SOURCES if other != part].count(Unknown) == 0
+    (state,) = [state for state in sources.states() if not state.up and not state.absent]
+    assert state.reason is Reason.UNREADABLE
+    monkeypatch.undo()
+    for _ in range(5):
+        sources.recheck_one()
+    assert not isinstance(getattr(sources.read_sample(), part), Absent | Unknown)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.EOPNOTSUPP, "switched off in this kernel"), (errno.ENODEV, "no such file")],
+    ids=["psi=0", "a cgroup that was removed"],
+)
+@pytest.mark.parametrize(("file", "part"), SOURCES[2:])
+def test_psi_that_is_there_and_switched_off_is_absent_with_the_hint_until_it_is_read_again(
+    roots: HostRoots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, part: str, number: int, words: str
+) -> None:
+    sources = sources_of(roots)
+    assert isinstance(getattr(sources.read_sample(), part), Psi)
+    off = sources._psi_node if part == "psi_node" else sources._psi_pods
+    assert off is not None
+    read, descriptor = os.preadv, off.descriptor
+
+    def answered(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if fd == descriptor:
+            raise OSError(number, os.strerror(number))
+        return read(fd, buffers, offset)
+
+    with monkeypatch.context() as while_off:
+        while_off.setattr(os, "preadv", answered)
+        value = getattr(sources.read_sample(), part)
+    assert isinstance(value, Absent)
+    assert value.message.startswith(f"{tmp_path / file}: {words}; PSI is compiled out of the kernel, or off")
+    (state,) = [state for state in sources.states() if state.absent and state.name == part]
+    assert (state.up, state.reason) == (False, Reason.NOT_PRESENT)
+    for _ in range(5):
+        sources.recheck_one()
+    assert isinstance(getattr(sources.read_sample(), part), Psi)
+
+
 def test_a_reading_that_fails_for_a_moment_keeps_the_file_open(
     roots: HostRoots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
