@@ -105,6 +105,21 @@ def test_a_run_that_ends_in_a_gap_says_so_and_how_late_its_flood_came(run: Path)
         run_figures(run, SCENARIOS["flood"])
 
 
+def test_a_dip_before_the_flood_is_not_the_line_that_its_kill_follows(run: Path) -> None:
+    path = run / "timeline.zones.csv"
+    at = next(row.split(",")[0] for row in path.read_text().splitlines() if row.startswith("102."))
+    dip = [
+        row.replace(row.split(",")[3], "300", 1) if row.startswith(at) else row for row in path.read_text().splitlines()
+    ]
+    path.write_text(lines(*dip))
+    figures = run_figures(run, SCENARIOS["flood"])
+    assert figures["below_reserve_seconds"] == pytest.approx(0.07, abs=0.011)
+    assert figures["line_to_kill_ms"] == pytest.approx(15)
+    (run / "marks.txt").write_text("start 100.00\nflood 114.00\nend 120.00\n")
+    early = run_figures(run, SCENARIOS["control-pressure"])  # killed while there was no flood: since the first dip
+    assert early["line_to_kill_ms"] == pytest.approx(11_000, abs=20)
+
+
 def test_a_stall_that_began_before_the_flood_is_told_apart(run: Path) -> None:
     rows = (run / "canary.csv").read_text().splitlines()
     (run / "canary.csv").write_text(lines(rows[0], "101.0,7.000000", *rows[1:]))

@@ -42,7 +42,7 @@ FIGURES: Final = (
     Figure("psi_full_seconds", "PSI memory full", "s"),
     Figure("below_reserve_seconds", "time below AtomicReserve", "s"),
     Figure("lowest_of_min", "lowest usable, part of min", ""),
-    Figure("line_to_kill_ms", "first sample below AtomicReserve to the kill", "ms"),
+    Figure("line_to_kill_ms", "first sample below AtomicReserve (in a flood: of the flood) to the kill", "ms"),
     Figure("kill_to_memory_back_ms", "kill to its memory back", "ms"),
     Figure("kill_to_gone_ms", "kill to its last process gone", "ms"),
     Figure("frames_lost_percent", "frames that the card could not take in", "%"),
@@ -72,7 +72,7 @@ def run_figures(directory: Path, scenario: Scenario) -> dict[str, Any]:
         raise VoidRunError("timeline.zones.csv: no samples between the start and the end of the run")
     deaths = _deaths(directory, start, end)
     first = next((death for death in deaths if death["pod"] in scenario.victims), None)
-    crossed = next((sample.at for sample in samples if _below(sample, Line.ATOMIC_RESERVE)), None)
+    crossed = _crossed(samples, marks["flood"] if first and first["at"] >= marks["flood"] else start)
     stalls = rundata.stalls(directory, start, end)
     atomic = {flags: count for flags, count in rundata.give_ups(directory).items() if rundata.is_atomic(flags)}
     calm_until = end if scenario.is_control and scenario.flood is Flood.NONE else marks["flood"]
@@ -149,6 +149,11 @@ def _lowest_of_min(samples: list[ZoneSample]) -> float:
 
 def _flood_stall(stalls: Sequence[Stall], flood: float) -> float | None:
     return _milliseconds(0, max((stall.seconds for stall in stalls if stall.at >= flood), default=None))
+
+
+def _crossed(samples: Sequence[ZoneSample], since: float) -> float | None:
+    """The first sample below the reserve's line; pods that fill memory before a flood may cross it briefly, too."""
+    return next((sample.at for sample in samples if sample.at >= since and _below(sample, Line.ATOMIC_RESERVE)), None)
 
 
 def _flood_late(marks: Mapping[str, float], scenario: Scenario) -> float | None:
