@@ -89,6 +89,7 @@ class Node:
 
     def forget(self) -> None:
         """As if nothing had happened: no episode, no kill, no cool-down, and every victim alive."""
+        self._end_of_kill()
         sampler = self.sampler
         sampler.state = engine.start(sampler.rules, ladder.initial(boot_ns(), unknown_past=False))
         sampler.kills._pending = None
@@ -102,6 +103,21 @@ class Node:
         for path in self.tree.pods.rglob("cgroup.kill"):
             if path.stat().st_size:
                 path.write_text("")
+
+    def _end_of_kill(self) -> None:
+        """The victim's processes end, and the helper sees it: nothing dies, and nothing is followed."""
+        events = [
+            path.with_name("cgroup.events") for path in self.tree.pods.rglob("cgroup.kill") if path.stat().st_size
+        ]
+        for path in events:
+            path.write_text("populated 0\nfrozen 0\n")
+        deadline = time.monotonic() + DWELL_SECONDS
+        while self.helper.candidates.dying:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"the helper saw no end of a kill within {DWELL_SECONDS} s")
+            time.sleep(0.005)
+        for path in events:
+            path.write_text("populated 1\nfrozen 0\n")
 
 
 class Clock:
@@ -120,9 +136,10 @@ def kills(directory: Path, count: int, *, realtime: bool = False, candidates: in
     written: list[int] = []
     write = containers.ContainerHandle.kill
 
-    def stamped(handle: containers.ContainerHandle) -> None:
-        write(handle)
+    def stamped(handle: containers.ContainerHandle) -> bool:
+        was_there = write(handle)
         written.append(boot_ns())
+        return was_there
 
     containers.ContainerHandle.kill = stamped  # type: ignore[method-assign]
     process.stop_collecting()
