@@ -69,6 +69,8 @@ class ContainerUsage:
     memory_bytes: int | None
     processes: int
     relief_bytes_by_node: tuple[tuple[int, int], ...] | None = None
+    killable: bool = True
+    """False where its own `cgroup.kill` cannot be written, though the node's others can."""
 
     @property
     def is_sandbox(self) -> bool:
@@ -220,6 +222,8 @@ def _judge(
         return Excluded(candidate.uid, Reason.NO_FIGURES, "its cgroups have no memory figures, and minRelief is not 0")
     if unit is KillUnit.CONTAINER:
         targets = [max(targets, key=lambda container: (container.relief_on(pressed_nodes) or 0, container.id))]
+    if not any(container.killable for container in targets):
+        return Excluded(candidate.uid, Reason.CAPABILITY_MISSING, "cgroup.kill of its containers cannot be written")
     figures = [container.relief_on(pressed_nodes) for container in targets]
     relief_bytes = None if None in figures else sum([figure or 0 for figure in figures])
     memory_bytes = sum([container.memory_bytes or 0 for container in usage.containers])

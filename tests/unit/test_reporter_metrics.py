@@ -251,6 +251,7 @@ def test_only_due_actions_that_were_held_back_count_as_denied() -> None:
         (sentinel_status(psi={"node": None, "pods": None}), "memorypressure_psi_stalled_seconds_total{"),
         (sentinel_status(zones=None), "memorypressure_zone_free_bytes{"),
         (sentinel_status(triggers=[]), "memorypressure_trigger_active{"),
+        (sentinel_status(triggers=[trigger("reserve", "Unknown")]), "memorypressure_trigger_active{"),
         (sentinel_status(vmstat=None), "memorypressure_direct_reclaim_stalls_total{"),
         (sentinel_status(vmstat=None), "\nmemorypressure_kernel_oom_kills_total "),
     ],

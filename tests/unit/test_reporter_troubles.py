@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support.publishing import AWAY, BOOT_ID, ORDERS, STATE_PATH, Node, calm
-from support.reporting import Object, link_state, sentinel_status
+from support.reporting import Object, link_state, sentinel_status, source
 
 from memorypressure.reasons import Reason
 from memorypressure_agent.host.journal import Journal
@@ -243,6 +243,20 @@ def test_ready_tells_what_is_wrong_with_the_sentinel_and_that_it_is_well_again(
     node.sentinel(sentinel_status())
     node.publisher.read()
     assert node.publisher.ready().ok
+
+
+def test_ready_is_not_said_while_the_zones_cannot_be_read(node: Node) -> None:
+    calm(node)
+    node.link.state = dataclasses.replace(node.link.state, last_contact_seconds=node.clock.now)
+    node.sentinel(sentinel_status(sources=[source("zoneinfo", failed="NotUnderstood", message="line 7: odd")]))
+    node.publisher.read()
+    health = node.publisher.ready()
+    assert not health.ok
+    assert "NOT zoneinfo: line 7: odd" in health.lines
+    node.sentinel(sentinel_status())
+    node.publisher.read()
+    assert node.publisher.ready().ok
+    assert "ok zoneinfo: read" in node.publisher.ready().lines
 
 
 def test_ready_is_not_said_before_there_is_an_object_to_report_to(node: Node) -> None:

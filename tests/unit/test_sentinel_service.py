@@ -135,3 +135,23 @@ def test_a_helper_that_ended_ends_the_process_with_the_reason(
     monkeypatch.setattr(helper, "start", ended)
     assert bare.service.loop() == 1
     assert "the helper thread ended: RuntimeError('no such figure')" in capsys.readouterr().err
+
+
+def test_what_the_machine_lacks_is_in_the_log_once_its_sources_were_read(
+    bare: BareMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        "give_back_startup_pages",
+        "reserve_heap",
+        "use_rare_code",
+        "bring_in_code",
+    ):  # for a process of its own
+        monkeypatch.setattr(process, name, lambda: None)
+    monkeypatch.setattr(process, "lock_memory", lambda: "not allowed")
+    said: list[str] = []
+    monkeypatch.setattr(bare.service._helper, "log", lambda reason, message: said.append(f"{reason}: {message}"))
+    for _ in range(3):
+        bare.service._sampler.round()
+    bare.service._settle()
+    assert "Settled: memory is not locked: not allowed" in said
+    assert [line for line in said if line.startswith("CapabilityMissing: PSI: ") and "PSI is compiled out" in line]

@@ -242,3 +242,16 @@ def test_invariant_7_a_container_that_names_another_cgroup_is_no_target() -> Non
     ranking = ranked([pod("a")], [Usage("a", containers, 600)])
     assert ranking.chosen is not None
     assert ranking.chosen.containers == ("main",)
+
+
+@pytest.mark.parametrize("unit", list(KillUnit))
+def test_a_pod_of_which_nothing_can_be_killed_is_no_victim(unit: KillUnit) -> None:
+    usages = [used("a", 900 * MIB), used("b", 100 * MIB)]
+    assert chosen(ranked([pod("a"), pod("b")], usages, unit=unit)) == "a"
+    stuck = replace(usages[0].containers[0], killable=False)
+    left = ranked([pod("a"), pod("b")], [replace(usages[0], containers=(stuck,)), usages[1]], unit=unit)
+    assert chosen(left) == "b"
+    assert [(each.uid, each.reason) for each in left.excluded] == [("a", Reason.CAPABILITY_MISSING)]
+    sidecar = ContainerUsage("s", 100 * MIB, 100 * MIB, processes=3)
+    partly = ranked([pod("a")], [replace(usages[0], containers=(stuck, sidecar))], unit=unit)
+    assert chosen(partly) == ("a" if unit is KillUnit.POD else None), "of a pod the rest, but no smaller container"

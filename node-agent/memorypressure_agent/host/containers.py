@@ -78,8 +78,8 @@ class ContainerHandle:
 
     @property
     def can_kill(self) -> bool:
-        """Whether `cgroup.kill` is held open."""
-        return self._kill >= 0
+        """Whether `cgroup.kill` is held open, and no write to it has failed."""
+        return self._kill >= 0 and not self.kill_failure
 
     def is_on(self, container: ContainerCgroup) -> bool:
         """Whether this is the directory that was listed, not one made anew under its name."""
@@ -94,6 +94,7 @@ class ContainerHandle:
         except OSError as error:
             if error.errno == errno.ENODEV:
                 return False
+            self.kill_failure = f"cgroup.kill: {error.strerror}"
             raise
         return True
 

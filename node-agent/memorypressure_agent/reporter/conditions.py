@@ -91,9 +91,8 @@ def _ready(view: View, link: LinkState) -> Condition:
         return Condition(kind, "False", view.problem_reason, view.problem)
     if view.silent:
         return Condition(kind, "False", Reason.SENTINEL_SILENT, "the sentinel writes no status; is its container up?")
-    for source in view.status["sources"]:
-        if not source["up"] and source["name"] == "zoneinfo":
-            return Condition(kind, "False", Reason.UNREADABLE, source["message"])
+    if view.zones_problem:
+        return Condition(kind, "False", Reason.UNREADABLE, view.zones_problem)
     if link.reason in (Reason.ORDERS_INVALID, Reason.ACTION_FAILED):
         return Condition(kind, "False", link.reason, link.message)
     orders = view.status["orders"]

@@ -221,10 +221,14 @@ def _pressure(status: Mapping[str, Any]) -> Iterator[Metric]:
                 stalled.add_metric([name, kind], psi[kind]["totalSeconds"])
     yield stalled
     active = GaugeMetricFamily(
-        f"{PREFIX}_trigger_active", "Whether a trigger of the policy is active.", labels=["policy", "trigger"]
+        f"{PREFIX}_trigger_active",
+        "Whether a trigger of the policy is active. One whose source is unknown has no sample.",
+        labels=["policy", "trigger"],
     )
     for trigger in status["triggers"]:
-        active.add_metric([status["orders"]["policyName"] or "", trigger["name"]], int(trigger["status"] == "Active"))
+        if trigger["status"] != "Unknown":
+            policy = status["orders"]["policyName"] or ""
+            active.add_metric([policy, trigger["name"]], int(trigger["status"] == "Active"))
     yield active
 
 

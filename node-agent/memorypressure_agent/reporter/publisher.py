@@ -101,7 +101,7 @@ class Publisher(threading.Thread):
         return Health(age < STUCK_SECONDS, (f"last round {age:.1f} s ago",))
 
     def ready(self) -> Health:
-        """Whether orders reach the sentinel and reports reach the API server."""
+        """Whether orders reach the sentinel, which reads the zones, and reports reach the API server."""
         link, now = self._link.state, time.monotonic()
         contact = link.last_contact_seconds
         if contact is None or now - contact >= OUT_OF_TOUCH_SECONDS:
@@ -115,6 +115,9 @@ class Publisher(threading.Thread):
         checks.append((last is not None and not self._pace.failures, f"status written: {told} {why}".rstrip()))
         problem = self.view.problem or ("it writes no status" if self.view.silent else "")
         checks.append((not problem, f"sentinel: {problem or 'writes'}"))
+        if not problem:
+            unread = self.view.zones_problem
+            checks.append((not unread, f"zoneinfo: {unread or 'read'}"))
         checks.append(self._orders(link))
         return Health(all(ok for ok, _ in checks), tuple(f"{'ok' if ok else 'NOT'} {line}" for ok, line in checks))
 

@@ -38,6 +38,12 @@ class View:
         return old and self.unchanged_seconds >= SEEN_SILENT_SECONDS
 
     @property
+    def zones_problem(self) -> str:
+        """Why the sentinel cannot use zoneinfo, by its last status; empty when it can, and without a status."""
+        sources = self.status["sources"] if self.status else ()
+        return next((each["message"] for each in sources if each["name"] == "zoneinfo" and not each["up"]), "")
+
+    @property
     def active_triggers(self) -> list[Mapping[str, Any]]:
         """The triggers that are active; none while the sentinel is silent."""
         if self.silent:

@@ -25,8 +25,6 @@ class Snapshot:
 
     time_ns: int
     usages: tuple[Usage, ...]
-    kill_failure: str = ""
-    """Why `cgroup.kill` could not be opened for some container; empty when all could."""
     failures: tuple[str, ...] = ()
     wanted: frozenset[str] = frozenset()
     """UIDs that were looked for: only of these it tells something that they have no usage."""
@@ -103,6 +101,8 @@ class Candidates:
         self._followed: set[int] = set()  # ids of handles of kills that are waited for
         self._failures: list[str] = []
         self._list_failures: list[str] = []
+        self.tree_can_kill = True
+        """Whether `cgroup.kill` can be written at all here; where it cannot, no single container is to blame."""
         self.between_pods: Callable[[], None] = lambda: None
         """Called before each pod's figures are read."""
         self.wanted: frozenset[str] = frozenset()
@@ -126,7 +126,7 @@ class Candidates:
             self._list(now, wanted)
         usages = self._usages(now)
         failures = (*self._list_failures, *self._failures)[:10]
-        self.snapshot = Snapshot(now, usages, self._kill_failure(), failures, wanted)
+        self.snapshot = Snapshot(now, usages, failures, wanted)
         return self.snapshot
 
     def kill(self, uid: str, container_ids: tuple[str, ...]) -> Killed:
@@ -264,6 +264,9 @@ class Candidates:
             why = error.strerror if isinstance(error, OSError) else error
             self._failures.append(f"{'/'.join(handle.container.parts)}: {why}")
             return None
+        killable = handle.can_kill or not self.tree_can_kill
+        if not killable:
+            self._failures.append(f"{'/'.join(handle.container.parts)}: {handle.kill_failure}")
         pod.reliefs.pop(container_id, None)
         if len(pids) <= 1:
             held = ContainerUsage(container_id, None, handle.memory_bytes(), len(pids))
@@ -272,20 +275,13 @@ class Candidates:
         figures = handle.figures()
         if isinstance(figures, MemoryFigures):
             pod.reliefs[container_id] = figures.relief_bytes
-            by_node = figures.relief_bytes_by_node or None
-            return ContainerUsage(container_id, figures.relief_bytes, figures.memory_bytes, len(pids), by_node)
+            relief, by_node = figures.relief_bytes, figures.relief_bytes_by_node or None
+            return ContainerUsage(container_id, relief, figures.memory_bytes, len(pids), by_node, killable)
         if isinstance(figures, Unknown):
             self._failures.append(figures.message)
         # Without figures the sandbox is told by what its one process holds; if not even that is known it is one.
         memory_bytes = (anonymous_bytes(pids[0]) or 0) if len(pids) == 1 else None
-        return ContainerUsage(container_id, None, memory_bytes, len(pids))
-
-    def _kill_failure(self) -> str:
-        for pod in self._pods.values():
-            for handle in pod.handles.values():
-                if not handle.can_kill:
-                    return handle.kill_failure
-        return ""
+        return ContainerUsage(container_id, None, memory_bytes, len(pids), killable=killable)
 
 
 def _populated(handle: ContainerHandle) -> bool:

@@ -110,6 +110,7 @@ class Helper:
         self.candidates = candidates
         self.kill_failure = kill_capability()
         """Why `cgroup.kill` cannot be written; empty when it can."""
+        candidates.tree_can_kill = not self.kill_failure
         self.failure: BaseException | None = None
         """What ended the thread, if anything did; the sampler must not go on without it."""
         self.kill_latency = Lag(KILL_BUCKETS_SECONDS)
@@ -298,6 +299,7 @@ class Helper:
         if now - self._capability_ns >= CAPABILITY_EVERY_NS and not self._hold:
             self._capability_ns = now
             self.kill_failure = self._kill_capability()
+            self.candidates.tree_can_kill = not self.kill_failure
         if now - self._emptied_ns >= EMPTY_EVERY_NS and not self._hold:
             self._emptied_ns = now
             empty_free_lists()

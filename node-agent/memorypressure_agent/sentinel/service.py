@@ -208,7 +208,8 @@ class Service:
             "ProcessMrelease": self._mrelease,
         }
         self._helper.log("Settled", "memory is locked" if not locked else f"memory is not locked: {locked}")
-        self._tell_missing({name: self._capabilities[name] for name in ("Realtime", "ProcessMrelease")})
+        known = self._all_capabilities(self._sources.states())  # PSI only now: the sources have been read
+        self._tell_missing({name: known[name] for name in ("Realtime", "ProcessMrelease", "PSI")})
         self._helper.do_all_now()  # what its work needs of code and heap is there then, the log's too
 
     def _try_lock(self) -> None:
