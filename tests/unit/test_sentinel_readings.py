@@ -238,6 +238,23 @@ def test_other_lines_to_watch_are_answered_by_a_full_reading(machine: FakeNode) 
     assert isinstance(readings.sample(watching=False).zones, ZoneInfo)
 
 
+@pytest.mark.parametrize("tenths", range(1, 10))
+def test_after_a_full_reading_between_two_slow_ones_both_are_due_together_again(machine: FakeNode, tenths: int) -> None:
+    clock = Clock()
+    readings = readings_on(machine, clock)
+    readings.sample(watching=False)
+    clock.now += tenths * SECOND // 10
+    readings.watch(((Line.ATOMIC_RESERVE, 0), (Line.LOW, 0)))  # other orders
+    readings.sample(watching=False)
+    periods = []
+    for _ in range(6):
+        readings.charge(SECOND // 10_000)
+        periods.append(readings.period_ns(watching=False))
+        clock.now += periods[-1]
+        readings.sample(watching=False)
+    assert periods[2:] == [SECOND] * 4
+
+
 def test_zones_that_are_not_understood_are_tried_once_a_second(machine: FakeNode) -> None:
     clock = Clock()
     readings = readings_on(machine, clock)

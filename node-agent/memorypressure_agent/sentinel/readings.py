@@ -248,6 +248,15 @@ class Readings:
     def _slow_every_ns(self, watching: bool) -> int:
         return SLOW_WATCHING_NS if watching or self._memory_near else SLOW_EVERY_NS
 
+    def _full_every_ns(self, now: int, watching: bool) -> int:
+        """A second; half of it in a round in which the slow reading is due, so that both are due together from then on.
+
+        Else a zoneinfo that was read between two slow readings would make two rounds of each second for ever after.
+        """
+        every = self._slow_every_ns(watching)
+        slow_is_due = self._slow_ns is not None and now - self._slow_ns >= every - SLACK_NS
+        return FULL_EVERY_NS // 2 if slow_is_due and every == SLOW_EVERY_NS else FULL_EVERY_NS
+
     def _hurry(self, info: ZoneInfo, *, watching: bool) -> Hurry:
         if not watching or self._gate_shut or not self.worth_a_hurry:
             return Hurry.NONE
@@ -264,7 +273,7 @@ class Readings:
         if self.info is None or self._full_ns is None or not self._gates or watching != self._gates_clear_lines:
             return None
         self._gate_open = False
-        if now - self._full_ns >= FULL_EVERY_NS - SLACK_NS:
+        if now - self._full_ns >= self._full_every_ns(now, watching) - SLACK_NS:
             return None
         free, above = [], []
         for node, threshold in self._gates:
