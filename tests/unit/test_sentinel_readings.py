@@ -244,15 +244,33 @@ def test_after_a_full_reading_between_two_slow_ones_both_are_due_together_again(
     readings = readings_on(machine, clock)
     readings.sample(watching=False)
     clock.now += tenths * SECOND // 10
-    readings.watch(((Line.ATOMIC_RESERVE, 0), (Line.LOW, 0)))  # other orders
-    readings.sample(watching=False)
+    gates = readings._gates
+    readings._gates = tuple((node, 1 << 40) for node, _ in gates)  # one opens, and it is nothing
+    assert isinstance(readings.sample(watching=False).zones, ZoneInfo)
+    readings._gates = gates
+    readings._arm(readings.info, clock.now, tuple((node, 90_000) for node, _ in gates))  # type: ignore[arg-type]
     periods = []
     for _ in range(6):
         readings.charge(SECOND // 10_000)
         periods.append(readings.period_ns(watching=False))
         clock.now += periods[-1]
         readings.sample(watching=False)
-    assert periods[2:] == [SECOND] * 4
+    assert periods[3:] == [SECOND] * 3
+
+
+@pytest.mark.parametrize("tenths", range(1, 10))
+def test_other_lines_are_taken_with_a_whole_reading_after_which_nothing_is_due_for_a_second(
+    machine: FakeNode, tenths: int
+) -> None:
+    clock = Clock()
+    readings = readings_on(machine, clock)
+    readings.sample(watching=False)
+    clock.now += tenths * SECOND // 10
+    readings.watch(((Line.ATOMIC_RESERVE, 0), (Line.LOW, 0)))
+    whole = readings.sample(watching=False)
+    assert isinstance(whole.zones, ZoneInfo)
+    assert whole.memory is not None
+    assert readings.period_ns(watching=False) == SECOND
 
 
 def test_zones_that_are_not_understood_are_tried_once_a_second(machine: FakeNode) -> None:

@@ -104,7 +104,7 @@ class Readings:
         return self._gate_reads + self.ticks.gate_reads
 
     def watch(self, lines: tuple[tuple[Line, int], ...], memory: tuple[AvailableMemory, ...] = ()) -> None:
-        """Takes other lines to keep in sight; the next reading is a full one, from which the gates are made anew.
+        """Takes other lines to keep in sight; the next reading is a whole one, from which the gates are made anew.
 
         `memory` are the thresholds near which MemAvailable is read more often.
         """
@@ -115,6 +115,7 @@ class Readings:
             self._hard = _hard(lines)
             self._hard_margin_percent = max([margin for _, margin in self._hard], default=0)
             self._gates = self._guards = self._made_of = ()
+            self._slow_ns = None  # with zoneinfo: else the next round would be due before a second is over
             self.ticks.end()  # the next round is no tick over gates that are no more
 
     def sample(self, *, watching: bool, fresh: bool = False) -> Sample:
