@@ -1,5 +1,6 @@
 """A sampler in the test's own process: on a machine of files, by a clock that only the test moves, without a helper."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from support.cgrouptree import MIB, CgroupTree, Memory
@@ -82,3 +83,13 @@ class Bench:
     def close(self) -> None:
         self.journal.close()
         self.machine.close()
+
+
+def calm_bench(directory: Path) -> Iterator[Bench]:
+    """For a fixture: one that may kill, after three calm rounds, with its pod's figures read."""
+    made = Bench(directory, dry_run_only=False)
+    for _ in range(3):
+        made.round(1000, 90_000)
+    made.read_figures(UID)
+    yield made
+    made.close()

@@ -5,18 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.samplerbench import BELOW_RESERVE_PAGES, MS, SECOND, UID, Bench
+from support.samplerbench import BELOW_RESERVE_PAGES, MS, SECOND, UID, Bench, calm_bench
 from support.sentinellab import LIMITS
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path, dry_run_only=False)
-    for _ in range(3):
-        made.round(1000, 90_000)
-    made.read_figures(UID)
-    yield made
-    made.close()
+    yield from calm_bench(tmp_path)
 
 
 def pressed(bench: Bench, journal_takes_ns: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.journals import BOOT
-from support.samplerbench import BELOW_RESERVE_PAGES, SECOND, UID, Bench
+from support.samplerbench import BELOW_RESERVE_PAGES, SECOND, UID, Bench, calm_bench
 
 from memorypressure.grants import Permit, Refusal
 from memorypressure.reasons import Reason
@@ -21,12 +21,7 @@ from memorypressure_agent.sentinel.kills import MOST_KILLED_KEPT
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path, dry_run_only=False)
-    for _ in range(3):
-        made.round(1000, 90_000)
-    made.read_figures(UID)
-    yield made
-    made.close()
+    yield from calm_bench(tmp_path)
 
 
 def pressed(bench: Bench) -> None:

@@ -5,19 +5,14 @@ from pathlib import Path
 
 import pytest
 from support.journals import Forgetful
-from support.samplerbench import BELOW_RESERVE_PAGES, BOOT, UID, Bench
+from support.samplerbench import BELOW_RESERVE_PAGES, BOOT, UID, Bench, calm_bench
 
 from memorypressure_agent.host.journal import Journal
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path, dry_run_only=False)
-    for _ in range(3):
-        made.round(1000, 90_000)
-    made.read_figures(UID)
-    yield made
-    made.close()
+    yield from calm_bench(tmp_path)
 
 
 def pressed(bench: Bench) -> None:

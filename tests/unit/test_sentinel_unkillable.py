@@ -74,6 +74,25 @@ def test_after_a_write_that_failed_another_one_is_the_next(bench: Bench, monkeyp
     assert len(bench.journal.kill_times) == 2, "the one that failed was counted before it was tried"
 
 
+@pytest.mark.parametrize(("number", "stays"), [(errno.EIO, False), (errno.ENOMEM, True), (errno.EINTR, True)])
+def test_a_failure_that_passes_does_not_take_the_victim_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, number: int, stays: bool
+) -> None:
+    bench.read_figures(UID, LARGER)
+
+    def failing(_descriptor: int, _data: bytes) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "write", failing)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        bench.helper.candidates.kill(LARGER, ("1a2b3c",))
+    monkeypatch.undo()
+    bench.helper.candidates.refresh(hold=True)
+    usages = {usage.uid: usage for usage in bench.helper.snapshot.usages}
+    killable = {each.id: each.killable for each in usages[LARGER].containers}
+    assert killable["1a2b3c"] is stays
+
+
 def test_one_that_is_alone_and_cannot_be_killed_is_told_and_costs_nothing(bench: Bench) -> None:
     bench.orders_path.write_bytes(
         encode(orders(candidate(LARGER, "b"), grant=grant_for(bench.journal.incarnation, ceiling=5)))

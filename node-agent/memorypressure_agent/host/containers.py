@@ -32,6 +32,8 @@ _READ_BYTES = 1 << 13
 _WHOLE_LIST_BYTES = 2048
 """A read gives as many records of a list as fit into a page (fs/seq_file.c, seq_read_iter): what is shorter is all."""
 _MOST_DIGITS = 20
+_PASSES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR))
+"""Failures that are of the moment, and say nothing of the file."""
 _OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -94,7 +96,8 @@ class ContainerHandle:
         except OSError as error:
             if error.errno == errno.ENODEV:
                 return False
-            self.kill_failure = f"cgroup.kill: {error.strerror}"
+            if error.errno not in _PASSES:
+                self.kill_failure = f"cgroup.kill: {error.strerror}"
             raise
         return True
 
@@ -179,8 +182,8 @@ class ContainerHandle:
         try:
             return os.open(name, flags | _OPEN_FLAGS, dir_fd=self._directory)
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                raise  # passes; a handle without the file would be kept
+            if error.errno in _PASSES:
+                raise  # a handle without the file would be kept
             if name == "cgroup.kill":
                 self.kill_failure = (
                     "the kernel has no cgroup.kill (5.14 and later have)"
