@@ -197,7 +197,7 @@ def near(directory: Path, how: Near, seconds: float, cgroup: Path) -> Iterator[R
     yield Row(f"sentinel {how.name}: rounds a second", rounds / seconds, "1/s")
     yield Row(f"sentinel {how.name}: of them with zoneinfo", full / seconds, "1/s")
     yield Row(f"sentinel {how.name}: page faults in {rounds} rounds", cost.page_faults, "", how.faults_limit)
-    yield Row(f"sentinel {how.name}: VmRSS - RssShmem", cost.memory_mb, "MB")
+    yield Row(f"sentinel {how.name}: VmRSS - RssShmem", cost.memory_mb, "MB", MB_LIMIT)
 
 
 def in_image(directory: Path, archive: Path, seconds: float) -> Iterator[Row]:

@@ -132,7 +132,7 @@ def test_every_module_has_bytecode_that_is_taken_as_it_is(images: dict[str, Imag
 
 
 def test_the_sentinels_own_bytecode_is_taken_as_it_is(agent: ImageTree) -> None:
-    code = "import json, sys; from memorypressure_agent.sentinel import lean; lean.main(None); "
+    code = "import json, sys; from memorypressure_agent.sentinel import lean; lean.main('null'); "
     code += "import memorypressure_agent.sentinel.service; "
     code += (
         "print(json.dumps([[m.__file__, m.__cached__] for m in sys.modules.values() if getattr(m, '__cached__', 0)]))"

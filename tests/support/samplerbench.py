@@ -55,8 +55,9 @@ class Bench:
         self.readings = Readings(HostSources(roots, clock=self.clock), self.clock)
         if not ticking:
             self.readings.ticks.run = lambda *_words: None  # type: ignore[method-assign]
+        self.orders_file = OrdersFile(str(orders_path))
         self.sampler = Sampler(
-            settings, self.readings, self.journal, helper, OrdersFile(str(orders_path)),
+            settings, self.readings, self.journal, helper, self.orders_file,
             Clocks(self.clock, lambda: self.unix_ns, lambda: 0), 4096,
         )  # fmt: skip
 
@@ -81,6 +82,7 @@ class Bench:
         return view.result.decision.reason
 
     def close(self) -> None:
+        self.orders_file.close()
         self.journal.close()
         self.machine.close()
 

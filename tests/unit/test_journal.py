@@ -158,6 +158,22 @@ def test_a_journal_knows_whether_its_path_still_leads_to_it(journal: Journal, pa
     assert not journal.in_place()
 
 
+@pytest.mark.parametrize("how", ["removed", "replaced", "cut off"])
+def test_a_journal_knows_without_its_path_that_it_is_gone(
+    journal: Journal, path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert journal.in_place(look_up=False)
+    if how == "removed":
+        path.unlink()
+    elif how == "replaced":
+        path.with_name("new").write_bytes(bytes(layout.TOTAL_BYTES))
+        path.with_name("new").rename(path)
+    else:
+        os.truncate(path, layout.TOTAL_BYTES - 1)
+    monkeypatch.setattr(os, "stat", lambda *_words, **_options: pytest.fail("the path was looked up"))
+    assert not journal.in_place(look_up=False)
+
+
 def test_two_writers_are_refused(journal: Journal) -> None:
     with pytest.raises(JournalLockedError):
         Journal(journal.path, BOOT)

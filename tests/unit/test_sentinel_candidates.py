@@ -98,6 +98,17 @@ def test_a_kill_reaches_the_containers_named_and_no_other(candidates: Candidates
     assert len(killed.pids) == 3
 
 
+def test_processes_of_another_pid_namespace_are_killed_with_their_container_and_released_by_nobody(
+    candidates: Candidates, tree: CgroupTree
+) -> None:
+    """The kernel prints 0 for them (cgroup-v2.rst, cgroup.procs); to `pidfd_open` 0 would be no process at all."""
+    (tree.pod_directory(UID) / "c0de01" / "cgroup.procs").write_text("0\n12\n0\n")
+    candidates.wanted = frozenset((UID,))
+    candidates.refresh(hold=False)
+    assert candidates.kill(UID, ("c0de01",)).pids == (12,)
+    assert tree.killed() == {"c0de01"}
+
+
 def test_a_held_list_stays_as_it_is_until_it_may_change(candidates: Candidates, tree: CgroupTree) -> None:
     candidates.wanted = frozenset((UID, OTHER))
     candidates.refresh(hold=False)
@@ -106,6 +117,53 @@ def test_a_held_list_stays_as_it_is_until_it_may_change(candidates: Candidates, 
     assert held[OTHER] == 2
     listed = {usage.uid: len(usage.containers) for usage in candidates.refresh(hold=False).usages}
     assert listed[OTHER] == 3
+
+
+def test_a_held_list_takes_pods_that_become_wanted_and_looks_at_no_other(
+    candidates: Candidates, tree: CgroupTree
+) -> None:
+    candidates.wanted = frozenset((UID,))
+    candidates.refresh(hold=False)
+    tree.add_container(UID, "c0de03", Memory(anon=9 * MIB))
+    candidates.wanted = frozenset((UID, OTHER))
+    snapshot = candidates.refresh(hold=True)
+    assert {usage.uid: len(usage.containers) for usage in snapshot.usages} == {UID: 2, OTHER: 2}
+    assert snapshot.wanted == {UID, OTHER}
+    candidates.kill(OTHER, ("c0de02",))
+    assert tree.killed() == {"c0de02"}
+
+
+def test_a_held_list_drops_pods_that_are_no_longer_wanted_without_looking(
+    candidates: Candidates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates.wanted = frozenset((UID, OTHER))
+    candidates.refresh(hold=False)
+    monkeypatch.setattr(PodsTree, "scan", lambda _tree: pytest.fail("the tree was looked through"))
+    candidates.wanted = frozenset((OTHER,))
+    snapshot = candidates.refresh(hold=True)
+    assert [usage.uid for usage in snapshot.usages] == [OTHER]
+    assert snapshot.wanted == {OTHER}
+    with pytest.raises(KeyError):
+        candidates.kill(UID, ("c0de01",))
+
+
+def test_a_held_list_keeps_who_is_held_when_new_ones_cannot_be_looked_for(
+    candidates: Candidates, tree: CgroupTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates.wanted = frozenset((UID,))
+    candidates.refresh(hold=False)
+
+    def scan(tree: PodsTree) -> tuple[()]:
+        tree.scan_failure = "no memory"
+        return ()
+
+    monkeypatch.setattr(PodsTree, "scan", scan)
+    candidates.wanted = frozenset((UID, OTHER))
+    snapshot = candidates.refresh(hold=True)
+    assert [usage.uid for usage in snapshot.usages] == [UID]
+    assert snapshot.failures == ("no memory",)
+    candidates.kill(UID, ("c0de01",))
+    assert tree.killed() == {"c0de01"}
 
 
 def test_a_container_made_anew_under_its_name_is_opened_anew(candidates: Candidates, tree: CgroupTree) -> None:

@@ -110,12 +110,85 @@ def test_orders_that_are_replaced_while_pressure_lasts_hold_from_the_next_sample
     given = orders(candidate(UID, "a"), grant=grant_for(bench.journal.incarnation))
     new = tmp_path / "new"
     new.write_bytes(encode(replace(given, pods=())))
-    new.rename(bench.orders_path)
-    bench.round(1000, BELOW_RESERVE_PAGES)
+    for _ in range(2):
+        bench.round(20, BELOW_RESERVE_PAGES)
+    new.rename(bench.orders_path)  # the next sample would have killed
+    for _ in range(5):
+        bench.round(20, BELOW_RESERVE_PAGES)
+        assert bench.reason is Reason.NO_VICTIM
+    assert bench.tree.killed() == set()
+
+
+@pytest.mark.parametrize("how", ["replaced", "written in place", "removed"])
+def test_invariant_8_what_the_orders_say_holds_from_the_next_sample_on(bench: Bench, tmp_path: Path, how: str) -> None:
+    settle(bench)
+    for _ in range(2):
+        bench.round(20, BELOW_RESERVE_PAGES)
+    disabled = encode(orders(candidate(UID, "a"), mode=Mode.DISABLED, grant=grant_for(bench.journal.incarnation)))
+    if how == "replaced":
+        (tmp_path / "new").write_bytes(disabled)
+        (tmp_path / "new").rename(bench.orders_path)
+    elif how == "written in place":
+        bench.orders_path.write_bytes(disabled)
+    else:
+        bench.orders_path.unlink()
+    bench.round(10, BELOW_RESERVE_PAGES)  # the third sample below: it would have killed
+    assert bench.sampler.rules.mode is Mode.DISABLED
+    assert bench.reason is (Reason.NO_ORDERS if how == "removed" else Reason.MODE_DISABLED)
     for _ in range(5):
         bench.round(20, BELOW_RESERVE_PAGES)
     assert bench.tree.killed() == set()
-    assert bench.reason is Reason.NO_VICTIM
+
+
+@pytest.fixture
+def looked_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths that were given to `stat`."""
+    paths: list[str] = []
+    stat = os.stat
+
+    def counted(path: int | str, **options: bool) -> os.stat_result:
+        paths.append(str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", counted)
+    return paths
+
+
+def test_while_a_node_is_short_no_path_is_looked_up_and_new_orders_hold_all_the_same(
+    bench: Bench, tmp_path: Path, looked_up: list[str]
+) -> None:
+    none = orders(candidate(UID, "a"), grant=grant_for(bench.journal.incarnation, ceiling=0))
+    bench.orders_path.write_bytes(encode(none))
+    settle(bench)
+    for _ in range(3):
+        bench.round(20, BELOW_RESERVE_PAGES)
+    looked_up.clear()
+    for _ in range(200):
+        bench.round(20, BELOW_RESERVE_PAGES)
+    assert looked_up == []
+    bench.read_figures(UID)
+    grants = bench.journal.grants
+    (tmp_path / "new").write_bytes(encode(replace(none, grant=grant_for(grants.incarnation, beat=grants.beat))))
+    (tmp_path / "new").rename(bench.orders_path)
+    bench.round(20, BELOW_RESERVE_PAGES)
+    assert bench.tree.killed() == {"c0de01"}
+
+
+def test_orders_are_found_where_their_directory_was_replaced(bench: Bench, tmp_path: Path) -> None:
+    """The file held stays whole and linked, elsewhere: only its path tells."""
+    bench.orders_file.path = str(tmp_path / "place" / "orders")
+    (tmp_path / "place").mkdir()
+    bench.orders_path.rename(tmp_path / "place" / "orders")
+    settle(bench)
+    assert bench.sampler.rules.mode is Mode.ENFORCE
+    (tmp_path / "place").rename(tmp_path / "elsewhere")
+    (tmp_path / "place").mkdir()
+    bench.round(1000, 90_000)
+    assert bench.sampler.rules.mode is Mode.DISABLED
+    bench.round(20, BELOW_RESERVE_PAGES)
+    (tmp_path / "elsewhere" / "orders").rename(tmp_path / "place" / "orders")
+    bench.round(1000, BELOW_RESERVE_PAGES)
+    assert bench.sampler.rules.mode is Mode.ENFORCE, "without a file its path is looked up also while a node is short"
 
 
 def test_a_pod_that_was_replaced_under_its_name_is_not_the_one_that_is_killed(bench: Bench) -> None:

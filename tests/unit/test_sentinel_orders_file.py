@@ -18,23 +18,23 @@ from memorypressure_agent.sentinel.settings import SentinelSettings
 def test_orders_are_read_once_and_again_when_the_file_is_another(tmp_path: Path) -> None:
     path = tmp_path / "orders"
     file = OrdersFile(str(path))
-    first = file.poll()
+    first = file.poll(look_up=True)
     assert first is not None
     assert first.standing is Standing.NONE
-    assert file.poll() is None
+    assert file.poll(look_up=True) is None
     path.write_bytes(encode(orders(candidate(UID, "a"))))
-    valid = file.poll()
+    valid = file.poll(look_up=True)
     assert valid is not None
     assert valid.standing is Standing.VALID
     assert valid.candidate_uids == {UID}
-    assert file.poll() is None
+    assert file.poll(look_up=True) is None
     (tmp_path / "new").write_bytes(encode(orders()))
     (tmp_path / "new").rename(path)
-    again = file.poll()
+    again = file.poll(look_up=True)
     assert again is not None
     assert again.candidates == ()
     path.unlink()
-    gone = file.poll()
+    gone = file.poll(look_up=True)
     assert gone is not None
     assert gone.standing is Standing.NONE
 
@@ -54,7 +54,7 @@ def test_orders_are_read_once_and_again_when_the_file_is_another(tmp_path: Path)
 def test_orders_that_are_not_understood_leave_no_orders(tmp_path: Path, content: bytes, reason: Reason) -> None:
     path = tmp_path / "orders"
     path.write_bytes(content)
-    read = OrdersFile(str(path)).poll()
+    read = OrdersFile(str(path)).poll(look_up=True)
     assert read is not None
     assert (read.standing, read.reason) == (Standing.INVALID, reason)
     assert read.orders is None
@@ -72,7 +72,7 @@ def test_orders_that_are_no_plain_file_are_refused(tmp_path: Path, kind: str) ->
         os.mkfifo(path)
     else:
         path.mkdir()
-    read = OrdersFile(str(path)).poll()
+    read = OrdersFile(str(path)).poll(look_up=True)
     assert read is not None
     assert read.standing is Standing.INVALID
 
@@ -80,7 +80,7 @@ def test_orders_that_are_no_plain_file_are_refused(tmp_path: Path, kind: str) ->
 def test_the_command_lines_limits_stand_above_orders(tmp_path: Path) -> None:
     path = tmp_path / "orders"
     path.write_bytes(encode(orders(candidate(UID, "a"), grant=grant_for("x"))))
-    read = OrdersFile(str(path)).poll()
+    read = OrdersFile(str(path)).poll(look_up=True)
     assert read is not None
     settings = SentinelSettings(
         HostRoots(), str(path), "j", max_kills_per_hour=2, min_cooldown_seconds=99, dry_run_only=True, own_pod_uid=OTHER

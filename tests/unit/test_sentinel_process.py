@@ -239,10 +239,17 @@ def test_all_code_of_the_interpreter_is_there_after_what_start_up_touched_was_gi
         done = subprocess.run([sys.executable, "-c", program.format(work)], capture_output=True, text=True, check=True)
         return [int(word) for word in done.stdout.split()]
 
-    code, resident = sizes("process.bring_in_code()")
+    code, resident = sizes("assert process.bring_in_code() == ''")
     assert code == resident > 1000
     code, resident = sizes("")
     assert resident < code
+
+
+def test_code_that_an_older_kernel_does_not_read_in_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "MADV_POPULATE_READ", 9999)  # an advice that no kernel knows
+    assert process.bring_in_code() == (
+        "the interpreter's code is not read in: MADV_POPULATE_READ: Invalid argument (Linux 5.14)"
+    )
 
 
 LEAN = """
@@ -268,6 +275,19 @@ try:
 except OrdersError as error:
     print(error)
 """
+
+
+def test_what_the_lean_process_has_stand_ins_for_is_never_imported_on_the_way_to_them() -> None:
+    """`collections` once was, by the `json` of the first lines: 0.2 MB."""
+    repository = Path(__file__).resolve().parents[2]
+    begin = repository / "node-agent/memorypressure_agent/sentinel/__main__.py"
+    words = [sys.executable, "-I", "-S", "-X", "importtime", str(begin)]
+    words += [str(repository / "core"), str(repository / "node-agent"), "null"]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    assert "memorypressure_agent.sentinel.service" in imported
+    stand_ins = {"collections", "reprlib", "inspect", "difflib", "copy", "typing", "operator", "signal"}
+    assert imported & stand_ins == set()
 
 
 @pytest.mark.parametrize("options", [[], ["-OO"]], ids=["as it is", "without documentation"])

@@ -144,14 +144,18 @@ def test_what_the_machine_lacks_is_in_the_log_once_its_sources_were_read(
         "give_back_startup_pages",
         "reserve_heap",
         "use_rare_code",
-        "bring_in_code",
     ):  # for a process of its own
         monkeypatch.setattr(process, name, lambda: None)
     monkeypatch.setattr(process, "lock_memory", lambda: "not allowed")
+    monkeypatch.setattr(process, "bring_in_code", lambda: "the code is not read in: too old")
     said: list[str] = []
     monkeypatch.setattr(bare.service._helper, "log", lambda reason, message: said.append(f"{reason}: {message}"))
     for _ in range(3):
         bare.service._sampler.round()
     bare.service._settle()
-    assert "Settled: memory is not locked: not allowed" in said
+    assert "Settled: memory is not locked: not allowed; the code is not read in: too old" in said
+    monkeypatch.setattr(process, "lock_memory", lambda: "")
+    bare.service._settle()
+    assert "Settled: memory is locked; the code is not read in: too old" in said
+    assert bare.service._capabilities["MemoryLocked"] == "the code is not read in: too old"
     assert [line for line in said if line.startswith("CapabilityMissing: PSI: ") and "PSI is compiled out" in line]

@@ -33,11 +33,14 @@ class Journal:
         directory cannot be written or has no room.
         """
         self.path = path
+        self._fd = -1
         self._lock = _take_lock(path)
         try:
             self._open(path, boot_id)
         except BaseException:
             os.close(self._lock)
+            if self._fd >= 0:
+                os.close(self._fd)
             raise
 
     def _open(self, path: str, boot_id: str | None) -> None:
@@ -52,7 +55,8 @@ class Journal:
         except FileNotFoundError:
             self.opened_because = "new journal: there was none"
             self._map, self.identity = _create(path, boot_id)
-        found = os.stat(path, follow_symlinks=False)
+        self._fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        found = os.fstat(self._fd)
         self._file = (found.st_dev, found.st_ino)
         grants = layout.newest_grants(
             self.identity.incarnation, self._slots(layout.GRANTS_OFFSET, layout.GRANTS_SLOT_BYTES)
@@ -73,9 +77,15 @@ class Journal:
         """What leases and grants call this journal."""
         return self.identity.incarnation
 
-    def in_place(self) -> bool:
-        """Whether the path still leads to this file: otherwise nobody can read what is written here."""
+    def in_place(self, *, look_up: bool = True) -> bool:
+        """Whether the path still leads to this file: otherwise nobody can read what is written here.
+
+        Without `look_up` only whether the file is still linked anywhere, which waits for no memory.
+        """
         try:
+            if not look_up:
+                held = os.fstat(self._fd)
+                return held.st_nlink > 0 and held.st_size == layout.TOTAL_BYTES
             found = os.stat(self.path, follow_symlinks=False)
         except OSError:
             return False
@@ -167,8 +177,9 @@ class Journal:
         """Unmaps the file and lets another process write it."""
         self._map.close()
         if self._lock >= 0:
+            os.close(self._fd)
             os.close(self._lock)
-            self._lock = -1
+            self._fd = self._lock = -1
 
     def _kill_times(self) -> tuple[int, ...]:
         found = []

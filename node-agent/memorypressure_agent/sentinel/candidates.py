@@ -114,16 +114,15 @@ class Candidates:
         self.snapshot = Snapshot(clock() - 3600 * _SECOND_NS, ())
 
     def refresh(self, *, hold: bool) -> Snapshot:
-        """Reads all figures; `hold`: keeps the list of cgroups as it is, opens and closes nothing.
+        """Reads all figures; `hold`: keeps the list of cgroups as it is, but for pods that only became wanted.
 
-        Listing costs twice what the figures cost; and while a node is short nothing must be opened.
+        Listing costs twice what the figures cost; and while a node is short nothing should be opened that need not be.
         """
-        now, wanted = self._clock(), self.snapshot.wanted
+        now, wanted = self._clock(), self.wanted - {self._own_pod_uid}
         self._failures = []
-        if not hold:
+        if not hold or wanted != self.snapshot.wanted:
             self._list_failures = []
-            wanted = self.wanted - {self._own_pod_uid}
-            self._list(now, wanted)
+            self._list(now, wanted, hold=hold)
         usages = self._usages(now)
         failures = (*self._list_failures, *self._failures)[:10]
         self.snapshot = Snapshot(now, usages, failures, wanted)
@@ -185,17 +184,22 @@ class Candidates:
                     handle.close()
             self._pods = {}
 
-    def _list(self, now: int, wanted: frozenset[str]) -> None:
-        """Opens what is new of the wanted pods and closes what is gone or no longer wanted."""
-        listed = {pod.uid: pod.containers for pod in self._tree.scan()} if wanted else {}
-        if wanted and self._tree.scan_failure:  # who is not among them is not gone: what is held stays
+    def _list(self, now: int, wanted: frozenset[str], *, hold: bool) -> None:
+        """Opens what is new of the wanted pods and closes what is gone or no longer wanted.
+
+        `hold`: of those held that are still wanted nothing is looked at, and without new ones nothing at all is.
+        """
+        held_pods = {uid: self._pods[uid] for uid in self._pods.keys() & wanted} if hold else {}
+        missing = wanted - held_pods.keys()
+        listed = {pod.uid: pod.containers for pod in self._tree.scan()} if missing else {}
+        if missing and self._tree.scan_failure:  # who is not among them is not gone: what is held stays
             self._list_failures.append(self._tree.scan_failure)
             return
-        for uid in listed.keys() & wanted:
+        for uid in listed.keys() & missing:
             if uid not in self._seen:
                 self._seen[uid] = (now, self._age_ns(listed[uid]))
-        kept: dict[str, _Pod] = {}
-        for uid in listed.keys() & wanted:
+        kept: dict[str, _Pod] = held_pods
+        for uid in listed.keys() & missing:
             before = self._pods.get(uid)
             first_seen, age = self._seen[uid]
             handles: dict[str, ContainerHandle] = {}
@@ -206,7 +210,8 @@ class Candidates:
             pids = {key: before.pids[key] for key in before.pids.keys() & handles.keys()} if before else {}
             reliefs = {key: before.reliefs[key] for key in before.reliefs.keys() & handles.keys()} if before else {}
             kept[uid] = _Pod(first_seen, age, handles, pids, reliefs)
-        self._seen = {uid: self._seen[uid] for uid in listed.keys() & self._seen.keys()}
+        if not hold:
+            self._seen = {uid: self._seen[uid] for uid in listed.keys() & self._seen.keys()}
         held = {id(handle) for pod in kept.values() for handle in pod.handles.values()}
         with self._lock:
             dropped = [h for pod in self._pods.values() for h in pod.handles.values() if id(h) not in held]

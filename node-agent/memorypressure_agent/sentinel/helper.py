@@ -164,7 +164,7 @@ class Helper:
         """Says how near a line is, which decides how often figures are read.
 
         `near`: every 8 s; `watching` (a window runs): once a second; `busy`: the status is written once a second,
-        at rest every 4 s; `hold`: the list of cgroups must stay as it is.
+        at rest every 4 s; `hold`: the list of cgroups stays as it is, but for pods that become wanted.
         """
         woken = (near and not self._near) or (watching and not self._watching) or (busy and not self._busy)
         self._near, self._watching, self._busy, self._hold = near, watching, busy, hold
@@ -291,11 +291,11 @@ class Helper:
         now = boot_ns()
         wanted = self.candidates.wanted
         if now - self._figures_ns >= self._figures_every_ns() or wanted != self._listed:
-            keep = wanted == self._listed and (self._hold or now - self._list_ns < LIST_EVERY_NS)
+            keep = self._hold or (wanted == self._listed and now - self._list_ns < LIST_EVERY_NS)
             self.candidates.refresh(hold=keep)
-            self._figures_ns = now
+            self._listed, self._figures_ns = wanted, now
             if not keep:
-                self._listed, self._list_ns = wanted, now
+                self._list_ns = now
         if now - self._capability_ns >= CAPABILITY_EVERY_NS and not self._hold:
             self._capability_ns = now
             self.kill_failure = self._kill_capability()

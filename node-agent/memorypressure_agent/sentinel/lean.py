@@ -185,14 +185,17 @@ IN_STEPS = (
 """Imported one after the other, what each leaves over given back before the next: the heap never grows for it."""
 
 
-def main(settings: dict[str, Any] | None) -> int:
-    """Runs the sentinel with these settings, a `SentinelSettings` as JSON; None: only imports, which fills caches."""
+def main(words: str) -> int:
+    """Runs the sentinel with these settings, a `SentinelSettings` as JSON; null: only imports, which fills caches."""
     make_lean()
     for name in IN_STEPS:
         __import__(name)
         forget_annotations()
         share_methods()
     forget_compiler()
+    import json
+
+    settings = json.loads(words)
     if settings is None:
         return 0
     from memorypressure_agent.host.sources import HostRoots

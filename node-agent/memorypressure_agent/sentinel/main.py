@@ -118,7 +118,7 @@ def become_lean(settings: SentinelSettings) -> None:
     lean = os.path.join(os.path.dirname(os.path.abspath(__file__)), "lean.py")
     # Without documentation strings and asserts (there are none): 0.4 MiB less.
     interpreter = [sys.executable, "-I", "-S", "-OO", os.path.join(os.path.dirname(lean), "__main__.py")]
-    words = [*interpreter, json.dumps({"path": places, "settings": asdict(settings)})]
+    words = [*interpreter, *places, json.dumps(asdict(settings))]
     # One heap for both threads, and grown in small steps: what is asked for in advance counts as used once it is
     # touched.
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_TOP_PAD_": "16384"}
@@ -129,7 +129,7 @@ def become_lean(settings: SentinelSettings) -> None:
     if age_of_bytecode(lean) is None or any((age_of_bytecode(path) or 0) < 0 for path in sources(places)):
         # Whatever has to be compiled is compiled by a process of its own and cached where it can be: compiling would
         # leave the lean process 1 to 4 MiB larger.
-        compiling = [*interpreter, json.dumps({"path": places, "settings": None})]
+        compiling = [*interpreter, *places, json.dumps(None)]
         os.spawnve(os.P_WAIT, sys.executable, compiling, environment)  # noqa: S606 (the same)
     sys.stdout.flush()
     sys.stderr.flush()

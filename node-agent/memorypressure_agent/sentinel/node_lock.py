@@ -15,13 +15,14 @@ class NodeLock:
         self.message = ""
         """Why it is not held."""
 
-    def free_for_us(self) -> bool:
-        """Takes the lock if it can be had; False while another process holds it. Costs a look once it is ours.
+    def free_for_us(self, *, look_up: bool = True) -> bool:
+        """Takes the lock if it can be had; False while another process holds it.
 
-        Where there is no pods' directory there is nothing to lock and nothing to kill: that is a missing capability.
+        Once it is ours that costs a look whether the directory is still there; not even that without `look_up`. Where
+        there is no pods' directory there is nothing to lock and nothing to kill: that is a missing capability.
         """
         if self._fd >= 0:
-            if self._is_in_place():
+            if not look_up or self._is_in_place():
                 return True
             os.close(self._fd)  # the directory was removed, and others see another one or none
             self._fd = -1

@@ -90,26 +90,57 @@ class OrdersRead:
 
 
 class OrdersFile:
-    """The file at a path; None: there are never orders."""
+    """The file at a path; None: there are never orders.
+
+    It is held open, and asked before each sample: a file that was replaced or removed has lost a link. That looks no
+    path up, which could wait for memory.
+    """
 
     def __init__(self, path: str | None) -> None:
         self.path = path
+        self._fd = -1
         self._seen: tuple[int, ...] | None = None
 
-    def poll(self) -> OrdersRead | None:
-        """The orders if the file is another one than last time or was written since; None: nothing changed."""
-        if self.path is None:
+    def poll(self, *, look_up: bool) -> OrdersRead | None:
+        """The orders if the file is another one than last time or was written since; None: nothing changed.
+
+        `look_up`: looks at the path even if nothing happened to the file held. For once a second: that file may have
+        come to lie somewhere else, whole, with its directory.
+        """
+        if self.path is None or not (look_up or self._was_touched()):
             return None
-        mark: tuple[int, ...]
         try:
-            found = os.stat(self.path, follow_symlinks=False)
-            mark = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+            mark = _mark(os.stat(self.path, follow_symlinks=False))
         except OSError as error:
             mark = (error.errno or 0,)
         if mark == self._seen:
             return None
+        self.close()
+        found, self._fd = _read(self.path)
         self._seen = mark
-        return _read(self.path)
+        return found
+
+    def close(self) -> None:
+        """Gives the descriptor back."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    @property
+    def is_held(self) -> bool:
+        """Whether there is a file that can be asked."""
+        return self._fd >= 0
+
+    def _was_touched(self) -> bool:
+        """Whether the file held was written, replaced or removed. False without one."""
+        try:
+            return self._fd >= 0 and _mark(os.fstat(self._fd)) != self._seen
+        except OSError:  # of a file system that is not this machine's
+            return True
+
+
+def _mark(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_nlink, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 
 def no_orders(path: str | None) -> OrdersRead:
@@ -118,23 +149,28 @@ def no_orders(path: str | None) -> OrdersRead:
     return OrdersRead(Standing.NONE, Reason.NO_ORDERS, message)
 
 
-def _read(path: str) -> OrdersRead:
+def _read(path: str) -> tuple[OrdersRead, int]:
+    """What the file holds, and its descriptor; -1 where it is no file that can be asked."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        return no_orders(path)
+        return no_orders(path), -1
     except OSError as error:
-        return _refused(Reason.UNREADABLE, f"{path}: {error.strerror}")
+        return _refused(Reason.UNREADABLE, f"{path}: {error.strerror}"), -1
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return _refused(Reason.ORDERS_INVALID, f"{path}: no regular file")
+            os.close(descriptor)
+            return _refused(Reason.ORDERS_INVALID, f"{path}: no regular file"), -1
         data = b""
         while len(data) <= MAX_BYTES and (chunk := os.read(descriptor, MAX_BYTES + 1 - len(data))):
             data += chunk
     except OSError as error:
-        return _refused(Reason.UNREADABLE, f"{path}: {error.strerror}")
-    finally:
         os.close(descriptor)
+        return _refused(Reason.UNREADABLE, f"{path}: {error.strerror}"), -1
+    return _decoded(path, data), descriptor
+
+
+def _decoded(path: str, data: bytes) -> OrdersRead:
     try:
         orders = decode(data)
     except OrdersError as error:

@@ -135,12 +135,12 @@ def give_back_startup_pages() -> int:
     return max(0, before - _resident_kib())
 
 
-def bring_in_code() -> None:
-    """Reads in the interpreter's code, all of it, to be there when memory is locked.
+def bring_in_code() -> str:
+    """Reads in the interpreter's code, all of it, to be there when memory is locked; empty, or why it is not.
 
     A branch that no rehearsal took is read from a disk when it is first taken, into memory that has to be reclaimed, if
     that is when memory is short; in the lab it once held the sampler for 9 s (`docs/decisions`, a kill is rehearsed to
-    its end). The interpreter is the file of which most is mapped as code. Before Linux 5.14 without effect.
+    its end). The interpreter is the file of which most is mapped as code.
     """
     code: dict[str, list[tuple[int, int]]] = {}
     try:
@@ -151,9 +151,12 @@ def bring_in_code() -> None:
                     low, high = words[0].split("-")
                     code.setdefault(words[5], []).append((int(low, 16), int(high, 16)))
         for start, end in max(code.values(), key=lambda parts: sum(end - start for start, end in parts), default=[]):
-            call("madvise", start, end - start, MADV_POPULATE_READ)
-    except OSError:
-        return  # no /proc, or another C library than glibc
+            failed, number = call("madvise", start, end - start, MADV_POPULATE_READ)
+            if failed:
+                return f"the interpreter's code is not read in: MADV_POPULATE_READ: {os.strerror(number)} (Linux 5.14)"
+    except OSError as error:
+        return f"the interpreter's code is not read in: {error.strerror or error}"
+    return ""
 
 
 def every_other_chunk(start: int, end: int, chunk_bytes: int) -> Iterator[tuple[int, int]]:

@@ -77,7 +77,8 @@ class Sampler:
         self._clocks = clocks
         self._page_bytes = page_bytes
         self._orders_checked_ns: int | None = None
-        self._is_short = False
+        self.is_short = False
+        """A NUMA node is below Min: no path is looked up that need not be, which allocates and so waits for reclaim."""
         self._publish = True  # a first status as soon as there is something to say
         self._watching = False
         self._resting = False  # ticks may follow: nothing is going on
@@ -147,10 +148,14 @@ class Sampler:
             if wait is not None:
                 return min(wait, self._guarding_until_ns - now)
         self._take_ticks()
-        if self._orders_checked_ns is None or now - self._orders_checked_ns >= _SECOND_NS - _SLACK_NS:
+        chores_are_due = self._orders_checked_ns is None or now - self._orders_checked_ns >= _SECOND_NS - _SLACK_NS
+        if chores_are_due:
             self._orders_checked_ns = now
             self._chores_ns = now + _SECOND_NS - _SLACK_NS
-            self._read_orders(now)
+            if not self.is_short:
+                self._readings.recheck()
+        self._read_orders(now, look_up=chores_are_due and not (self.is_short and self._orders_file.is_held))
+        if chores_are_due:
             self._beat(now)
         self._helper.stand_back = self._watching
         began = self._clocks.cpu_ns()
@@ -232,13 +237,13 @@ class Sampler:
     def _rest(self, sample: Sample, result: Result, began: int) -> int:
         """The end of a round in which nothing is going on."""
         self.state, self._before = result.state, result
-        self._is_short = self._short(result)
+        self.is_short = self._short(result)
         if isinstance(sample.zones, ZoneInfo):
             self._show(sample, result, self.kills.granted())
         self._ticks_cpu_ns = self._clocks.cpu_ns()
         self._readings.charge(self._ticks_cpu_ns - began)
         self._period_ns = self._readings.period_ns(watching=False)
-        self._helper.near(self._period_ns < _SECOND_NS, watching=False, busy=False, hold=self._is_short)
+        self._helper.near(self._period_ns < _SECOND_NS, watching=False, busy=False, hold=self.is_short)
         return self._guarded(sample.time_ns)
 
     def _at_rest(self, sample: Sample, now: int) -> Result | None:
@@ -282,9 +287,9 @@ class Sampler:
         if self._publish:
             self._publish = False
             self._helper.publish()
-        self._is_short = self._short(result)
+        self.is_short = self._short(result)
         near = watching or self._period_ns < _SECOND_NS
-        self._helper.near(near, watching=watching, busy=True, hold=self._is_short)
+        self._helper.near(near, watching=watching, busy=True, hold=self.is_short)
         return self._guarded(sample.time_ns)
 
     def _guarded(self, sampled_ns: int) -> int:
@@ -302,14 +307,12 @@ class Sampler:
         )
 
     def _short(self, result: Result) -> bool:
-        """Whether a NUMA node is below Min: then the list of candidates' cgroups stays as it is."""
+        """Whether a NUMA node is below Min: then the list of candidates' cgroups stays as it is, too."""
         info = self._readings.info
         return result.state.triggers.below_low and info is not None and any(node.below(Line.MIN) for node in info.nodes)
 
-    def _read_orders(self, now: int) -> None:
-        if not self._is_short:  # looking a path up allocates, and that waits for reclaim now
-            self._readings.recheck()
-        read = self._orders_file.poll()
+    def _read_orders(self, now: int, *, look_up: bool) -> None:
+        read = self._orders_file.poll(look_up=look_up)
         if read is None:
             return
         self._catch_up()  # under the rules that held then

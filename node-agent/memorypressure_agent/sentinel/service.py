@@ -113,7 +113,7 @@ class Service:
             waits.late_ns.clear()
             if waits.woke_ns >= self._chores_ns:
                 self._chores_ns = waits.woke_ns + LOCK_EVERY_NS
-                if sampler.journal is not None and not sampler.journal.in_place():
+                if sampler.journal is not None and not sampler.journal.in_place(look_up=not sampler.is_short):
                     print(
                         f"{PROGRAM}: error: {sampler.journal.path} was removed or replaced; start again",
                         file=sys.stderr,
@@ -197,17 +197,18 @@ class Service:
         """Makes the process small and keeps it in memory; what is not allowed becomes a capability that is missing."""
         process.give_back_startup_pages()
         self._rehearse()
-        process.bring_in_code()
-        locked = process.lock_memory()
+        not_there = process.bring_in_code()
+        not_locked = process.lock_memory()
         if self._sampler.journal is not None:
             self._sampler.journal.keep_resident()
         self._mrelease = process.mrelease_capability()  # once more, for the pages that a kill will need
         self._capabilities = {
-            "MemoryLocked": locked,
+            "MemoryLocked": not_locked or not_there,
             "Realtime": process.become_realtime() if self._settings.realtime else "not asked for (--realtime)",
             "ProcessMrelease": self._mrelease,
         }
-        self._helper.log("Settled", "memory is locked" if not locked else f"memory is not locked: {locked}")
+        told = f"memory is not locked: {not_locked}" if not_locked else "memory is locked"
+        self._helper.log("Settled", f"{told}; {not_there}" if not_there else told)
         known = self._all_capabilities(self._sources.states())  # PSI only now: the sources have been read
         self._tell_missing({name: known[name] for name in ("Realtime", "ProcessMrelease", "PSI")})
         self._helper.do_all_now()  # what its work needs of code and heap is there then, the log's too
@@ -223,7 +224,7 @@ class Service:
                     sampler.journal.keep_resident()
             except OSError as error:
                 self._helper.log("LockHeld", f"--journal {self._settings.journal_path}: {error.strerror}")
-        held = not self._lock.free_for_us()
+        held = not self._lock.free_for_us(look_up=not sampler.is_short)
         if held != sampler.lock_held:
             self._helper.log("LockHeld", self._lock.message if held else "the node's lock is ours now")
         sampler.lock_held = held
