@@ -255,7 +255,8 @@ class Service:
         now = monotonic_ns()
         if self._vmstat_ns is None or now - self._vmstat_ns >= VMSTAT_EVERY_NS:
             self._vmstat_ns = now
-            self._sources.reopen_vmstat()
+            if not self._sampler.is_short:
+                self._sources.reopen_vmstat()
             read = self._sources.read_vmstat()
             self._vmstat = read if isinstance(read, dict) else None
         return self._vmstat
