@@ -35,6 +35,9 @@ from memorypressure_agent.sentinel.settings import SentinelSettings
 from memorypressure_agent.sentinel.ticks import Tick
 
 DEFAULT_GRANT_SECONDS: Final = 900
+ORDERS_LOOK_UP_NS: Final = 5_000_000_000
+"""How often the path of the orders is looked at while a file of it is held, which tells by itself all but its being
+moved with its directory."""
 _SECOND_NS: Final = 1_000_000_000
 _SLACK_NS: Final = 5_000_000
 """As in `readings`: what is due once a second is due in the same round, and no other one is made for it."""
@@ -77,6 +80,7 @@ class Sampler:
         self._clocks = clocks
         self._page_bytes = page_bytes
         self._orders_checked_ns: int | None = None
+        self._orders_looked_up_ns = 0
         self.is_short = False
         """A NUMA node is below Min: no path is looked up that need not be, which allocates and so waits for reclaim."""
         self._publish = True  # a first status as soon as there is something to say
@@ -154,7 +158,7 @@ class Sampler:
             self._chores_ns = now + _SECOND_NS - _SLACK_NS
             if not self.is_short:
                 self._readings.recheck()
-        self._read_orders(now, look_up=chores_are_due and not (self.is_short and self._orders_file.is_held))
+        self._read_orders(now, look_up=chores_are_due and self._look_up_is_due(now))
         if chores_are_due:
             self._beat(now)
         self._helper.stand_back = self._watching
@@ -310,6 +314,14 @@ class Sampler:
         """Whether a NUMA node is below Min: then the list of candidates' cgroups stays as it is, too."""
         info = self._readings.info
         return result.state.triggers.below_low and info is not None and any(node.below(Line.MIN) for node in info.nodes)
+
+    def _look_up_is_due(self, now: int) -> bool:
+        """Once a second while there is no file; of one that is held seldom, and not at all while a node is short."""
+        if self._orders_file.is_held:
+            if self.is_short or now - self._orders_looked_up_ns < ORDERS_LOOK_UP_NS - _SLACK_NS:
+                return False
+            self._orders_looked_up_ns = now
+        return True
 
     def _read_orders(self, now: int, *, look_up: bool) -> None:
         read = self._orders_file.poll(look_up=look_up)
