@@ -68,7 +68,7 @@ class FakeLab:
 
     def __init__(self, *answers: dict[str, float] | None, agent: str = "abc") -> None:
         self.answers = list(answers)
-        self.agent = agent
+        self.agent, self.kernel = agent, "6.1.0"
         self.asked: list[str] = []
 
     def run(self, cell: Cell) -> Result:
@@ -123,6 +123,6 @@ def test_a_series_that_goes_on_with_a_changed_agent_makes_its_runs_again_and_say
         assert main(words) == 0
         assert len(lab.asked) == asked
     said = capsys.readouterr().out
-    assert "1 results are of other definitions or of another state of the agent" in said
+    assert "1 results are of other definitions, or of another state of the agent or the kernel" in said
     assert f"run 2 of 2, about 1 min left: control-flood / {OURS} #1" in said
     assert main(["--report-only", "--output", str(tmp_path)]) == 0

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,12 +12,12 @@ from support.labresults import result
 
 from memorypressure.orders import decode
 from memorypressure.spec_values import Mode, NodesScope
-from memorypressure_tools.lab import script
+from memorypressure_tools.lab import script, series
 from memorypressure_tools.lab.arms import ARMS, OURS, Killer
 from memorypressure_tools.lab.orders import merged, run_orders
 from memorypressure_tools.lab.scenarios import SCENARIOS
 from memorypressure_tools.lab.script import guest_script
-from memorypressure_tools.lab.series import Cell, Results, SeriesError, cells
+from memorypressure_tools.lab.series import Cell, Results, SeriesError, cells, recipe
 from memorypressure_tools.lab.statistics import interval, largest_gap, median, percentile
 
 GUEST = Path(script.__file__).with_name("guest.sh")
@@ -162,6 +163,34 @@ def test_runs_of_another_agent_do_not_count_in_a_series_and_those_without_it_do(
     assert (results.outdated(), len(results.usable())) == (1, 1)
     results.agent = "abc"
     assert results.left(wanted) == []
+
+
+def test_runs_on_another_kernel_do_not_count_in_a_series(tmp_path: Path) -> None:
+    wanted = list(cells(["flood"], ["none"], 1))
+    results = Results(tmp_path / "results.jsonl")
+    results.add(result(wanted[0]))
+    assert results.left(wanted) == []
+    results.kernel = "6.1.1"
+    assert results.left(wanted) == wanted
+    assert results.outdated() == 1
+
+
+def test_a_changed_script_or_program_of_the_guest_is_another_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario, arm = replace(SCENARIOS["flood"]), ARMS["none"]  # a copy: recipes of the known ones are kept
+    today = recipe(scenario, arm)
+    assert recipe(scenario, arm) == today == recipe(SCENARIOS["flood"], arm)
+    texts, programs = tmp_path / "guest.sh", tmp_path / "programs"
+    shutil.copy(series.GUEST_SOURCES[0], texts)
+    shutil.copytree(series.GUEST_SOURCES[-1], programs)
+    assert {path.suffix for path in programs.iterdir()} == {".c", ".h"}
+    monkeypatch.setattr(series, "GUEST_SOURCES", (texts, *series.GUEST_SOURCES[1:-1], programs))
+    assert recipe(scenario, arm) == today
+    (programs / "hog.c").write_text((programs / "hog.c").read_text("utf-8") + "\n", "utf-8")
+    other_program = recipe(scenario, arm)
+    texts.write_text(texts.read_text("utf-8") + "\n", "utf-8")
+    assert len({today, other_program, recipe(scenario, arm)}) == 3
 
 
 def test_a_run_that_stays_void_is_given_up(tmp_path: Path) -> None:

@@ -81,9 +81,9 @@ def _series(results: Results, given: argparse.Namespace) -> int:
     scenarios = given.scenarios or list(SCENARIOS)
     wanted = list(cells(scenarios, given.arms, given.runs))
     lab = _Lab(given)
-    results.agent = lab.agent
+    results.agent, results.kernel = lab.agent, lab.kernel
     if results.outdated():
-        said = "results are of other definitions or of another state of the agent and are left out"
+        said = "results are of other definitions, or of another state of the agent or the kernel, and are left out"
         print(f"lab: {results.outdated()} {said}", flush=True)
     began = time.monotonic()
     while left := results.left(wanted):
@@ -142,6 +142,7 @@ class _Lab:
         self._runs = given.output / given.kernel / "runs"
         self._made = onerun.parts(given.kernel)
         self.agent = rootimage.agent_digest(self._made.agent)
+        self.kernel = self._made.kernel.release
 
     def run(self, cell: Cell) -> Result:
         """Makes one run; its files stay, a void one's too."""
@@ -162,7 +163,7 @@ class _Lab:
             scenario=cell.scenario,
             arm=cell.arm,
             number=cell.number,
-            kernel=self._made.kernel.release,
+            kernel=self.kernel,
             recipe=recipe(scenario, arm),
             agent=self.agent if arm.killer is Killer.OURS else "",
             took_seconds=round(time.monotonic() - began, 1),

@@ -13,10 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from memorypressure_tools.guest import store
+from memorypressure_tools.guest.programs import SOURCES as PROGRAMS
 from memorypressure_tools.lab.arms import ARMS, OURS, Arm, Killer
 from memorypressure_tools.lab.orders import run_orders
 from memorypressure_tools.lab.scenarios import SCENARIOS, Scenario
+from memorypressure_tools.lab.script import guest_script
 
+GUEST_SOURCES: Final = (Path(__file__).with_name("guest.sh"), Path(__file__).with_name("systemd.sh"), PROGRAMS)
+"""What runs in a guest beside its script: shell functions, and the sources of the load, of probes and of the flood."""
 EVERY_ARM: Final = ("flood", "leak")
 """Scenarios in which all arms are compared."""
 ELSEWHERE: Final = ("none", OURS, "earlyoom", "nohang")
@@ -74,7 +79,7 @@ class SeriesError(Exception):
 
 
 def recipe(scenario: Scenario, arm: Arm) -> str:
-    """What identifies the definition of a run; for our agent with the orders, which the default policy is part of."""
+    """What identifies the definition of a run: scenario, arm, our agent's orders (so the default policy), the guest."""
     return _recipe(scenario.name, arm.name) if SCENARIOS.get(scenario.name) is scenario else _digests(scenario, arm)
 
 
@@ -85,7 +90,8 @@ def _recipe(scenario: str, arm: str) -> str:
 
 def _digests(scenario: Scenario, arm: Arm) -> str:
     orders = run_orders(scenario, arm) if arm.killer is Killer.OURS else b""
-    return f"{scenario.digest}-{arm.digest}-{hashlib.sha256(orders).hexdigest()[:8]}"
+    guest = store.digest(guest_script(scenario, arm), *GUEST_SOURCES)
+    return f"{scenario.digest}-{arm.digest}-{hashlib.sha256(orders).hexdigest()[:8]}-{guest[:8]}"
 
 
 def default_arms(scenario: str) -> tuple[str, ...]:
@@ -112,6 +118,8 @@ class Results:
 
     agent: str | None = None
     """Digest of the agent whose runs count; None: of whichever agent they are."""
+    kernel: str | None = None
+    """Release of the kernel whose runs count, as `agent`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -123,7 +131,7 @@ class Results:
         return list(found.values())
 
     def outdated(self) -> int:
-        """How many runs are of other definitions, or of another agent, than today's."""
+        """How many runs are of other definitions, another agent or another kernel than today's."""
         return sum(not self._counts(each) for each in self.all)
 
     def voids(self, cell: Cell) -> int:
@@ -131,7 +139,8 @@ class Results:
         return sum(each.cell == cell and each.figures is None and self._counts(each) for each in self.all)
 
     def _counts(self, result: Result) -> bool:
-        return _is_current(result) and (self.agent is None or result.agent in ("", self.agent))
+        of_ours = self.agent is None or result.agent in ("", self.agent)
+        return _is_current(result) and of_ours and self.kernel in (None, result.kernel)
 
     def left(self, wanted: Sequence[Cell]) -> list[Cell]:
         """What of the wanted runs is still to be done."""
