@@ -90,7 +90,7 @@ def reserve_figures(samples: Sequence[ZoneSample]) -> ReserveFigures:
 def times_drained(samples: Sequence[ZoneSample]) -> list[float]:
     """Times at which the condition held: in 3 of the last 5 samples some zone was below the default policy's line.
 
-    That is the default policy's 30 of 50 ms, counted in samples, because samples come later under load.
+    That is the default policy's 15 of 50 ms, counted in samples, because samples come later under load.
     """
     below = [(at, any(each.below(LINE) for each in group)) for at, group in itertools.groupby(samples, lambda s: s.at)]
     return [at for i, (at, _) in enumerate(below) if sum(low for _, low in below[max(0, i - 4) : i + 1]) >= 3]

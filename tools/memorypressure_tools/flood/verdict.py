@@ -57,7 +57,7 @@ class Facts:
     killed_by_us: Collection[str]
     #: times, in seconds since boot, of samples below the policy's line; None: the timeline was lost
     below_line: Sequence[float] | None
-    #: whether it lasted: whether a policy that asks for 30 of 50 ms has to see it
+    #: whether it lasted: 3 of 5 samples, which a policy that asks for 15 of 50 ms has to see
     condition_held: bool
     atomic_failures: int | None
     #: of /proc/vmstat, over the run; None: not read
