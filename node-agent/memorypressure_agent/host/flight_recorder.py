@@ -11,14 +11,15 @@ For the sampler's thread: nothing is opened, and a sample costs some microsecond
 
 import mmap
 import struct
-from binascii import crc32
 from collections.abc import Iterable
 from operator import sub
 from typing import Final
 
 from memorypressure.signals import GateShut, MemInfo, Psi, PsiLine, Sample
-from memorypressure.zone_values import Zone, ZoneInfo
+from memorypressure.zone_values import ZoneInfo
 from memorypressure_agent.host import flight_format as layout
+from memorypressure_agent.host.flight_ring import Ring
+from memorypressure_agent.host.flight_shape import Shape, shape_key, told_nodes
 
 BEFORE_NS: Final = 5_000_000_000
 AFTER_NS: Final = 30_000_000_000
@@ -28,99 +29,15 @@ _EMPTY: Final = bytes(8)
 _EPISODE: Final = struct.Struct("<I")
 
 
-class _Shape:
-    """What a block says of the machine once: `head` is all but sequence and time. Compared by `key`."""
-
-    def __init__(
-        self, key: tuple[object, ...], zones: tuple[Zone, ...], info: ZoneInfo, memory: MemInfo | None
-    ) -> None:
-        self.key = key
-        self.told = told_nodes(info)
-        self.zones = b"".join(_packed(zone, info.normal_index, told=zone.node in self.told) for zone in zones)
-        self.page_bytes = info.page_size_bytes
-        figures = (memory.total_bytes, memory.swap_total_bytes, memory.hugetlb_bytes) if memory else (0, 0, 0)
-        total, swap, huge = [min(each // self.page_bytes, layout.MOST_PAGES) for each in figures]
-        self.memory_pages = (total, swap, huge)
-        self.live = layout.live_offset(len(zones))
-        values = len(zones) + 2 * len(self.told)
-        self.narrow = struct.Struct(f"<{values}h")
-        self.wide = struct.Struct(f"<{values}I")
-        self.of_zones = struct.Struct(f"<{len(zones)}I")
-        self.slow_every_ns = layout.slow_every_ns(values)
-        largest = layout.RECORD.size + self.wide.size + 2 * self.of_zones.size
-        largest += layout.SLOW.size + 2 * layout.AVERAGES.size
-        self.fits = self.live + layout.LIVE.size + largest <= layout.BLOCK_BYTES
-        """Whether a block holds a sample. Some 90 populated zones do; of a larger machine nothing is recorded."""
-
-
-class _Ring:
-    """One ring of blocks; `write` appends a sample to its open block."""
-
-    def __init__(self, area: mmap.mmap, first: int, count: int) -> None:
-        self._area = area
-        self.first = first
-        self.count = count
-        self.sequence = max((self._sequence_of(index) for index in range(count)), default=0)
-        self.open_offset = -1
-        self.used = 0
-        self.time_ns = 0
-        self.shape: _Shape | None = None
-        self.has = 0
-        self.full: tuple[int, ...] = ()
-        self.gate: tuple[int, ...] = ()
-        self.boost: tuple[int, ...] = ()
-        self.cma: tuple[int, ...] = ()
-
-    def offset_of(self, sequence: int) -> int:
-        """Where the block of that sequence number is, if it still is."""
-        return self.first + sequence % self.count * layout.BLOCK_BYTES
-
-    def begin(self, shape: _Shape, has: int, time_ns: int) -> None:
-        """Opens the next block."""
-        self.sequence += 1
-        head = layout.pack_head(self.sequence, time_ns, shape.page_bytes, shape.memory_pages, has, shape.zones)
-        self.open_offset = self.offset_of(self.sequence)
-        self._area[self.open_offset : self.open_offset + len(head)] = head
-        self.used = len(head)
-        self.time_ns = time_ns
-        self.shape, self.has = shape, has
-        self.full = self.gate = self.boost = self.cma = ()
-
-    def append(self, flags: int, ticks: int, body: bytes) -> None:
-        """Puts a sample behind the last one; it counts from `publish` on."""
-        check = crc32(body, flags << 16 | ticks) & 0xFFFF  # as `flight_format.check_of`
-        record = layout.RECORD.pack(flags, check, ticks) + body
-        start = self.open_offset + self.used
-        self.used += len(record)
-        self._area[start : self.open_offset + self.used] = record
-        self.time_ns += ticks * layout.TICK_NS
-
-    def publish(self) -> None:
-        """Lets what was appended to the open block count: it says how many of its bytes are used."""
-        live = self.open_offset + (self.shape.live if self.shape else 0)
-        self._area[live : live + 2] = self.used.to_bytes(2, "little")
-
-    def begin_ns_of(self, sequence: int) -> int | None:
-        """When that block begins; None when it is not there."""
-        offset = self.offset_of(sequence)
-        found, begin_ns = struct.unpack_from("<QQ", self._area, offset)
-        return int(begin_ns) if found == sequence else None
-
-    def _sequence_of(self, index: int) -> int:
-        """That of the block in this place; 0 without one, for damage must not become a sequence that goes on."""
-        block = layout.unpack_block(self._area, self.first + index * layout.BLOCK_BYTES)
-        return block.sequence if block is not None and block.sequence % self.count == index else 0
-
-
 class FlightRecorder:
     """The recorder in `flight_format.AREA_BYTES` of a mapping from `offset`; goes on where another one stopped."""
 
     def __init__(self, area: mmap.mmap, offset: int) -> None:
         self._area = area
-        self._fast = _Ring(area, offset, layout.FAST_BLOCKS)
-        self._slow = _Ring(area, offset + layout.FAST_BLOCKS * layout.BLOCK_BYTES, layout.SLOW_BLOCKS)
+        self._fast = Ring(area, offset, layout.FAST_BLOCKS)
+        self._slow = Ring(area, offset + layout.FAST_BLOCKS * layout.BLOCK_BYTES, layout.SLOW_BLOCKS)
         self._slots = offset + (layout.FAST_BLOCKS + layout.SLOW_BLOCKS) * layout.BLOCK_BYTES
-        self._shape: _Shape | None = None
+        self._shape: Shape | None = None
         self._shaped_by: tuple[object, ...] = ()
         self._memory: MemInfo | None = None
         self._has = 0
@@ -213,7 +130,7 @@ class FlightRecorder:
         layout.HEAD.unpack_from(self._area, offset)
         _EPISODE.pack_into(bytearray(_EPISODE.size), 0, layout.live_offset(0))
 
-    def _sample(self, ring: _Ring, shape: _Shape, sample: Sample) -> tuple[int, bytes]:
+    def _sample(self, ring: Ring, shape: Shape, sample: Sample) -> tuple[int, bytes]:
         """Flags and bytes of a sample behind those of the ring's open block."""
         zones = sample.zones
         flags = 0
@@ -253,7 +170,7 @@ class FlightRecorder:
                 parts.append(layout.AVERAGES.pack(*_hundredths(psi.some), *_hundredths(psi.full)))
         return flags, b"".join(parts)
 
-    def _gate(self, ring: _Ring, free: tuple[int, ...]) -> tuple[int, bytes]:
+    def _gate(self, ring: Ring, free: tuple[int, ...]) -> tuple[int, bytes]:
         """Flags and bytes of a reading of gates behind those of the open block."""
         if max(free, default=0) > layout.MOST_PAGES:
             free = tuple([min(pages, layout.MOST_PAGES) for pages in free])
@@ -267,34 +184,15 @@ class FlightRecorder:
     def _see_zones(self, info: ZoneInfo) -> None:
         """Takes the machine's shape, another one when something of it changed."""
         memory = self._memory
-        totals = memory and (memory.total_bytes, memory.swap_total_bytes, memory.hugetlb_bytes)
+        totals = (memory.total_bytes, memory.swap_total_bytes, memory.hugetlb_bytes) if memory else None
         told = told_nodes(info)
         shaped_by = (totals, told, info.lines_key)
         if shaped_by == self._shaped_by:
             return
         self._shaped_by = shaped_by
-        zones = [zone for zone in info.zones if zone.managed_pages]
-        key = (
-            totals,
-            told,
-            *[
-                (
-                    zone.node,
-                    zone.name,
-                    zone.managed_pages,
-                    zone.min_pages - zone.boost_pages if zone.boost_known else -1,
-                    zone.low_pages - zone.min_pages,
-                    zone.high_pages - zone.low_pages,
-                    zone.protection,
-                    zone.cma_pages,
-                    zone.stat_threshold_pages,
-                    zone.cpus,
-                )
-                for zone in zones
-            ],
-        )
+        key = shape_key(info, totals)
         if self._shape is None or key != self._shape.key:
-            shape = _Shape(key, tuple(zones), info, memory)
+            shape = Shape(key, info, memory)
             self._shape = shape if shape.fits else None
 
     def _see_slow(self, sample: Sample) -> None:
@@ -306,14 +204,14 @@ class FlightRecorder:
             has |= layout.HAS_PODS | (layout.HAS_PODS_FULL if sample.psi_pods.full is not None else 0)
         self._has = has
 
-    def _next_block(self, ring: _Ring, shape: _Shape, now_ns: int) -> None:
+    def _next_block(self, ring: Ring, shape: Shape, now_ns: int) -> None:
         if ring.open_offset >= 0:
             ring.publish()
             if self._kept:
                 self._copy(ring.open_offset)
         ring.begin(shape, self._has, now_ns)
 
-    def _recent(self, ring: _Ring, since_ns: int, there: list[tuple[int, ...]]) -> list[int]:
+    def _recent(self, ring: Ring, since_ns: int, there: list[tuple[int, ...]]) -> list[int]:
         """Where the closed blocks with samples since then are, oldest first, but for those that are there already."""
         wanted: list[int] = []
         is_open = ring.open_offset >= 0  # else another process wrote the last one: it is closed
@@ -375,11 +273,6 @@ def _packed_free(
     return layout.WIDE, wide.pack(*free)
 
 
-def told_nodes(info: ZoneInfo) -> tuple[int, ...]:
-    """The NUMA nodes that tell who holds their pages, in their order."""
-    return tuple([node.number for node in info.nodes if node.unclaimed_pages is not None])
-
-
 def _uses(info: ZoneInfo, told: tuple[int, ...]) -> list[int]:
     """For each of these nodes the pages that nobody claims and those of compressed swap."""
     values = []
@@ -388,26 +281,6 @@ def _uses(info: ZoneInfo, told: tuple[int, ...]) -> list[int]:
             compressed = sum([zone.compressed_pages for zone in info.zones if zone.node == node.number])
             values += [min(max(0, node.unclaimed_pages or 0), layout.MOST_PAGES), min(compressed, layout.MOST_PAGES)]
     return values
-
-
-def _packed(zone: Zone, normal_index: int, *, told: bool) -> bytes:
-    known = (
-        (layout.BOOST_KNOWN if zone.boost_known else 0)
-        | (layout.CMA_KNOWN if zone.cma_known else 0)
-        | (layout.USES_TOLD if told else 0)
-    )
-    pages = (
-        zone.min_pages - zone.boost_pages if zone.boost_known else 0,
-        zone.low_pages - zone.min_pages,
-        zone.high_pages - zone.low_pages,
-        zone.managed_pages,
-        zone.protection[normal_index] if zone.protection else 0,
-        zone.cma_pages,
-    )
-    capped = [min(each, layout.MOST_PAGES) for each in pages]
-    return layout.ZONE.pack(
-        zone.node, layout.ZONE_INDEX[zone.name], known, *capped, zone.stat_threshold_pages, min(zone.cpus, 0xFFFF)
-    )
 
 
 def _any(line: PsiLine) -> bool:
