@@ -7,7 +7,7 @@ from typing import Any
 from memorypressure.ledger import max_standing
 from memorypressure.reasons import Reason
 from memorypressure.spec import Limits, Share
-from memorypressure_operator.registry import PolicyEntry
+from memorypressure_operator.tables import PolicyEntry
 
 
 def within_shown(limits: Limits, nodes: int, standing: int, status: Mapping[str, Any]) -> Limits:

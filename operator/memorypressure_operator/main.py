@@ -24,9 +24,10 @@ from memorypressure_operator.leader import Leader, LeaderSettings, LeaderThread
 from memorypressure_operator.metrics import Ages, Metrics
 from memorypressure_operator.pods import PodModel, pod_view
 from memorypressure_operator.reconcile import DecisionLoop
-from memorypressure_operator.registry import Registry, TableSink
+from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import PlanModel, StateModel, plan_view, state_view
 from memorypressure_operator.settings import Settings
+from memorypressure_operator.sinks import TableSink
 from memorypressure_operator.streams import Source, Stream
 from memorypressure_operator.views import (
     BudgetModel,

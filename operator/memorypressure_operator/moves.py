@@ -14,7 +14,8 @@ from memorypressure.spec import Mode, Policy
 from memorypressure_operator import atonce, objects
 from memorypressure_operator.api import Api
 from memorypressure_operator.errors import ApiRefused
-from memorypressure_operator.registry import Ours, Registry
+from memorypressure_operator.recency import Ours
+from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import PlanView, StateView
 from memorypressure_operator.views import NodeView
 

@@ -13,7 +13,8 @@ from memorypressure_operator.holdings import Holdings
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.planning import Draft, TokenBucket
-from memorypressure_operator.registry import Ours, Registry
+from memorypressure_operator.recency import Ours
+from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import PlanView
 from memorypressure_operator.settings import Settings
 from memorypressure_operator.views import NodeView

@@ -37,7 +37,8 @@ from memorypressure_operator.moves import Moves, is_moved
 from memorypressure_operator.planning import Planner
 from memorypressure_operator.planwriting import PlanWriter
 from memorypressure_operator.policies import Policies, is_less
-from memorypressure_operator.registry import Ours, Registry
+from memorypressure_operator.recency import Ours
+from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import StateView
 from memorypressure_operator.retelling import retell
 from memorypressure_operator.rounds import Rounds

@@ -6,57 +6,17 @@ lock; views are immutable, so what is handed out stays as it was.
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from memorypressure.protections import DisruptionBudget
-from memorypressure.spec import Policy, SpecError, parse_policy
+from memorypressure.spec import SpecError, parse_policy
 from memorypressure_operator.dirty import Dirty
 from memorypressure_operator.pods import PodView
+from memorypressure_operator.recency import Deleted, Ours, is_late, is_newer, is_outdated
 from memorypressure_operator.reports import PlanView, StateView
 from memorypressure_operator.slots import Slots
+from memorypressure_operator.tables import SINKS, PolicyEntry, Tables
 from memorypressure_operator.views import NodeView
-
-DELETED_KEPT = 1000
-"""UIDs of deleted objects that are remembered: what was under way when they were deleted must not bring them back."""
-
-
-class Ours(Enum):
-    """What our own write did to the object that its answer shows."""
-
-    MADE = "Made"
-    CHANGED = "Changed"
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyEntry:
-    """A policy object: parsed, or with the reason why not."""
-
-    name: str
-    uid: str
-    generation: int
-    resource_version: str
-    policy: Policy | None
-    error: str
-    status: Mapping[str, Any]
-
-
-@dataclass(slots=True)
-class Tables:
-    """All objects, by key; read under the registry's lock."""
-
-    nodes: dict[str, NodeView] = field(default_factory=dict)
-    states: dict[str, StateView] = field(default_factory=dict)
-    plans: dict[str, PlanView] = field(default_factory=dict)
-    pods: dict[str, PodView] = field(default_factory=dict)
-    pods_by_node: dict[str, dict[str, PodView]] = field(default_factory=dict)
-    workload_nodes: dict[str, dict[str, int]] = field(default_factory=dict)  # workload -> its pods on each node
-    holders: dict[str, set[str]] = field(default_factory=dict)  # workload -> nodes whose stored plan names its pods
-    namespaces: dict[str, dict[str, str]] = field(default_factory=dict)
-    budgets: dict[tuple[str, str], DisruptionBudget] = field(default_factory=dict)
-    budgets_by_namespace: dict[str, dict[str, DisruptionBudget]] = field(default_factory=dict)
-    policies: dict[str, PolicyEntry] = field(default_factory=dict)
 
 
 class Registry:
@@ -75,8 +35,8 @@ class Registry:
         self.last_report_at: float | None = None  # the newest of them
         self.policies_at: float | None = None
         self.policies_changed = True
-        self._deleted_policies: dict[str, None] = {}  # UIDs, the oldest first
-        self._deleted: dict[str, None] = {}  # the same of states and plans, for answers about what we have just made
+        self._deleted_policies = Deleted()
+        self._deleted = Deleted()  # states and plans, for answers about what we have just made
         self.relabelled: set[str] = set()  # nodes that appeared or changed labels, until the decision loop takes them
         self.nodes_version = 0  # moves when a node appears, goes or changes its labels
         self.resized: dict[str, int] = {}  # workload -> its pods before they became more or fewer, until it is taken
@@ -109,7 +69,7 @@ class Registry:
             if watched:
                 self.policies_at = self._clock()
             before = self.tables.policies.get(entry.name)
-            if entry.uid in self._deleted_policies or (before is not None and _outdated(entry, before)):
+            if entry.uid in self._deleted_policies or (before is not None and is_outdated(entry, before)):
                 return
             self.tables.policies[entry.name] = entry
             if before is None or (before.uid, before.generation) != (entry.uid, entry.generation):
@@ -120,7 +80,7 @@ class Registry:
         with self.lock:
             if watched:
                 self.policies_at = self._clock()
-            _remember(self._deleted_policies, uid)
+            self._deleted_policies.add(uid)
             name = next((name for name, entry in self.tables.policies.items() if entry.uid == uid), None)
             if name is not None:
                 del self.tables.policies[name]
@@ -185,9 +145,15 @@ class Registry:
         """
         with self.lock:
             before = self.tables.states.get(name)
-            if self._is_late(before, view, ours):
+            if is_late(before, view, ours, self._deleted):
                 return
-            if before is not None and before.uid == view.uid and _newer(before.resource_version, view.resource_version):
+            if ours is None:
+                self._deleted.discard(view.uid)
+            if (
+                before is not None
+                and before.uid == view.uid
+                and is_newer(before.resource_version, view.resource_version)
+            ):
                 return  # the answer to our own write was newer than this event
             self.tables.states[name] = view
             self.slots.state(name, before, view)
@@ -216,7 +182,7 @@ class Registry:
             self.changed_at.pop(name, None)
             before = self.tables.states.pop(name, None)
             if before is not None:
-                _remember(self._deleted, before.uid)
+                self._deleted.add(before.uid)
                 self.slots.state(name, before, None)
                 self._mark([name])
 
@@ -226,8 +192,10 @@ class Registry:
         """A plan appeared or changed. `ours`: the answer to our own write, as with `put_state`."""
         with self.lock:
             before = self.tables.plans.get(name)
-            if self._is_late(before, view, ours):
+            if is_late(before, view, ours, self._deleted):
                 return
+            if ours is None:
+                self._deleted.discard(view.uid)
             if before is not None and before.uid == view.uid and before.generation > view.generation:
                 return  # the answer to our own write was newer than this event
             self.slots.plan(name, before, view)
@@ -243,22 +211,9 @@ class Registry:
             before = self.tables.plans.pop(name, None)
             self.slots.plan(name, before, None)
             if before is not None:
-                _remember(self._deleted, before.uid)
+                self._deleted.add(before.uid)
                 self.freed |= before.workloads
                 self._mark([name])
-
-    def _is_late(self, known: StateView | PlanView | None, view: StateView | PlanView, ours: Ours | None) -> bool:
-        """Whether an answer to our own write comes after the deletion; what a stream sends is there all the same.
-
-        What we changed was known when we did: where it is not, or another has its name, it has gone. Of what we made
-        the answer may be the first to tell. To pass over an answer does no harm: its stream tells the same, or later.
-        """
-        if ours is None:
-            self._deleted.pop(view.uid, None)
-            return False
-        if known is not None:
-            return known.uid != view.uid
-        return ours is Ours.CHANGED or view.uid in self._deleted
 
     # --- pods ---
 
@@ -363,80 +318,3 @@ class Registry:
         prefix = namespace + "/"
         workloads = (nodes for workload, nodes in self.tables.workload_nodes.items() if workload.startswith(prefix))
         self.dirty.add({node for nodes in workloads for node in nodes if node})
-
-
-def _remember(deleted: dict[str, None], uid: str) -> None:
-    deleted[uid] = None
-    if len(deleted) > DELETED_KEPT:
-        del deleted[next(iter(deleted))]
-
-
-def _outdated(entry: PolicyEntry, known: PolicyEntry) -> bool:
-    """Whether it is an earlier version of the policy that is known, or what had its name before."""
-    if entry.uid == known.uid and entry.generation != known.generation:
-        return entry.generation < known.generation
-    return _newer(known.resource_version, entry.resource_version)
-
-
-def _newer(one: str, other: str) -> bool:
-    """Whether a resourceVersion of the same resource is certainly the later one.
-
-    They are decimal numbers that grow with every write: promised since Kubernetes 1.35 (KEP-5504), and so with every
-    API server on etcd before. Of those that are no such numbers it is not known which is later.
-    """
-    return _is_number(one) and _is_number(other) and int(one) > int(other)
-
-
-def _is_number(version: str) -> bool:
-    return version.isascii() and version.isdigit() and version[0] != "0"
-
-
-SINKS: dict[str, tuple[str, str, str]] = {
-    "nodes": ("nodes", "put_node", "remove_node"),
-    "nodememorystates": ("states", "put_state", "remove_state"),
-    "nodememoryplans": ("plans", "put_plan", "remove_plan"),
-    "pods": ("pods", "put_pod", "remove_pod"),
-    "namespaces": ("namespaces", "put_namespace", "remove_namespace"),
-    "poddisruptionbudgets": ("budgets", "put_budget", "remove_budget"),
-}
-"""Resource -> its table and the methods that feed it."""
-
-
-class TableSink:
-    """One table of the registry as the `streams.Sink` of one stream."""
-
-    def __init__(
-        self,
-        registry: Registry,
-        resource: str,
-        on_synced: Callable[[str], None],
-        on_heard: Callable[[str], None] = lambda _: None,
-        on_opened: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        table, put, remove = SINKS[resource]
-        self._registry = registry
-        self._resource = resource
-        self._on_synced = on_synced
-        self._on_heard = on_heard
-        self._on_opened = on_opened
-        self._rows: dict[Any, Any] = getattr(registry.tables, table)
-        self.put: Callable[[Any, Any], None] = getattr(registry, put)
-        self.remove: Callable[[Any], None] = getattr(registry, remove)
-
-    def keys(self) -> set[Any]:
-        """Keys of the rows held."""
-        with self._registry.lock:
-            return set(self._rows)
-
-    def synced(self) -> None:
-        """The table is complete."""
-        self._registry.mark_synced(self._resource)
-        self._on_synced(self._resource)
-
-    def opened(self) -> None:
-        """Notes when the server last began to send."""
-        self._on_opened(self._resource)
-
-    def heard(self) -> None:
-        """Notes when the server last sent anything."""
-        self._on_heard(self._resource)

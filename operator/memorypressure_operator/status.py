@@ -7,7 +7,7 @@ from typing import Any
 from memorypressure import ledger
 from memorypressure.reasons import Reason
 from memorypressure.spec import Mode, Policy
-from memorypressure_operator.registry import PolicyEntry
+from memorypressure_operator.tables import PolicyEntry
 
 MESSAGE_MAX = 4096
 COUNT_MAX = 2**31 - 1

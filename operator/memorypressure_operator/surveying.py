@@ -23,10 +23,11 @@ from memorypressure_operator.look import is_silent
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.planwriting import PlanWriter
-from memorypressure_operator.registry import PolicyEntry, Registry
+from memorypressure_operator.registry import Registry
 from memorypressure_operator.rounds import Rounds
 from memorypressure_operator.settings import Settings
 from memorypressure_operator.status import Facts
+from memorypressure_operator.tables import PolicyEntry
 from memorypressure_operator.tallies import Tallies, Tally
 
 log = logging.getLogger(__name__)

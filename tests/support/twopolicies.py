@@ -26,9 +26,11 @@ from memorypressure_operator.granting import Granting
 from memorypressure_operator.holdings import Holdings
 from memorypressure_operator.inforce import InForce
 from memorypressure_operator.memory import NodeMemory
-from memorypressure_operator.registry import Ours, PolicyEntry, Registry
+from memorypressure_operator.recency import Ours
+from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import PlanView, StateView, decode_state
 from memorypressure_operator.rounds import Rounds
+from memorypressure_operator.tables import PolicyEntry
 from memorypressure_operator.views import NodeView
 
 NODE = "n"

@@ -15,7 +15,7 @@ from memorypressure_operator import pressure, status, tainter
 from memorypressure_operator.caps import capped, for_nodes
 from memorypressure_operator.look import is_silent
 from memorypressure_operator.pressure import NS, Watch
-from memorypressure_operator.registry import PolicyEntry, Registry
+from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import (
     ActiveTrigger,
     Condition,
@@ -24,6 +24,7 @@ from memorypressure_operator.reports import (
 )
 from memorypressure_operator.settings import Settings
 from memorypressure_operator.status import Counts, Facts
+from memorypressure_operator.tables import PolicyEntry
 from memorypressure_operator.tainter import KEY, TaintInput
 from memorypressure_operator.views import Taint
 

@@ -11,8 +11,9 @@ from memorypressure_operator.errors import ApiRefused, ApiUnreachable, LeaseLost
 from memorypressure_operator.health import Health
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.reconcile import DecisionLoop
-from memorypressure_operator.registry import SINKS, Registry
+from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import StateStatus, StateView
+from memorypressure_operator.tables import SINKS
 from memorypressure_operator.views import NodeView
 
 

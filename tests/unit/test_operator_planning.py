@@ -11,9 +11,11 @@ from memorypressure.spec import Policy
 from memorypressure_operator.main import SOURCES
 from memorypressure_operator.planning import Planner, TokenBucket
 from memorypressure_operator.pods import PodTraits, PodView
-from memorypressure_operator.registry import SINKS, Registry, TableSink
+from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import PlanView
+from memorypressure_operator.sinks import TableSink
 from memorypressure_operator.streams import Stream
+from memorypressure_operator.tables import SINKS
 from memorypressure_operator.views import NodeView
 
 

@@ -15,9 +15,10 @@ from memorypressure_operator.errors import ApiUnreachable
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.policies import Policies
-from memorypressure_operator.registry import SINKS, Registry
+from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import StateStatus, StateView
 from memorypressure_operator.surveying import Surveyor
+from memorypressure_operator.tables import SINKS
 from memorypressure_operator.views import NodeView
 
 

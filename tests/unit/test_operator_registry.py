@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from support.fakecluster import Clock
 
 from memorypressure.protections import DisruptionBudget
-from memorypressure_operator.registry import DELETED_KEPT, SINKS, Ours, Registry
+from memorypressure_operator.recency import DELETED_KEPT, Ours
+from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import PlanView, StateStatus, StateView
+from memorypressure_operator.tables import SINKS
 
 NAME = "node-1"
 

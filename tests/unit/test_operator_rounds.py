@@ -21,9 +21,10 @@ from memorypressure_operator.granting import Result
 from memorypressure_operator.holdings import Holdings
 from memorypressure_operator.inforce import InForce
 from memorypressure_operator.memory import NodeMemory
-from memorypressure_operator.registry import PolicyEntry, Registry
+from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import PlanView, ReportedLease, StateStatus, StateView
 from memorypressure_operator.rounds import Rounds
+from memorypressure_operator.tables import PolicyEntry
 from memorypressure_operator.views import NodeView
 
 NODES = [f"n{number:02d}" for number in range(40)]

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from memorypressure_operator.registry import SINKS, Registry
+from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import PlanView, StateStatus, StateView
 from memorypressure_operator.slots import Slots
+from memorypressure_operator.tables import SINKS
 from memorypressure_operator.views import NodeView
 
 W = "ns/ReplicaSet/w"

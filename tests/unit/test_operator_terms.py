@@ -11,8 +11,9 @@ from memorypressure_operator.health import Health
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.pods import decode_pod
 from memorypressure_operator.reconcile import DecisionLoop
-from memorypressure_operator.registry import SINKS, Registry
+from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import decode_state
+from memorypressure_operator.tables import SINKS
 from memorypressure_operator.views import NodeView
 
 SINCE = "2026-01-01T00:00:00Z"

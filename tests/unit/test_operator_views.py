@@ -8,8 +8,9 @@ from support.fakecluster import Clock
 
 from memorypressure_operator.dirty import Dirty
 from memorypressure_operator.pods import decode_pod
-from memorypressure_operator.registry import SINKS, Registry
+from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import decode_plan, decode_state, digest
+from memorypressure_operator.tables import SINKS
 from memorypressure_operator.views import decode_budget, decode_node
 
 # --- views ---

@@ -9,8 +9,9 @@ from support.fakecluster import Clock, pod_json
 from memorypressure.spec import Policy, parse_policy
 from memorypressure_operator.planning import Planner
 from memorypressure_operator.pods import decode_pod
-from memorypressure_operator.registry import SINKS, Registry
+from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import PlanView
+from memorypressure_operator.tables import SINKS
 from memorypressure_operator.views import NodeView
 
 WORKLOAD = "ns/ReplicaSet/web"

@@ -127,6 +127,10 @@ class Lag:
         return {"buckets": buckets, "sum": self.sum_ns / 1e9, "count": total, "worst": self.worst_ns / 1e9}
 
 
+MOST_ENDED: Final = 40
+"""Of policies, modes and results of actions that ended: a series each, of the 200 that an agent may have."""
+
+
 @dataclass(frozen=True, slots=True)
 class LastKill:
     """The kill that the histogram of latencies counted last."""
@@ -150,9 +154,14 @@ class Counts:
     refusals: dict[str, int] = field(default_factory=dict)
     """Due kills that were not done, by reason; one for each time the reason became true."""
     ended: dict[tuple[str, str, str], int] = field(default_factory=dict)
-    """Actions that ended, by policy, mode and result; a kill that an earlier process began counts here too."""
+    """Actions that ended, by policy, mode and result; a kill that an earlier process began counts here too.
+
+    At most `MOST_ENDED` of them: where policies come and go under new names, the first ones go.
+    """
 
     def end(self, policy: str, mode: str, result: str) -> None:
         """Counts an action's end."""
         key = (policy, mode, result)
+        if key not in self.ended and len(self.ended) >= MOST_ENDED:
+            del self.ended[next(iter(self.ended))]
         self.ended[key] = self.ended.get(key, 0) + 1
