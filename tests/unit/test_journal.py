@@ -158,20 +158,25 @@ def test_a_journal_knows_whether_its_path_still_leads_to_it(journal: Journal, pa
     assert not journal.in_place()
 
 
-@pytest.mark.parametrize("how", ["removed", "replaced", "cut off"])
-def test_a_journal_knows_without_its_path_that_it_is_gone(
+@pytest.mark.parametrize("how", ["moved", "removed", "replaced", "cut off"])
+def test_a_journal_whose_path_is_not_looked_at_notices_all_the_same_that_it_is_gone(
     journal: Journal, path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert journal.in_place(look_up=False)
-    if how == "removed":
+    assert journal.in_place()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", lambda *_words, **_options: pytest.fail("the path was looked up"))
+        assert journal.in_place(look_up=False)
+    if how == "moved":
+        path.rename(path.with_name("moved"))
+    elif how == "removed":
         path.unlink()
     elif how == "replaced":
         path.with_name("new").write_bytes(bytes(layout.TOTAL_BYTES))
         path.with_name("new").rename(path)
     else:
         os.truncate(path, layout.TOTAL_BYTES - 1)
-    monkeypatch.setattr(os, "stat", lambda *_words, **_options: pytest.fail("the path was looked up"))
     assert not journal.in_place(look_up=False)
+    assert not journal.in_place(look_up=False), "nor the next time"
 
 
 def test_two_writers_are_refused(journal: Journal) -> None:

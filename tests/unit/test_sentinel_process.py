@@ -101,6 +101,7 @@ def test_a_pods_directory_made_anew_is_found_and_locked_anew(tmp_path: Path) -> 
     lock = NodeLock(tree)
     assert lock.free_for_us()
     before.pods.rename(tmp_path / "gone")
+    assert lock.free_for_us(look_up=False), "where a node is short nothing is looked at"
     assert tree.scan() == ()
     CgroupTree(tmp_path, systemd=True).add_pod(UID)
     assert [pod.uid for pod in tree.scan()] == [UID]

@@ -58,6 +58,7 @@ class Journal:
         self._fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         found = os.fstat(self._fd)
         self._file = (found.st_dev, found.st_ino)
+        self._seen_ctime_ns = -1
         grants = layout.newest_grants(
             self.identity.incarnation, self._slots(layout.GRANTS_OFFSET, layout.GRANTS_SLOT_BYTES)
         )
@@ -80,16 +81,20 @@ class Journal:
     def in_place(self, *, look_up: bool = True) -> bool:
         """Whether the path still leads to this file: otherwise nobody can read what is written here.
 
-        Without `look_up` only whether the file is still linked anywhere, which waits for no memory.
+        Without `look_up` the path, which waits for memory where there is little, is looked up only if anything happened
+        to the file: being moved, replaced or removed changes its ctime. (On a tmpfs a write to the mapping does not.)
         """
         try:
-            if not look_up:
-                held = os.fstat(self._fd)
-                return held.st_nlink > 0 and held.st_size == layout.TOTAL_BYTES
+            held = os.fstat(self._fd)
+            if not look_up and held.st_ctime_ns == self._seen_ctime_ns:
+                return True
             found = os.stat(self.path, follow_symlinks=False)
         except OSError:
             return False
-        return (found.st_dev, found.st_ino, found.st_size) == (*self._file, layout.TOTAL_BYTES)
+        if (found.st_dev, found.st_ino, found.st_size) != (*self._file, layout.TOTAL_BYTES):
+            return False
+        self._seen_ctime_ns = held.st_ctime_ns
+        return True
 
     def keep_resident(self) -> None:
         """Touches every page: those that were swapped out come back, and stay where the process's memory is locked.
