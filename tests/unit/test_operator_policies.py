@@ -8,13 +8,13 @@ import pytest
 from support.fakecluster import Clock, FakeCluster
 
 from memorypressure.spec import Policy, parse_policy
-from memorypressure_operator import registry as registry_module
 from memorypressure_operator import settings as settings_module
 from memorypressure_operator.api import Answer
 from memorypressure_operator.errors import ApiUnreachable
 from memorypressure_operator.memory import NodeMemory
 from memorypressure_operator.metrics import Metrics
 from memorypressure_operator.policies import Policies
+from memorypressure_operator.recency import DELETED_KEPT
 from memorypressure_operator.registry import Registry
 from memorypressure_operator.reports import StateStatus, StateView
 from memorypressure_operator.surveying import Surveyor
@@ -158,10 +158,10 @@ def test_of_two_versions_of_a_policy_the_later_one_counts_whichever_comes_first(
 
 
 def test_only_so_many_deleted_policies_are_remembered(world: World) -> None:
-    for number in range(3 * registry_module.DELETED_KEPT):
+    for number in range(3 * DELETED_KEPT):
         world.watch(policy("10", uid=f"u{number}"))
         world.registry.remove_policy(f"u{number}")
-    assert len(world.registry._deleted_policies) == registry_module.DELETED_KEPT
+    assert len(list(world.registry._deleted_policies)) == DELETED_KEPT
 
 
 class Valid(dict[str, Policy]):

@@ -163,7 +163,7 @@ def test_deleted_uids_are_remembered_up_to_a_bound() -> None:
     registry.put_state(NAME, state(f"uid-{DELETED_KEPT}", 2), ours=Ours.MADE)
     registry.put_state(NAME, state("uid-1", 2), ours=Ours.MADE)
     assert registry.tables.states == {}
-    assert len(registry._deleted) == DELETED_KEPT
+    assert len(list(registry._deleted)) == DELETED_KEPT
 
 
 def test_a_namespace_that_had_a_budget_once_leaves_nothing() -> None:
