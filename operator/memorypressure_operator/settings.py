@@ -210,6 +210,6 @@ def _check_names(settings: Settings) -> None:
 
 
 def describe(names: Sequence[str] = ()) -> list[tuple[str, str, Any]]:
-    """(name, text, default) of the settings, for `--help` and the reference page."""
+    """(name, text, default) of the settings, for `--help`."""
     chosen = set(names) or set(field_names())
     return [(f.name, f.metadata["text"], f.default) for f in dataclasses.fields(Settings) if f.name in chosen]
