@@ -17,7 +17,7 @@ from memorypressure_tools.lab.arms import ARMS, OURS, Killer
 from memorypressure_tools.lab.orders import merged, run_orders
 from memorypressure_tools.lab.scenarios import SCENARIOS
 from memorypressure_tools.lab.script import guest_script
-from memorypressure_tools.lab.series import Cell, Results, SeriesError, cells, recipe
+from memorypressure_tools.lab.series import Cell, Result, Results, SeriesError, cells, recipe
 from memorypressure_tools.lab.statistics import interval, largest_gap, median, percentile
 
 GUEST = Path(script.__file__).with_name("guest.sh")
@@ -173,6 +173,30 @@ def test_runs_on_another_kernel_do_not_count_in_a_series(tmp_path: Path) -> None
     results.kernel = "6.1.1"
     assert results.left(wanted) == wanted
     assert results.outdated() == 1
+
+
+def test_a_report_shows_todays_runs_of_an_arm_and_without_any_those_of_its_last_definition(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results.jsonl")
+
+    def add(scenario: str, arm: str, number: int, recipe: str = "") -> Result:
+        made = result(Cell(scenario, arm, number))
+        results.add(replace(made, recipe=recipe or made.recipe))
+        return results.all[-1]
+
+    flood = SCENARIOS["flood"].digest
+    add("flood", "none", 1, f"{flood}-0-0")  # today's are there
+    today = [add("flood", "none", 1), add("flood", "none", 2)]
+    add("flood", "earlyoom", 1, f"{flood}-0-0")  # a later definition is there
+    last = add("flood", "earlyoom", 2, f"{flood}-1-0")
+    add("flood", "nohang", 1, "0-1-0")  # of another scenario than the others in the table
+    add("leak", "none", 1, "0-1-0")
+    add("leak", "none", 2, "1-1-0")
+    leaks = [add("leak", "none", 2, "2-1-0"), add("leak", OURS, 1, "2-1-0-1")]
+    gone = [replace(last, scenario="drought"), replace(last, arm="nobody"), replace(last, figures=None, void="ended")]
+    for each in gone:
+        results.add(each)
+    assert results.reportable() == [*today, last, *leaks]
+    assert results.usable() == today
 
 
 def test_a_changed_script_or_program_of_the_guest_is_another_recipe(
