@@ -217,6 +217,18 @@ def test_a_changed_script_or_program_of_the_guest_is_another_recipe(
     assert len({today, other_program, recipe(scenario, arm)}) == 3
 
 
+def test_a_changed_granter_is_another_recipe_for_our_agent_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = replace(SCENARIOS["flood"])
+    ours, nobody = (recipe(scenario, ARMS[arm]) for arm in (OURS, "none"))
+    granter = tmp_path / "granter.py"
+    granter.write_text(series.GRANTER.read_text("utf-8") + "\n", "utf-8")
+    monkeypatch.setattr(series, "GRANTER", granter)
+    assert recipe(scenario, ARMS[OURS]) != ours
+    assert recipe(scenario, ARMS["none"]) == nobody
+
+
 def test_a_run_that_stays_void_is_given_up(tmp_path: Path) -> None:
     wanted = list(cells(["flood"], ["none"], 1))
     results = Results(tmp_path / "results.jsonl")

@@ -22,6 +22,8 @@ from memorypressure_tools.lab.script import guest_script
 
 GUEST_SOURCES: Final = (Path(__file__).with_name("guest.sh"), Path(__file__).with_name("systemd.sh"), PROGRAMS)
 """What runs in a guest beside its script: shell functions, and the sources of the load, of probes and of the flood."""
+GRANTER: Final = Path(__file__).with_name("granter.py")
+"""What stands in for the operator in a guest with our agent."""
 EVERY_ARM: Final = ("flood", "leak")
 """Scenarios in which all arms are compared."""
 ELSEWHERE: Final = ("none", OURS, "earlyoom", "nohang")
@@ -89,8 +91,9 @@ def _recipe(scenario: str, arm: str) -> str:
 
 
 def _digests(scenario: Scenario, arm: Arm) -> str:
-    orders = run_orders(scenario, arm) if arm.killer is Killer.OURS else b""
-    guest = store.digest(guest_script(scenario, arm), *GUEST_SOURCES)
+    is_ours = arm.killer is Killer.OURS
+    orders = run_orders(scenario, arm) if is_ours else b""
+    guest = store.digest(guest_script(scenario, arm), *GUEST_SOURCES, *([GRANTER] if is_ours else ()))
     return f"{scenario.digest}-{arm.digest}-{hashlib.sha256(orders).hexdigest()[:8]}-{guest[:8]}"
 
 
