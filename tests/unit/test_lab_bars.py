@@ -1,13 +1,15 @@
 """The lab's bars and its report, from results that are made up."""
 
 import json
+import re
 from dataclasses import replace
 
 from support.labresults import result
 
-from memorypressure_tools.lab.arms import OURS
+from memorypressure_tools.lab.arms import ARMS, OURS
 from memorypressure_tools.lab.bars import bars
 from memorypressure_tools.lab.report import as_json, markdown
+from memorypressure_tools.lab.scenarios import SCENARIOS
 from memorypressure_tools.lab.series import Cell, Result
 
 MACHINE = {"cpus": "2", "hostKernel": "6.18", "emulation": "QEMU TCG"}
@@ -93,6 +95,22 @@ def test_the_report_shows_every_scenario_that_was_run_and_can_be_read_by_program
     content = json.loads(json.dumps(as_json(results, MACHINE)))
     assert content["medians"]["flood"][OURS]["atomic_failures"]["median"] == 2
     assert content["bars"][0]["met"] is True
+
+
+def test_every_scenario_and_every_arm_that_was_run_has_its_row() -> None:
+    for scenario in SCENARIOS:
+        text = markdown([result(Cell(scenario, arm, 1)) for arm in ARMS], MACHINE, {})
+        table = text.split(f"## {scenario}: ")[1].split("## ")[0]
+        rows = re.findall(r"^\| `([^`]+)` \| 1 \|", table, re.MULTILINE)
+        assert rows == list(ARMS), scenario
+        assert set(as_json([result(Cell(scenario, arm, 1)) for arm in ARMS], MACHINE)["medians"][scenario]) == set(ARMS)
+
+
+def test_the_report_names_runs_of_other_definitions_than_todays() -> None:
+    said = "Runs of another definition than today's, of the arm or of what its guest runs: `leak` / `none`.\n"
+    old = replace(result(Cell("leak", "none", 1)), recipe="0-1-0")
+    assert said in markdown([*series(2, 300), old], MACHINE, {})
+    assert "another definition" not in markdown(series(2, 300), MACHINE, {})
 
 
 def test_the_report_tells_what_every_killer_costs_and_of_no_flood_where_there_is_none() -> None:

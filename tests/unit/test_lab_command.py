@@ -10,7 +10,7 @@ from support.labresults import result
 
 from memorypressure_tools.lab.__main__ import main
 from memorypressure_tools.lab.arms import OURS
-from memorypressure_tools.lab.series import Cell, Result
+from memorypressure_tools.lab.series import Cell, Result, Results
 
 
 @pytest.mark.parametrize(
@@ -126,3 +126,14 @@ def test_a_series_that_goes_on_with_a_changed_agent_makes_its_runs_again_and_say
     assert "1 results are of other definitions, or of another state of the agent or the kernel" in said
     assert f"run 2 of 2, about 1 min left: control-flood / {OURS} #1" in said
     assert main(["--report-only", "--output", str(tmp_path)]) == 0
+
+
+def test_runs_that_were_made_before_the_recipe_changed_can_be_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = result(Cell("control-flood", "none", 1))
+    before = replace(made, recipe=made.recipe.rpartition("-")[0])
+    Results(tmp_path / "6.1" / "results.jsonl").add(before)
+    assert main(["--report-only", "--output", str(tmp_path)]) == 0
+    assert "report of 1 runs" in capsys.readouterr().out
+    assert "another definition than today's" in (tmp_path / "6.1" / "README.md").read_text("utf-8")

@@ -17,7 +17,7 @@ from memorypressure_tools.lab.arms import ARMS, OURS, Killer
 from memorypressure_tools.lab.orders import merged, run_orders
 from memorypressure_tools.lab.scenarios import SCENARIOS
 from memorypressure_tools.lab.script import guest_script
-from memorypressure_tools.lab.series import Cell, Results, SeriesError, cells, recipe
+from memorypressure_tools.lab.series import Cell, Result, Results, SeriesError, cells, recipe
 from memorypressure_tools.lab.statistics import interval, largest_gap, median, percentile
 
 GUEST = Path(script.__file__).with_name("guest.sh")
@@ -175,6 +175,30 @@ def test_runs_on_another_kernel_do_not_count_in_a_series(tmp_path: Path) -> None
     assert results.outdated() == 1
 
 
+def test_a_report_shows_todays_runs_of_an_arm_and_without_any_those_of_its_last_definition(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results.jsonl")
+
+    def add(scenario: str, arm: str, number: int, recipe: str = "") -> Result:
+        made = result(Cell(scenario, arm, number))
+        results.add(replace(made, recipe=recipe or made.recipe))
+        return results.all[-1]
+
+    flood = SCENARIOS["flood"].digest
+    add("flood", "none", 1, f"{flood}-0-0")  # today's are there
+    today = [add("flood", "none", 1), add("flood", "none", 2)]
+    add("flood", "earlyoom", 1, f"{flood}-0-0")  # a later definition is there
+    last = add("flood", "earlyoom", 2, f"{flood}-1-0")
+    add("flood", "nohang", 1, "0-1-0")  # of another scenario than the others in the table
+    add("leak", "none", 1, "0-1-0")
+    add("leak", "none", 2, "1-1-0")
+    leaks = [add("leak", "none", 2, "2-1-0"), add("leak", OURS, 1, "2-1-0-1")]
+    gone = [replace(last, scenario="drought"), replace(last, arm="nobody"), replace(last, figures=None, void="ended")]
+    for each in gone:
+        results.add(each)
+    assert results.reportable() == [*today, last, *leaks]
+    assert results.usable() == today
+
+
 def test_a_changed_script_or_program_of_the_guest_is_another_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +215,18 @@ def test_a_changed_script_or_program_of_the_guest_is_another_recipe(
     other_program = recipe(scenario, arm)
     texts.write_text(texts.read_text("utf-8") + "\n", "utf-8")
     assert len({today, other_program, recipe(scenario, arm)}) == 3
+
+
+def test_a_changed_granter_is_another_recipe_for_our_agent_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = replace(SCENARIOS["flood"])
+    ours, nobody = (recipe(scenario, ARMS[arm]) for arm in (OURS, "none"))
+    granter = tmp_path / "granter.py"
+    granter.write_text(series.GRANTER.read_text("utf-8") + "\n", "utf-8")
+    monkeypatch.setattr(series, "GRANTER", granter)
+    assert recipe(scenario, ARMS[OURS]) != ours
+    assert recipe(scenario, ARMS["none"]) == nobody
 
 
 def test_a_run_that_stays_void_is_given_up(tmp_path: Path) -> None:

@@ -192,13 +192,13 @@ def _said(result: Result) -> str:
 def _report(results: Results, given: argparse.Namespace) -> int:
     from memorypressure_tools.lab.report import write_report
 
-    usable = results.usable()
-    if not usable:
+    shown = results.reportable() if given.report_only else results.usable()
+    if not shown:
         print(f"lab: no results in {results.path}; nothing to report", file=sys.stderr)
         return EXIT_BAD_INPUT if given.report_only else 0
     where = given.output / given.kernel
-    write_report(where, usable, where / "runs", machine())
-    print(f"lab: report of {len(usable)} runs: {where / 'README.md'}", flush=True)
+    write_report(where, shown, where / "runs", machine())
+    print(f"lab: report of {len(shown)} runs: {where / 'README.md'}", flush=True)
     return 0
 
 

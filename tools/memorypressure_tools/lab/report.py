@@ -10,7 +10,7 @@ from memorypressure_tools.lab.arms import ARMS, Killer
 from memorypressure_tools.lab.bars import Bar, bars, by_cell
 from memorypressure_tools.lab.figures import BY_KEY
 from memorypressure_tools.lab.scenarios import SCENARIOS, Flood, Scenario
-from memorypressure_tools.lab.series import Result
+from memorypressure_tools.lab.series import Result, is_current
 from memorypressure_tools.lab.statistics import interval
 
 _FLOOD_COLUMNS: Final = (
@@ -136,6 +136,10 @@ def markdown(results: Sequence[Result], machine: Mapping[str, str], pictures: Ma
     ]
     if len(agents) > 1:
         lines += [f"The runs are of {len(agents)} states of our agent: {', '.join(sorted(agents))}.", ""]
+    outdated = {(each.scenario, each.arm): None for each in results if not is_current(each)}
+    if outdated:
+        named = ", ".join(f"`{scenario}` / `{arm}`" for scenario, arm in outdated)
+        lines += [f"Runs of another definition than today's, of the arm or of what its guest runs: {named}.", ""]
     lines += ["## Bars", "", "| bar | | measured |", "|---|---|---|", *map(_bar_row, bars(results)), ""]
     for name, scenario in SCENARIOS.items():
         arms = [arm for arm in ARMS if (name, arm) in runs]

@@ -22,6 +22,8 @@ from memorypressure_tools.lab.script import guest_script
 
 GUEST_SOURCES: Final = (Path(__file__).with_name("guest.sh"), Path(__file__).with_name("systemd.sh"), PROGRAMS)
 """What runs in a guest beside its script: shell functions, and the sources of the load, of probes and of the flood."""
+GRANTER: Final = Path(__file__).with_name("granter.py")
+"""What stands in for the operator in a guest with our agent."""
 EVERY_ARM: Final = ("flood", "leak")
 """Scenarios in which all arms are compared."""
 ELSEWHERE: Final = ("none", OURS, "earlyoom", "nohang")
@@ -89,8 +91,9 @@ def _recipe(scenario: str, arm: str) -> str:
 
 
 def _digests(scenario: Scenario, arm: Arm) -> str:
-    orders = run_orders(scenario, arm) if arm.killer is Killer.OURS else b""
-    guest = store.digest(guest_script(scenario, arm), *GUEST_SOURCES)
+    is_ours = arm.killer is Killer.OURS
+    orders = run_orders(scenario, arm) if is_ours else b""
+    guest = store.digest(guest_script(scenario, arm), *GUEST_SOURCES, *([GRANTER] if is_ours else ()))
     return f"{scenario.digest}-{arm.digest}-{hashlib.sha256(orders).hexdigest()[:8]}-{guest[:8]}"
 
 
@@ -130,6 +133,23 @@ class Results:
         found = {each.cell: each for each in self.all if each.figures is not None and self._counts(each)}
         return list(found.values())
 
+    def reportable(self) -> list[Result]:
+        """Runs with figures that a report can show: of each arm those of today's definition or, without any, the last.
+
+        All runs of a scenario are of one definition of it: arms stand beside each other in a table.
+        """
+        known = [each for each in self.all if each.figures and each.scenario in SCENARIOS and each.arm in ARMS]
+        todays_last = sorted(known, key=is_current)
+        part = {each.scenario: _scenario_part(each) for each in todays_last}
+        of_arm = {(each.scenario, each.arm, _scenario_part(each)): each.recipe for each in todays_last}
+        return list(
+            {
+                each.cell: each
+                for each in known
+                if of_arm.get((each.scenario, each.arm, part[each.scenario])) == each.recipe
+            }.values()
+        )
+
     def outdated(self) -> int:
         """How many runs are of other definitions, another agent or another kernel than today's."""
         return sum(not self._counts(each) for each in self.all)
@@ -140,7 +160,7 @@ class Results:
 
     def _counts(self, result: Result) -> bool:
         of_ours = self.agent is None or result.agent in ("", self.agent)
-        return _is_current(result) and of_ours and self.kernel in (None, result.kernel)
+        return is_current(result) and of_ours and self.kernel in (None, result.kernel)
 
     def left(self, wanted: Sequence[Cell]) -> list[Cell]:
         """What of the wanted runs is still to be done."""
@@ -170,9 +190,15 @@ class Results:
         return sum(SCENARIOS[run.scenario].sampled_seconds + each_beside for run in runs)
 
 
-def _is_current(result: Result) -> bool:
+def is_current(result: Result) -> bool:
+    """Whether a run is of today's definition, by whichever agent and on whichever kernel."""
     scenario, arm = SCENARIOS.get(result.scenario), ARMS.get(result.arm)
     return scenario is not None and arm is not None and result.recipe == recipe(scenario, arm)
+
+
+def _scenario_part(result: Result) -> str:
+    """The scenario's digest, which every recipe begins with, also those that did not name what the guest runs."""
+    return result.recipe.partition("-")[0]
 
 
 def _read(path: Path) -> tuple[list[Result], int | None]:
