@@ -1,6 +1,7 @@
 """The journal: inherited or replaced, never half; kills counted before they happen; records read each once."""
 
 import errno
+import gc
 import itertools
 import mmap
 import os
@@ -177,6 +178,35 @@ def test_a_journal_whose_path_is_not_looked_at_notices_all_the_same_that_it_is_g
         os.truncate(path, layout.TOTAL_BYTES - 1)
     assert not journal.in_place(look_up=False)
     assert not journal.in_place(look_up=False), "nor the next time"
+
+
+def test_a_journal_that_was_found_missing_once_is_missing_until_its_path_leads_to_it(tmp_path: Path) -> None:
+    """As before a kill, where its path is looked up: the file itself knows nothing of its directory's name."""
+    place = tmp_path / "place"
+    place.mkdir()
+    journal = Journal(str(place / "journal"), BOOT)
+    assert journal.in_place()
+    place.rename(tmp_path / "elsewhere")
+    assert journal.in_place(look_up=False)
+    assert not journal.in_place()
+    assert not journal.in_place(look_up=False)
+    (tmp_path / "elsewhere").rename(place)
+    assert journal.in_place(look_up=False)
+    journal.close()
+
+
+def test_a_journal_that_is_closed_or_cannot_be_opened_leaves_no_descriptor(tmp_path: Path) -> None:
+    gc.collect()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    journal = Journal(str(tmp_path / "journal"), BOOT)
+    journal.close()
+    journal.close()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(layout, "newest_blob", lambda _slots: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            Journal(str(tmp_path / "journal"), BOOT)
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_two_writers_are_refused(journal: Journal) -> None:

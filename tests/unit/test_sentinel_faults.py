@@ -192,6 +192,35 @@ def test_orders_are_found_where_their_directory_was_replaced(bench: Bench, tmp_p
     assert bench.sampler.rules.mode is Mode.ENFORCE, "without a file its path is looked up also while a node is short"
 
 
+def test_nobody_is_killed_under_orders_whose_directory_was_replaced_while_a_node_is_short(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Their path is not looked up then, but before a kill."""
+    bench.orders_file.path = str(tmp_path / "place" / "orders")
+    (tmp_path / "place").mkdir()
+    bench.orders_path.rename(tmp_path / "place" / "orders")
+    settle(bench)
+    for _ in range(2):
+        bench.round(20, BELOW_RESERVE_PAGES)
+    (tmp_path / "place").rename(tmp_path / "elsewhere")
+    (tmp_path / "place").mkdir()
+    for _ in range(5):
+        bench.round(20, BELOW_RESERVE_PAGES)
+    assert bench.tree.killed() == set()
+    assert bench.journal.grants.kills_total == 0
+    assert bench.sampler.rules.mode is Mode.DISABLED, "and from then on they do not hold"
+
+
+def test_a_node_that_is_no_longer_short_has_the_orders_looked_for_within_five_seconds(
+    bench: Bench, looked_up: list[str]
+) -> None:
+    settle(bench)
+    looked_up.clear()
+    for _ in range(20):
+        bench.round(1000, 90_000)
+    assert looked_up.count(str(bench.orders_path)) == 4
+
+
 def test_a_pod_that_was_replaced_under_its_name_is_not_the_one_that_is_killed(bench: Bench) -> None:
     """Its cgroup was made anew after the figures were read; the descriptor held leads to the one that is gone."""
     settle(bench)

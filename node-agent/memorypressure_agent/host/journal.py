@@ -88,6 +88,7 @@ class Journal:
             held = os.fstat(self._fd)
             if not look_up and held.st_ctime_ns == self._seen_ctime_ns:
                 return True
+            self._seen_ctime_ns = -1  # what was found missing once is looked for at the next call, too
             found = os.stat(self.path, follow_symlinks=False)
         except OSError:
             return False

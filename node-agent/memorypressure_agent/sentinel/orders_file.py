@@ -100,31 +100,39 @@ class OrdersFile:
         self.path = path
         self._fd = -1
         self._seen: tuple[int, ...] | None = None
+        self._refused: OrdersRead | None = None  # what could not be read, told already
 
     def poll(self, *, look_up: bool) -> OrdersRead | None:
         """The orders if the file is another one than last time or was written since; None: nothing changed.
 
         `look_up`: looks at the path even if nothing happened to the file held. For once a second: that file may have
-        come to lie somewhere else, whole, with its directory.
+        come to lie somewhere else, whole, with its directory. A file that could not be read is tried again then: the
+        reason may have been a want of memory or of descriptors, which leaves no trace on the file.
         """
         if self.path is None or not (look_up or self._was_touched()):
             return None
-        try:
-            mark = _mark(os.stat(self.path, follow_symlinks=False))
-        except OSError as error:
-            mark = (error.errno or 0,)
+        mark = self._mark_of_path(self.path)
         if mark == self._seen:
             return None
         self.close()
-        found, self._fd = _read(self.path)
-        self._seen = mark
-        return found
+        found, self._fd, held = _read(self.path)
+        # Of the file that was read, which another one may have replaced since it was looked at.
+        self._seen = held or (None if found.reason is Reason.UNREADABLE else mark)
+        told, self._refused = self._refused, found if self._seen is None else None
+        return None if found == told else found
+
+    def in_place(self) -> bool:
+        """Whether the path leads to the file read last, unchanged: looked at before a kill. If not it is read again."""
+        if self.path is None or self._seen is None or self._mark_of_path(self.path) != self._seen:
+            self._seen = None
+            return False
+        return True
 
     def close(self) -> None:
         """Gives the descriptor back."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        descriptor, self._fd = self._fd, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     @property
     def is_held(self) -> bool:
@@ -138,6 +146,13 @@ class OrdersFile:
         except OSError:  # of a file system that is not this machine's
             return True
 
+    @staticmethod
+    def _mark_of_path(path: str) -> tuple[int, ...]:
+        try:
+            return _mark(os.stat(path, follow_symlinks=False))
+        except OSError as error:
+            return (error.errno or 0,)
+
 
 def _mark(found: os.stat_result) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_nlink, found.st_mtime_ns, found.st_ctime_ns, found.st_size
@@ -149,25 +164,29 @@ def no_orders(path: str | None) -> OrdersRead:
     return OrdersRead(Standing.NONE, Reason.NO_ORDERS, message)
 
 
-def _read(path: str) -> tuple[OrdersRead, int]:
-    """What the file holds, and its descriptor; -1 where it is no file that can be asked."""
+def _read(path: str) -> tuple[OrdersRead, int, tuple[int, ...] | None]:
+    """What the file holds, its descriptor and its mark of before it was read; -1 and None where there is no such file.
+
+    So what is written after the mark was taken is seen as another mark.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        return no_orders(path), -1
+        return no_orders(path), -1, None
     except OSError as error:
-        return _refused(Reason.UNREADABLE, f"{path}: {error.strerror}"), -1
+        return _refused(Reason.UNREADABLE, f"{path}: {error.strerror}"), -1, None
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            return _refused(Reason.ORDERS_INVALID, f"{path}: no regular file"), -1
-        data = b""
-        while len(data) <= MAX_BYTES and (chunk := os.read(descriptor, MAX_BYTES + 1 - len(data))):
-            data += chunk
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode):
+            data = b""
+            while len(data) <= MAX_BYTES and (chunk := os.read(descriptor, MAX_BYTES + 1 - len(data))):
+                data += chunk
+            return _decoded(path, data), descriptor, _mark(status)
+        found = _refused(Reason.ORDERS_INVALID, f"{path}: no regular file")
     except OSError as error:
-        os.close(descriptor)
-        return _refused(Reason.UNREADABLE, f"{path}: {error.strerror}"), -1
-    return _decoded(path, data), descriptor
+        found = _refused(Reason.UNREADABLE, f"{path}: {error.strerror}")
+    os.close(descriptor)
+    return found, -1, None
 
 
 def _decoded(path: str, data: bytes) -> OrdersRead:
