@@ -194,6 +194,19 @@ def test_a_pods_age_counts_from_when_its_directory_was_made(tree: CgroupTree, tm
     assert 100 <= candidates.refresh(hold=False).usages[0].seen_seconds < 160
 
 
+def test_a_pods_age_goes_on_where_a_held_list_was_not_looked_through(tree: CgroupTree, tmp_path: Path) -> None:
+    clock = Clock()
+    candidates = Candidates(PodsTree(str(tmp_path)), "", clock)
+    candidates.wanted = frozenset((UID, OTHER))
+    candidates.refresh(hold=False)
+    clock.now += 100 * SECOND
+    candidates.wanted = frozenset((UID,))
+    candidates.refresh(hold=True)
+    (usage,) = candidates.refresh(hold=False).usages
+    assert usage.seen_seconds >= 100
+    candidates.close()
+
+
 def test_no_descriptor_is_left_open(tree: CgroupTree, tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     candidates = Candidates(PodsTree(str(tmp_path)), "", Clock())

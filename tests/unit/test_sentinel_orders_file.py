@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.sentinellab import candidate, grant_for, orders
@@ -174,6 +175,47 @@ def test_the_file_held_tells_how_ever_it_was_replaced(tmp_path: Path, how: Calla
     assert read.candidates == ()
     assert file.poll(look_up=False) is None
     file.close()
+
+
+def test_a_file_that_was_removed_within_one_tick_of_the_clock_has_lost_its_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "orders"
+    path.write_bytes(encode(orders(candidate(UID, "a"))))
+    file = OrdersFile(str(path))
+    asked = os.fstat
+
+    def without_times(descriptor: int) -> SimpleNamespace:
+        found = asked(descriptor)
+        names = ("st_mode", "st_dev", "st_ino", "st_nlink", "st_size")
+        return SimpleNamespace(**{name: getattr(found, name) for name in names}, st_mtime_ns=0, st_ctime_ns=0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", without_times)
+        assert file.poll(look_up=True) is not None
+        assert file.poll(look_up=False) is None
+        path.unlink()
+        gone = file.poll(look_up=False)
+    assert gone is not None
+    assert gone.standing is Standing.NONE
+
+
+def test_a_file_that_cannot_be_asked_any_more_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ESTALE: its file system is another machine's, where it was removed."""
+    path = tmp_path / "orders"
+    path.write_bytes(encode(orders(candidate(UID, "a"))))
+    file = OrdersFile(str(path))
+    assert file.poll(look_up=True) is not None
+    path.unlink()
+
+    def stale(_descriptor: int) -> os.stat_result:
+        raise OSError(errno.ESTALE, "stale")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", stale)
+        gone = file.poll(look_up=False)
+    assert gone is not None
+    assert gone.standing is Standing.NONE
 
 
 def test_one_descriptor_is_held_at_most_and_none_of_what_is_no_plain_file(tmp_path: Path) -> None:

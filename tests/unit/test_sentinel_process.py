@@ -109,6 +109,20 @@ def test_a_pods_directory_made_anew_is_found_and_locked_anew(tmp_path: Path) -> 
     assert not NodeLock(PodsTree(str(tmp_path))).free_for_us(), "the lock is on the directory that is there now"
 
 
+def test_a_lock_that_is_held_looks_no_path_up_where_a_node_is_short_and_looks_otherwise(
+    tree: CgroupTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = NodeLock(PodsTree(str(tmp_path)))
+    assert lock.free_for_us()
+    looked: list[str] = []
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **options: looked.append(str(path)) or stat(path, **options))
+    assert lock.free_for_us(look_up=False)
+    assert looked == []
+    assert lock.free_for_us()
+    assert looked == [str(tree.pods)]
+
+
 def test_without_pods_there_is_nothing_to_lock(tmp_path: Path) -> None:
     assert NodeLock(PodsTree(str(tmp_path))).free_for_us()
 

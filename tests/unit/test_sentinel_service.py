@@ -1,6 +1,6 @@
 """The sentinel's parts as they are wired: what a machine lacks is told to its end, and no half of a process goes on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -159,3 +159,34 @@ def test_what_the_machine_lacks_is_in_the_log_once_its_sources_were_read(
     assert "Settled: memory is locked; the code is not read in: too old" in said
     assert bare.service._capabilities["MemoryLocked"] == "the code is not read in: too old"
     assert [line for line in said if line.startswith("CapabilityMissing: PSI: ") and "PSI is compiled out" in line]
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_while_a_node_is_short_journal_and_lock_are_asked_without_their_paths_and_vmstat_is_not_opened_anew(
+    bare: BareMachine, monkeypatch: pytest.MonkeyPatch, short: bool
+) -> None:
+    service = bare.service
+    service._sampler.round()
+    asked: list[tuple[str, bool]] = []
+
+    def answer(name: str) -> Callable[..., bool]:
+        return lambda *, look_up: asked.append((name, look_up)) or True
+
+    def last_round(_waits: object) -> int:
+        service._stopping = True
+        service._sampler.is_short = short
+        return 0
+
+    for name in ("stop_collecting", "share_the_interpreter_quickly"):
+        monkeypatch.setattr(process, name, lambda: None)
+    for name in ("start", "stop"):
+        monkeypatch.setattr(service._helper, name, lambda: None)
+    monkeypatch.setattr(service._sampler, "round", last_round)
+    monkeypatch.setattr(service._sampler.journal, "in_place", answer("journal"))
+    monkeypatch.setattr(service._lock, "free_for_us", answer("lock"))
+    monkeypatch.setattr(service._sources, "reopen_vmstat", lambda: asked.append(("vmstat", True)))
+    service.loop()
+    assert asked == [("lock", True), ("journal", not short), ("lock", not short)], "the first one before any round"
+    asked.clear()
+    service._event_counters()
+    assert asked == ([] if short else [("vmstat", True)])
