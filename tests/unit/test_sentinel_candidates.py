@@ -157,13 +157,20 @@ def test_a_held_list_keeps_who_is_held_when_new_ones_cannot_be_looked_for(
         tree.scan_failure = "no memory"
         return ()
 
-    monkeypatch.setattr(PodsTree, "scan", scan)
-    candidates.wanted = frozenset((UID, OTHER))
-    snapshot = candidates.refresh(hold=True)
-    assert [usage.uid for usage in snapshot.usages] == [UID]
-    assert snapshot.failures == ("no memory",)
+    with monkeypatch.context() as patched:
+        patched.setattr(PodsTree, "scan", scan)
+        candidates.wanted = frozenset((UID, OTHER))
+        for _ in range(2):
+            snapshot = candidates.refresh(hold=True)
+            assert [usage.uid for usage in snapshot.usages] == [UID]
+            assert snapshot.failures == ("no memory",)
     candidates.kill(UID, ("c0de01",))
     assert tree.killed() == {"c0de01"}
+    snapshot = candidates.refresh(hold=True)
+    assert {usage.uid for usage in snapshot.usages} == {UID, OTHER}, "looked for again, while the node is short"
+    assert snapshot.failures == ()
+    monkeypatch.setattr(PodsTree, "scan", lambda _tree: pytest.fail("the tree was looked through"))
+    candidates.refresh(hold=True)
 
 
 def test_a_container_made_anew_under_its_name_is_opened_anew(candidates: Candidates, tree: CgroupTree) -> None:

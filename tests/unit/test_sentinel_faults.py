@@ -211,6 +211,26 @@ def test_nobody_is_killed_under_orders_whose_directory_was_replaced_while_a_node
     assert bench.sampler.rules.mode is Mode.DISABLED, "and from then on they do not hold"
 
 
+def test_orders_that_are_replaced_after_a_sample_was_decided_on_hold_from_the_next_and_cost_no_kill(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill that is refused costs a cool-down; orders are replaced whenever a plan or a grant is renewed."""
+    settle(bench)
+    (tmp_path / "new").write_bytes(encode(orders(candidate(UID, "a"), mode=Mode.DISABLED)))
+    in_place = bench.journal.in_place
+
+    def replaced() -> bool:
+        (tmp_path / "new").rename(bench.orders_path)
+        return in_place()
+
+    monkeypatch.setattr(bench.journal, "in_place", replaced)
+    for _ in range(3):
+        bench.round(20, BELOW_RESERVE_PAGES)
+    assert bench.tree.killed() == {"c0de01"}
+    bench.round(20, BELOW_RESERVE_PAGES)
+    assert bench.sampler.rules.mode is Mode.DISABLED
+
+
 def test_a_node_that_is_no_longer_short_has_the_orders_looked_for_within_five_seconds(
     bench: Bench, looked_up: list[str]
 ) -> None:

@@ -112,7 +112,7 @@ def test_orders_that_are_replaced_between_the_look_and_the_reading_are_those_tha
     assert read.candidate_uids == {UID}
     assert file.poll(look_up=False) is None
     assert file.poll(look_up=True) is None
-    assert file.in_place()
+    assert file.leads_to_what_was_read()
     file.close()
 
 

@@ -101,6 +101,7 @@ class Candidates:
         self._followed: set[int] = set()  # ids of handles of kills that are waited for
         self._failures: list[str] = []
         self._list_failures: list[str] = []
+        self._is_listed = True  # as far as the tree could be looked through
         self.tree_can_kill = True
         """Whether `cgroup.kill` can be written at all here; where it cannot, no single container is to blame."""
         self.between_pods: Callable[[], None] = lambda: None
@@ -117,10 +118,11 @@ class Candidates:
         """Reads all figures; `hold`: keeps the list of cgroups as it is, but for pods that only became wanted.
 
         Listing costs twice what the figures cost; and while a node is short nothing should be opened that need not be.
+        A listing that failed is tried again.
         """
         now, wanted = self._clock(), self.wanted - {self._own_pod_uid}
         self._failures = []
-        if not hold or wanted != self.snapshot.wanted:
+        if not (hold and self._is_listed) or wanted != self.snapshot.wanted:
             self._list_failures = []
             self._list(now, wanted, hold=hold)
         usages = self._usages(now)
@@ -192,7 +194,8 @@ class Candidates:
         held_pods = {uid: self._pods[uid] for uid in self._pods.keys() & wanted} if hold else {}
         missing = wanted - held_pods.keys()
         listed = {pod.uid: pod.containers for pod in self._tree.scan()} if missing else {}
-        if missing and self._tree.scan_failure:  # who is not among them is not gone: what is held stays
+        self._is_listed = not (missing and self._tree.scan_failure)
+        if not self._is_listed:  # who is not among them is not gone: what is held stays
             self._list_failures.append(self._tree.scan_failure)
             return
         for uid in listed.keys() & missing:

@@ -175,11 +175,11 @@ class Kills:
             self._journal.write_state(kept)
             self._kept_state = kept
 
-    def kill(self, decision: Decision, sampled_ns: int, orders_hold: Callable[[], bool]) -> None:
+    def kill(self, decision: Decision, sampled_ns: int, in_place: Callable[[], bool]) -> None:
         """Counts the kill, then does it. Whatever fails after the count is a kill that was spent.
 
         The journal's write before it may have waited for memory, and the process may have been stopped or the machine
-        suspended, so the sample's age, the permit and the orders' path are looked at once more.
+        suspended, so the sample's age and the permit are looked at once more. `in_place`: whether the orders still are.
         """
         victim, journal = decision.victim, self._journal
         if victim is None or journal is None or decision.action is not Action.KILL:
@@ -187,8 +187,8 @@ class Kills:
         if not journal.in_place():
             self._fail(decision, f"{journal.path} was replaced; nobody could count a kill")
             return
-        if not orders_hold():
-            self._fail(decision, "too late for a kill: the orders were replaced or removed meanwhile")
+        if not in_place():
+            self._fail(decision, "the orders that it is based on are no longer at their path")
             return
         began = self._clocks.boot_ns()
         permit = self.granted()

@@ -121,12 +121,16 @@ class OrdersFile:
         told, self._refused = self._refused, found if self._seen is None else None
         return None if found == told else found
 
-    def in_place(self) -> bool:
-        """Whether the path leads to the file read last, unchanged: looked at before a kill. If not it is read again."""
-        if self.path is None or self._seen is None or self._mark_of_path(self.path) != self._seen:
-            self._seen = None
-            return False
-        return True
+    def leads_to_what_was_read(self) -> bool:
+        """Whether the path leads to the file held, or that file tells itself why not: for a look before a kill.
+
+        What it tells happened since the last `poll`, and counts from the next one on. What it does not tell (it was
+        moved with its directory) may have been so for long: then False, and the next `poll` reads the path anew.
+        """
+        if self.path is None or self._was_touched() or self._mark_of_path(self.path) == self._seen:
+            return True
+        self._seen = None
+        return False
 
     def close(self) -> None:
         """Gives the descriptor back."""

@@ -273,7 +273,7 @@ class Sampler:
         self._readings.charge(self._clocks.cpu_ns() - began)
         self.kills.keep(self.state.ladder, decision, self.rules.policy_name)
         if decision.acts:
-            self.kills.kill(decision, sample.time_ns, self._orders_file.in_place)
+            self.kills.kill(decision, sample.time_ns, self._orders_file.leads_to_what_was_read)
         self._recorder.result(result, self.rules.policy_name)
         running = result.state.ladder.running
         if self.journal is not None and running is not None and result.state.ladder.clear_since_ns is None:
