@@ -114,6 +114,11 @@ class Candidates:
         """UIDs of pods that were killed under the permit in force, whatever lives in them now. Replaced as a whole."""
         self.snapshot = Snapshot(clock() - 3600 * _SECOND_NS, ())
 
+    @property
+    def has_unlisted(self) -> bool:
+        """Whether pods are wanted that were not looked for yet."""
+        return not self.wanted <= self.snapshot.wanted | {self._own_pod_uid}
+
     def refresh(self, *, hold: bool) -> Snapshot:
         """Reads all figures; `hold`: keeps the list of cgroups as it is, but for pods that only became wanted.
 

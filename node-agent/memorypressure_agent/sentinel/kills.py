@@ -27,6 +27,8 @@ MOST_AGE_AT_KILL_NS: Final = 1_000_000_000
 """How old the sample behind a kill may be when it is written; longer than the journal's write ever took in a flood."""
 MOST_FIGURES_AGE_NS: Final = 10_000_000_000
 """The helper is told to read them anew when a window begins to run; in a stall it may need so long."""
+MOST_LISTING_NS: Final = 200_000_000
+"""How long a kill waits for the helper to look for pods that new orders name: one of them may come before those held."""
 MOST_KILLED_KEPT: Final = 64
 """UIDs of killed pods; as many kills as `--max-kills-per-hour` can allow."""
 
@@ -44,6 +46,7 @@ class Kills:
         self._counts = counts
         self._journal: Journal | None = None
         self._leave: Leave | None = None
+        self._orders_ns = -MOST_LISTING_NS  # when they were taken
         self._pending: dict[str, Any] | None = None
         self._resumed_ns: int | None = None
         self._kept_state: dict[str, Any] = {}
@@ -80,7 +83,7 @@ class Kills:
 
     def see_orders(self, leave: Leave | None, grant: Grant | None, now_ns: int) -> None:
         """Takes what other orders say about killing, and puts the grant that was seen into the journal."""
-        self._leave = leave
+        self._leave, self._orders_ns = leave, now_ns
         journal = self._journal
         if journal is None:
             return
@@ -108,10 +111,13 @@ class Kills:
         return may_kill(journal.grants, self._leave, now)
 
     def permit(self) -> Permit | Refusal:
-        """The same, and whether the candidates' figures are fresh: a kill may be due."""
+        """The same, and whether the candidates' figures are there and fresh: a kill may be due."""
         permit = self.granted()
         if isinstance(permit, Permit):
-            age = self._clocks.boot_ns() - self._helper.snapshot.time_ns
+            now = self._clocks.boot_ns()
+            if now - self._orders_ns < MOST_LISTING_NS and self._helper.candidates.has_unlisted:
+                return Refusal(Reason.NO_FIGURES, "pods that new orders name are being looked for")
+            age = now - self._helper.snapshot.time_ns
             if age > MOST_FIGURES_AGE_NS:
                 self._helper.wake()
                 return Refusal(Reason.NO_FIGURES, f"the candidates' figures are {age / 1e9:.1f} s old")
