@@ -357,3 +357,18 @@ def test_every_page_of_a_journal_is_made_resident_again(journal: Journal, path: 
     assert resident_kib() == 0
     journal.keep_resident()
     assert resident_kib() * 1024 == layout.TOTAL_BYTES
+
+
+def test_a_look_at_a_journal_that_fails_for_want_of_memory_says_nothing_of_it(
+    journal: Journal, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(number: int) -> None:
+        def stat(*_words: object, **_options: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "stat", stat)
+
+    fails(errno.ENOMEM)
+    assert journal.in_place()
+    fails(errno.ENOENT)
+    assert not journal.in_place()

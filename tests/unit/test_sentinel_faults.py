@@ -174,6 +174,24 @@ def test_while_a_node_is_short_no_path_is_looked_up_and_new_orders_hold_all_the_
     assert bench.tree.killed() == {"c0de01"}
 
 
+def test_a_node_that_stays_short_has_its_look_ups_again_after_a_minute(
+    bench: Bench, looked_up: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.orders_path.write_bytes(encode(orders(candidate(UID, "a"))))  # without a grant, so no kill looks at the path
+    settle(bench)
+    monkeypatch.setattr(bench.readings, "recheck", lambda: looked_up.append("sources"))
+    looked_up.clear()
+    for _ in range(2 * 59):
+        bench.round(500, BELOW_RESERVE_PAGES)
+        assert bench.sampler.spares_look_ups
+    assert looked_up == []
+    for _ in range(2 * 11):
+        bench.round(500, BELOW_RESERVE_PAGES)
+    assert not bench.sampler.spares_look_ups
+    assert looked_up.count("sources") >= 10
+    assert looked_up.count(str(bench.orders_path)) in (2, 3), "every 5 s"
+
+
 def test_orders_are_found_where_their_directory_was_replaced(bench: Bench, tmp_path: Path) -> None:
     """The file held stays whole and linked, elsewhere: only its path tells."""
     bench.orders_file.path = str(tmp_path / "place" / "orders")

@@ -174,7 +174,7 @@ def test_while_a_node_is_short_journal_and_lock_are_asked_without_their_paths_an
 
     def last_round(_waits: object) -> int:
         service._stopping = True
-        service._sampler.is_short = short
+        service._sampler._is_short = short
         return 0
 
     for name in ("stop_collecting", "share_the_interpreter_quickly"):

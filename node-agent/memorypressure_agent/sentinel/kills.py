@@ -28,7 +28,7 @@ MOST_AGE_AT_KILL_NS: Final = 1_000_000_000
 MOST_FIGURES_AGE_NS: Final = 10_000_000_000
 """The helper is told to read them anew when a window begins to run; in a stall it may need so long."""
 MOST_LISTING_NS: Final = 200_000_000
-"""How long a kill waits for the helper to look for pods that new orders name: one of them may come before those held."""
+"""How long a kill waits for the helper to look for pods that new orders name: one of them may be the first to go."""
 MOST_KILLED_KEPT: Final = 64
 """UIDs of killed pods; as many kills as `--max-kills-per-hour` can allow."""
 

@@ -38,6 +38,7 @@ DEFAULT_GRANT_SECONDS: Final = 900
 ORDERS_LOOK_UP_NS: Final = 5_000_000_000
 """How often the path of the orders is looked at while a file of it is held, which tells by itself all but its being
 moved with its directory."""
+LOOK_UPS_SPARED_NS: Final = 60_000_000_000
 _SECOND_NS: Final = 1_000_000_000
 _SLACK_NS: Final = 5_000_000
 """As in `readings`: what is due once a second is due in the same round, and no other one is made for it."""
@@ -81,8 +82,8 @@ class Sampler:
         self._page_bytes = page_bytes
         self._orders_checked_ns: int | None = None
         self._orders_looked_up_ns = 0
-        self.is_short = False
-        """A NUMA node is below Min: no path is looked up that need not be, which allocates and so waits for reclaim."""
+        self._is_short = False
+        self._at_ease_ns = 0  # when no node was short for the last time
         self._publish = True  # a first status as soon as there is something to say
         self._watching = False
         self._resting = False  # ticks may follow: nothing is going on
@@ -134,6 +135,14 @@ class Sampler:
         """A number that changes with each round, also while `round` goes on for long: for the watchdog."""
         return self.counts.rounds + self._readings.ticks.count
 
+    @property
+    def spares_look_ups(self) -> bool:
+        """Whether a NUMA node is below Min, for less than a minute: no path is looked up then that need not be.
+
+        Looking one up allocates, and so waits for reclaim.
+        """
+        return self._is_short and self._clocks.boot_ns() - self._at_ease_ns < LOOK_UPS_SPARED_NS
+
     def round(self, waits: Waits | None = None) -> int:
         """One turn: samples, decides, acts. Nanoseconds from the sample to the next one; 0: at once.
 
@@ -156,7 +165,9 @@ class Sampler:
         if chores_are_due:
             self._orders_checked_ns = now
             self._chores_ns = now + _SECOND_NS - _SLACK_NS
-            if not self.is_short:
+            if not self._is_short:
+                self._at_ease_ns = now
+            if not self.spares_look_ups:
                 self._readings.recheck()
         self._read_orders(now, look_up=chores_are_due and self._look_up_is_due(now))
         if chores_are_due:
@@ -241,13 +252,13 @@ class Sampler:
     def _rest(self, sample: Sample, result: Result, began: int) -> int:
         """The end of a round in which nothing is going on."""
         self.state, self._before = result.state, result
-        self.is_short = self._short(result)
+        self._is_short = self._short(result)
         if isinstance(sample.zones, ZoneInfo):
             self._show(sample, result, self.kills.granted())
         self._ticks_cpu_ns = self._clocks.cpu_ns()
         self._readings.charge(self._ticks_cpu_ns - began)
         self._period_ns = self._readings.period_ns(watching=False)
-        self._helper.near(self._period_ns < _SECOND_NS, watching=False, busy=False, hold=self.is_short)
+        self._helper.near(self._period_ns < _SECOND_NS, watching=False, busy=False, hold=self._is_short)
         return self._guarded(sample.time_ns)
 
     def _at_rest(self, sample: Sample, now: int) -> Result | None:
@@ -291,9 +302,9 @@ class Sampler:
         if self._publish:
             self._publish = False
             self._helper.publish()
-        self.is_short = self._short(result)
+        self._is_short = self._short(result)
         near = watching or self._period_ns < _SECOND_NS
-        self._helper.near(near, watching=watching, busy=True, hold=self.is_short)
+        self._helper.near(near, watching=watching, busy=True, hold=self._is_short)
         return self._guarded(sample.time_ns)
 
     def _guarded(self, sampled_ns: int) -> int:
@@ -316,9 +327,9 @@ class Sampler:
         return result.state.triggers.below_low and info is not None and any(node.below(Line.MIN) for node in info.nodes)
 
     def _look_up_is_due(self, now: int) -> bool:
-        """Once a second while there is no file; of one that is held seldom, and not at all while a node is short."""
+        """Once a second while there is no file; of one that is held seldom, and not while look-ups are spared."""
         if self._orders_file.is_held:
-            if self.is_short or now - self._orders_looked_up_ns < ORDERS_LOOK_UP_NS - _SLACK_NS:
+            if self.spares_look_ups or now - self._orders_looked_up_ns < ORDERS_LOOK_UP_NS - _SLACK_NS:
                 return False
             self._orders_looked_up_ns = now
         return True

@@ -113,7 +113,7 @@ class Service:
             waits.late_ns.clear()
             if waits.woke_ns >= self._chores_ns:
                 self._chores_ns = waits.woke_ns + LOCK_EVERY_NS
-                if sampler.journal is not None and not sampler.journal.in_place(look_up=not sampler.is_short):
+                if sampler.journal is not None and not sampler.journal.in_place(look_up=not sampler.spares_look_ups):
                     print(
                         f"{PROGRAM}: error: {sampler.journal.path} was removed or replaced; start again",
                         file=sys.stderr,
@@ -224,7 +224,7 @@ class Service:
                     sampler.journal.keep_resident()
             except OSError as error:
                 self._helper.log("LockHeld", f"--journal {self._settings.journal_path}: {error.strerror}")
-        held = not self._lock.free_for_us(look_up=not sampler.is_short)
+        held = not self._lock.free_for_us(look_up=not sampler.spares_look_ups)
         if held != sampler.lock_held:
             self._helper.log("LockHeld", self._lock.message if held else "the node's lock is ours now")
         sampler.lock_held = held
@@ -255,7 +255,7 @@ class Service:
         now = monotonic_ns()
         if self._vmstat_ns is None or now - self._vmstat_ns >= VMSTAT_EVERY_NS:
             self._vmstat_ns = now
-            if not self._sampler.is_short:
+            if not self._sampler.spares_look_ups:
                 self._sources.reopen_vmstat()
             read = self._sources.read_vmstat()
             self._vmstat = read if isinstance(read, dict) else None
