@@ -23,5 +23,7 @@ def dry_run(node: ReporterNode) -> Orders:
 
 def written_orders(node: ReporterNode) -> Orders | None:
     """What the node's reporter wrote for its sentinel; None: nothing."""
-    path = node.machine.orders_path
-    return decode(path.read_bytes()) if path.exists() else None
+    try:
+        return decode(node.machine.orders_path.read_bytes())
+    except FileNotFoundError:
+        return None

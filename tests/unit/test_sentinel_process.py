@@ -229,9 +229,16 @@ def test_only_unchanged_read_only_file_mappings_are_given_back() -> None:
         "3000-4000 rw-p 00000000 08:01 1 /lib/data\nAnonymous:             0 kB\n"
         "4000-5000 r--p 00000000 00:00 0 \nAnonymous:             0 kB\n"
         "5000-6000 r--s 00000000 00:01 7 /dev/shm/journal\nAnonymous:             0 kB\n"
-        "6000-7000 r--p 00000000 08:01 1 /lib/two\nAnonymous:             0 kB\nVmFlags: rd mr\n"
+        "6000-7000 r--p 00000000 08:01 1 /bin/two\nAnonymous:             0 kB\nVmFlags: rd mr\n"
+        "8000-9000 r-xp 00000000 08:01 1 /lib/libc.so.6\nAnonymous:             0 kB\n"
+        "9000-a000 r--p 00000000 08:01 1 /lib/libc.so.6\nAnonymous:             0 kB\n"
     )
-    assert _unchanged_file_mappings(smaps) == [(0x1000, 0x2000), (0x6000, 0x7000)]
+    assert _unchanged_file_mappings(smaps) == [
+        (0x1000, 0x2000, 16384),
+        (0x6000, 0x7000, 16384),
+        (0x8000, 0x9000, 16384),
+        (0x9000, 0xA000, 8192),
+    ]
 
 
 def test_all_code_of_the_interpreter_is_there_after_what_start_up_touched_was_given_back() -> None:

@@ -46,7 +46,7 @@ def test_no_source_is_looked_up_and_the_list_of_cgroups_stays_as_it_is(
     bench.tree.add_container(UID, "c0de02", Memory(anon=9 * MIB))
     asked: list[int] = []
     monkeypatch.setattr(bench.helper, "_kill_capability", lambda: asked.append(bench.now) or "")
-    for _ in range(60):
+    for _ in range(50):
         bench.round(1000, BELOW_RESERVE_PAGES)
         bench.helper._turn()
     assert (looked, asked) == ([], [])

@@ -159,6 +159,23 @@ def forget_annotations() -> None:
         module.__dict__.pop("__annotations__", None)
 
 
+MAKERS = (
+    *("dataclass", "make_dataclass", "_process_class", "_get_field", "_is_type", "_set_new_attribute", "_create_fn"),
+    *("_init_fn", "_init_param", "_field_init", "_field_assign", "_frozen_get_del_attr", "_cmp_fn", "_hash_fn"),
+    *("_repr_fn", "_recursive_repr", "_tuple_str", "_hash_set_none", "_hash_add", "_hash_exception", "_hash_action"),
+    *("_add_slots", "_get_slots", "_FuncBuilder"),
+)
+"""What dataclasses makes classes with, in 3.11 to 3.14. Its `replace`, `fields` and `asdict` need none of it."""
+
+
+def forget_makers() -> None:
+    """Frees what makes dataclasses: all of a running sentinel are made when it is imported."""
+    import dataclasses
+
+    for name in MAKERS:
+        dataclasses.__dict__.pop(name, None)
+
+
 def forget_compiler() -> None:
     """Frees the compiler of regular expressions: those of a running sentinel are all made when it is imported.
 
@@ -192,6 +209,7 @@ def main(words: str) -> int:
         __import__(name)
         forget_annotations()
         share_methods()
+    forget_makers()
     forget_compiler()
     import json
 

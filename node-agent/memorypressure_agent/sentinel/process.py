@@ -22,6 +22,8 @@ MADV_POPULATE_READ: Final = 22
 FAULT_AROUND_BYTES: Final = 16 << 10
 """A page fault in a file maps what the page cache has around it, up to 64 KiB (`do_fault_around`, mm/memory.c), and all
 of it is locked then: 2 MB that nothing runs. It stays within its mapping, so mappings of this size keep it smaller."""
+DATA_AROUND_BYTES: Final = 8 << 10
+"""The same in the data of libraries, where what is used lies further apart than in code."""
 SYS_PROCESS_MRELEASE: Final = 448
 """The same number on every architecture (Linux 5.15)."""
 REALTIME_PRIORITY: Final = 10
@@ -128,8 +130,8 @@ def give_back_startup_pages() -> int:
             mappings = _unchanged_file_mappings(file.read())
     except OSError:
         return 0
-    for start, end in mappings:
-        for chunk, size in every_other_chunk(start, end, max(FAULT_AROUND_BYTES, os.sysconf("SC_PAGE_SIZE"))):
+    for start, end, around_bytes in mappings:
+        for chunk, size in every_other_chunk(start, end, max(around_bytes, os.sysconf("SC_PAGE_SIZE"))):
             call("madvise", chunk, size, MADV_DONTDUMP)
         call("madvise", start, end - start, MADV_DONTNEED)
     return max(0, before - _resident_kib())
@@ -215,10 +217,10 @@ def _resident_kib() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
-def _unchanged_file_mappings(smaps: str) -> list[tuple[int, int]]:
-    """(start, end) of the read-only file mappings of /proc/self/smaps that hold no page of their own."""
+def _unchanged_file_mappings(smaps: str) -> list[tuple[int, int, int]]:
+    """The read-only file mappings of /proc/self/smaps without pages of their own: start, end, bytes around a fault."""
     found = []
-    start = end = 0
+    start = end = around_bytes = 0
     for line in smaps.splitlines():
         words = line.split()
         if not words:
@@ -228,6 +230,8 @@ def _unchanged_file_mappings(smaps: str) -> list[tuple[int, int]]:
             if len(words) >= 6 and words[5].startswith("/") and words[1] in ("r-xp", "r--p"):
                 low, high = words[0].split("-")
                 start, end = int(low, 16), int(high, 16)
+                is_data = words[1] == "r--p" and ".so" in words[5]
+                around_bytes = DATA_AROUND_BYTES if is_data else FAULT_AROUND_BYTES
         elif words[0] == "Anonymous:" and words[1] == "0" and end:
-            found.append((start, end))
+            found.append((start, end, around_bytes))
     return found
