@@ -8,7 +8,7 @@ from memorypressure_agent.host import flight_format as layout
 
 
 class Shape:
-    """What a block says of the machine once: `head` is all but sequence and time. Compared by `key`."""
+    """What a block says of the machine once, and how its samples are packed. Compared by `key`."""
 
     def __init__(self, key: tuple[object, ...], info: ZoneInfo, memory: MemInfo | None) -> None:
         """`key` is `shape_key` of both."""
