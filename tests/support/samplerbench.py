@@ -87,6 +87,12 @@ class Bench:
         self.machine.close()
 
 
+def pressed(bench: Bench) -> None:
+    """Five samples below the reserve, 20 ms apart: more than a kill needs."""
+    for _ in range(5):
+        bench.round(20, BELOW_RESERVE_PAGES)
+
+
 def calm_bench(directory: Path) -> Iterator[Bench]:
     """For a fixture: one that may kill, after three calm rounds, with its pod's figures read."""
     made = Bench(directory, dry_run_only=False)

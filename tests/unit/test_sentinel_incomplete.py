@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.cgrouptree import MIB, Memory
-from support.samplerbench import BELOW_RESERVE_PAGES, BOOT, UID, Bench
+from support.samplerbench import BOOT, UID, Bench, pressed
 
 from memorypressure.ladder import Outcome, OutcomeKind
 from memorypressure.reasons import Reason
@@ -48,11 +48,6 @@ def records(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, st
 
     monkeypatch.setattr(bench.journal, "write_decision", written)
     return found
-
-
-def pressed(bench: Bench) -> None:
-    for _ in range(5):
-        bench.round(20, BELOW_RESERVE_PAGES)
 
 
 def waited(bench: Bench) -> None:

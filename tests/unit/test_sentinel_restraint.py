@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.journals import BOOT
-from support.samplerbench import BELOW_RESERVE_PAGES, SECOND, UID, Bench, calm_bench
+from support.samplerbench import SECOND, UID, Bench, calm_bench, pressed
 
 from memorypressure.grants import Permit, Refusal
 from memorypressure.reasons import Reason
@@ -22,11 +22,6 @@ from memorypressure_agent.sentinel.kills import MOST_KILLED_KEPT
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     yield from calm_bench(tmp_path)
-
-
-def pressed(bench: Bench) -> None:
-    for _ in range(5):
-        bench.round(20, BELOW_RESERVE_PAGES)
 
 
 @pytest.fixture

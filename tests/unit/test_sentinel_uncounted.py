@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.journals import Forgetful
-from support.samplerbench import BELOW_RESERVE_PAGES, BOOT, UID, Bench, calm_bench
+from support.samplerbench import BOOT, UID, Bench, calm_bench, pressed
 
 from memorypressure_agent.host.journal import Journal
 
@@ -13,11 +13,6 @@ from memorypressure_agent.host.journal import Journal
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     yield from calm_bench(tmp_path)
-
-
-def pressed(bench: Bench) -> None:
-    for _ in range(5):
-        bench.round(20, BELOW_RESERVE_PAGES)
 
 
 def test_a_count_that_does_not_read_back_ends_the_process_before_the_kill_and_the_next_one_says_so(
